@@ -1,0 +1,214 @@
+"""Checkpoints: a directory with safetensors weights, a tokenizer, `prism.json` and the resolved recipe."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from prism import scoring
+from prism.errors import CheckpointError, DocumentError, TemplateError
+from prism.template import BUILT_IN, Template, TemplateSpec, load_spec, spec_from_chat_template
+from prism.types import Document, Record, first_problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from prism.engines.base import Engine
+
+CONFIG_NAME = "prism.json"
+NANO = Path(__file__).parent / "nano"
+
+_OBVIOUS_QUERY = "how to rotate access keys"
+_OBVIOUS_YES = "To rotate access keys, create a second access key, update your applications, and delete the old access key."
+_OBVIOUS_NO = "The borrow checker compares scopes to determine whether all borrows of a value are valid."
+
+
+class PrismConfig(Record):
+    """The contents of `prism.json`."""
+
+    format: Literal[1] = 1
+    name: str
+    template: TemplateSpec
+    threshold: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Scores from here on mean yes."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded tokenizer and template, and the way to the weights."""
+
+    path: Path
+    config: PrismConfig
+    tokenizer: Any
+    template: Template
+    trust_remote_code: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        template: str | Path | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> Checkpoint:
+        """Open `nano` (packaged), a directory, or a hub id.
+
+        The template is the one in `prism.json`; without that file, the checkpoint's own reranker chat template; without
+        that, `template` (a built-in name or a file) must say. Given explicitly, `template` always wins.
+
+        Raises CheckpointError when the source is missing, incomplete or holds weights in an unsafe format,
+        TemplateError when no template fits.
+        """
+        path = _locate(source, revision)
+        _require_safe_weights(path, source)
+        tokenizer = _load_tokenizer(path, source, trust_remote_code)
+        config = _config(path, source, tokenizer, template)
+        return cls(path, config, tokenizer, Template(config.template, tokenizer), trust_remote_code)
+
+    def load_model(self, dtype: str = "auto", device: str = "auto") -> PreTrainedModel:
+        """The causal LM in eval mode. `dtype`: auto (bf16 where it is faster), float32 or bfloat16; `device`: auto, cpu,
+        cuda, …. Raises CheckpointError when the weights do not load or do not match the tokenizer."""
+        from transformers import AutoModelForCausalLM
+
+        from prism.engines.hf import choose_device, choose_dtype
+
+        target = choose_device(device)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                self.path,
+                dtype=choose_dtype(target, dtype),  # type: ignore[arg-type]
+                use_safetensors=True,
+                trust_remote_code=self.trust_remote_code,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"cannot load the weights of {self.name}: {_one_line(error)}") from error
+        rows = model.get_input_embeddings().num_embeddings
+        if rows < len(self.tokenizer):
+            raise CheckpointError(
+                f"{self.name}: the model has {rows} embeddings, its tokenizer {len(self.tokenizer)} tokens:"
+                " weights and tokenizer are not of one checkpoint"
+            )
+        return model.to(target).eval()  # type: ignore[no-any-return]
+
+    async def self_test(self, engine: Engine) -> None:
+        """Score one obvious yes and one obvious no. Raises CheckpointError unless the yes ranks clearly first.
+
+        The prompt a model was not trained on is the commonest way to serve a reranker that ranks at random.
+        """
+        documents = [Document(text=_OBVIOUS_YES), Document(text=_OBVIOUS_NO)]
+        prompts = [self.template.render(_OBVIOUS_QUERY, document).ids for document in documents]
+        output = await engine.score(prompts)
+        yes, no = (_score(labels) for labels in output.labels)
+        if not yes > no + 0.01:
+            raise CheckpointError(
+                f"{self.name} fails its self-test with template {self.template.spec.name!r}: an obvious yes scores"
+                f" {yes:.3f}, an obvious no {no:.3f}. Is this a reranker, and is it the template it was trained with?"
+                " (self_test=False loads it anyway)"
+            )
+
+    @staticmethod
+    def save(path: Path, *, model: Any, template: Template, name: str, recipe: str | None = None) -> None:
+        """Write weights (bf16 safetensors), tokenizer, `prism.json` and `recipe.yaml` to `path`."""
+        import torch
+
+        path.mkdir(parents=True, exist_ok=True)
+        config = PrismConfig(name=name, template=template.spec)
+        model.to(torch.bfloat16).save_pretrained(path, safe_serialization=True)
+        template.tokenizer.save_pretrained(path)
+        (path / CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        if recipe is not None:
+            (path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+
+
+def _score(labels: Any) -> float:
+    if isinstance(labels, DocumentError):
+        raise CheckpointError(f"the self-test could not be scored: {labels}")
+    return scoring.score(*labels)
+
+
+def _locate(source: str | Path, revision: str | None) -> Path:
+    if str(source) == "nano":
+        path = NANO
+    else:
+        path = Path(source).expanduser()
+        if not path.is_dir():
+            path = _download(str(source), revision)
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"{source} is not a checkpoint: no config.json in it")
+    return path
+
+
+def _download(source: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        # Weights as safetensors only: pickles run code when they load.
+        wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+        return Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
+    except HFValidationError as error:
+        raise CheckpointError(f"no checkpoint {source!r}: no such directory, and not a hub id (owner/name)") from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(f"no checkpoint {source!r}: no such directory, and the hub does not know it") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise CheckpointError(
+            f"no checkpoint {source!r}: no such directory, and the hub could not be reached ({_one_line(error)})"
+        ) from error
+
+
+def _require_safe_weights(path: Path, source: str | Path) -> None:
+    if any(path.glob("*.safetensors")):
+        return
+    unsafe = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in path.glob(pattern))
+    found = f"only {unsafe[0]}, which can run code when loaded; convert it" if unsafe else "no weights"
+    raise CheckpointError(f"{source} has {found}: expected *.safetensors")
+
+
+def _load_tokenizer(path: Path, source: str | Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"cannot load the tokenizer of {source}: {_one_line(error)}") from error
+
+
+def _config(path: Path, source: str | Path, tokenizer: Any, template: str | Path | None) -> PrismConfig:
+    stored = _stored_config(path / CONFIG_NAME)
+    if template is not None:
+        spec: TemplateSpec | None = load_spec(template)
+    else:
+        spec = stored.template if stored else spec_from_chat_template(tokenizer)
+    if spec is None:
+        raise TemplateError(
+            f"{source} has no {CONFIG_NAME} and no reranker chat template: say which prompt it was trained with,"
+            f" --template {' or '.join(BUILT_IN)} or a file"
+        )
+    if stored:
+        return stored.model_copy(update={"template": spec})
+    return PrismConfig(name=Path(str(source)).name, template=spec)
+
+
+def _stored_config(path: Path) -> PrismConfig | None:
+    if not path.is_file():
+        return None
+    try:
+        return PrismConfig.model_validate(json.loads(path.read_bytes()))
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {first_problem(error)}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:299] + "…"

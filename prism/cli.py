@@ -1,0 +1,367 @@
+"""The commands. Each is a thin shell over one call of the library; what is heavy is imported when it is needed.
+
+    prism rerank QUERY FILES...   judge documents from files or standard input
+    prism demo                    see it work on a bundled sample
+    prism serve                   the HTTP endpoint
+    prism train RECIPE            train a reranker (`prism-train` is the same)
+    prism version
+
+Whatever goes wrong on purpose ends in one line, `error: ...`, and exit code 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from prism.errors import DataError, InputError, PrismError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from prism.reranker import Reranker
+    from prism.result import RerankResult
+    from prism.types import Document, Judgment
+
+_EXTRAS = {
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "trl": "train",
+    "peft": "train",
+    "datasets": "train",
+    "bm25s": "train",
+}
+
+
+class _Commands(TyperGroup):
+    """Ends errors of ours, and missing extras, in one line instead of a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own context type differs by version
+        try:
+            return super().invoke(ctx)
+        except PrismError as error:
+            _fail(str(error))
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get(error.name or "")
+            if extra is None:
+                raise
+            _fail(f'this command needs {error.name}: run pip install "prism-reranker[{extra}]"')
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Rerankers that explain themselves: score, verdict, contribution and evidence for every document.",
+)
+
+Model = Annotated[str, typer.Option(help="nano (bundled), a checkpoint directory, or a name on the hub.")]
+Template = Annotated[
+    str | None, typer.Option(help="Prompt of a checkpoint that carries none: a built-in name or file.")
+]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where it is faster.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+SelfTest = Annotated[bool, typer.Option(help="Score an obvious yes and an obvious no after loading.")]
+
+
+@app.command()
+def rerank(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help=".jsonl: one document a line; any other file: one document; - or none: standard input."),
+    ] = None,
+    model: Model = "nano",
+    top_n: Annotated[int | None, typer.Option(help="Show this many.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Scores from here on mean yes.")] = None,
+    evidence: Annotated[bool, typer.Option(help="Write contribution and evidence for each yes.")] = True,
+    evidence_tokens: Annotated[int | None, typer.Option(help="Write at most this many tokens in all.")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="What counts as relevant, for templates that take it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    context: Annotated[int | None, typer.Option(help="Print the evidence for an LLM, within this many tokens.")] = None,
+    template: Template = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    self_test: SelfTest = True,
+) -> None:
+    """Judge documents for a query.
+
+    Lines of .jsonl files are objects with `text` (or `document` or `contents`) and optionally `id` and `title`.
+    Standard input is read the same way if its lines are JSON objects, else as one document a line.
+    """
+    documents = list(_read_sources(files or ["-"]))
+    if not documents:
+        raise InputError("no documents: pass files with text in them, or lines on standard input")
+    with _load(model, template=template, dtype=dtype, device=device, self_test=self_test) as reranker:
+        result = reranker.rerank(
+            query,
+            documents,
+            instruction=instruction,
+            top_n=top_n,
+            threshold=threshold,
+            evidence=evidence,
+            evidence_tokens=evidence_tokens,
+        )
+    _print_result(result, as_json=as_json, context=context)
+
+
+@app.command()
+def demo(
+    query: Annotated[str | None, typer.Option(help="Ask the sample something else.")] = None,
+    model: Model = "nano",
+    template: Template = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    self_test: SelfTest = True,
+) -> None:
+    """Rerank a bundled sample, and show where each document backs its evidence."""
+    from prism.demo import DOCUMENTS, QUERIES
+
+    console = _console()
+    with _load(model, template=template, dtype=dtype, device=device, self_test=self_test) as reranker:
+        for asked in [query] if query is not None else QUERIES:
+            result = reranker.rerank(asked, DOCUMENTS)
+            console.rule(_plain(asked, "bold"), align="left")
+            for judgment in result:
+                console.print(_shown(judgment, DOCUMENTS[judgment.index]), end="\n\n" if judgment.evidence else "\n")
+            console.print()
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    model: Model = "nano",
+    max_documents: Annotated[int, typer.Option(min=1, help="Refuse requests with more.")] = 1000,
+    max_body_mb: Annotated[float, typer.Option(min=0.001, help="Refuse bodies over this many MiB.")] = 64,
+    template: Template = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    self_test: SelfTest = True,
+) -> None:
+    """Serve POST /v1/rerank, GET /v1/models and GET /health."""
+    import uvicorn
+
+    from prism.serving.app import create_app
+
+    if not _is_loopback(host):
+        typer.echo(f"warning: {host} can be reached from other machines, and there is no authentication yet", err=True)
+    reranker = _load(model, template=template, dtype=dtype, device=device, self_test=self_test)
+    endpoint = create_app(reranker, max_documents=max_documents, max_body_bytes=int(max_body_mb * 2**20))
+    uvicorn.run(endpoint, host=host, port=port)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The YAML file that says everything about the run.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Change one setting: a.b=value.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where the run goes.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming.")] = False,
+) -> None:
+    """Train a reranker from a recipe; resumes where the last run stopped."""
+    from prism.training.trainer import train as run
+
+    typer.echo(run(recipe, overrides=overrides or [], resume=not fresh, output=output))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from prism import __version__
+
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """`prism`."""
+    _replace_unencodable()
+    app(prog_name="prism")
+
+
+def main_train() -> None:
+    """`prism-train`: an alias of `prism train`."""
+    _replace_unencodable()
+    app(["train", *sys.argv[1:]], prog_name="prism")
+
+
+def _replace_unencodable() -> None:
+    """A terminal that cannot show a character shows `?` instead of a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a stream somebody put in its place
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
+def _fail(message: str) -> NoReturn:
+    from prism.result import printable
+
+    typer.echo(f"error: {' '.join(printable(message).split())}", err=True)
+    raise typer.Exit(2)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _load(model: str, **options: Any) -> Reranker:
+    from transformers.utils import logging
+
+    from prism.reranker import Reranker
+
+    if model == "nano" or Path(model).exists():
+        logging.disable_progress_bar()  # reading weights from disk needs none, a download does
+    return Reranker.load(model, **options)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _read_sources(sources: Sequence[str]) -> Iterator[Document]:
+    from prism.types import Document
+
+    for source in sources:
+        text = _read_text(source)
+        if source == "-":
+            yield from _read_lines(text)
+        elif source.endswith(".jsonl"):
+            yield from _read_jsonl(source, text)
+        else:
+            yield Document(text=text, id=source)
+
+
+def _read_text(source: str) -> str:
+    try:
+        if source != "-":
+            content = Path(source).read_bytes()
+        else:
+            if sys.stdin.isatty():
+                typer.echo("reading documents from standard input, one a line; end with Ctrl-D", err=True)
+            content = sys.stdin.buffer.read()
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot read {source}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{source}:{line}: not UTF-8 text: convert the file first") from error
+
+
+def _read_lines(text: str) -> Iterator[Document]:
+    """JSONL if the first line is a JSON object, else one document a line; blank lines are skipped."""
+    from prism.types import Document
+
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if lines and lines[0][1].lstrip().startswith("{") and _parses(lines[0][1]):
+        yield from _read_jsonl("standard input", text)
+    else:
+        yield from (Document(text=line, id=f"line {number}") for number, line in lines)
+
+
+def _parses(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _read_jsonl(source: str, text: str) -> Iterator[Document]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield _read_record(f"{source}:{number}", line)
+
+
+def _read_record(place: str, line: str) -> Document:
+    from prism.types import Document
+
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{place}: expected an object with text, got {type(record).__name__}")
+    text = next((record[name] for name in ("text", "document", "contents") if name in record), None)
+    if not isinstance(text, str):
+        raise DataError(f"{place}: expected a string in text, document or contents, got {', '.join(record)[:80]}")
+    id_ = next((record[name] for name in ("id", "doc_id", "_id") if record.get(name) is not None), place)
+    title = record.get("title")
+    return Document(text=text, id=str(id_), title=None if title is None else str(title))
+
+
+# --- printing --------------------------------------------------------------------------------------------------------
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, emoji=False, markup=False)
+
+
+def _plain(text: str, style: str = "") -> Text:
+    from rich.text import Text
+
+    from prism.result import printable
+
+    return Text(printable(text), style)
+
+
+def _print_result(result: RerankResult, *, as_json: bool, context: int | None) -> None:
+    from prism.result import printable
+
+    for warning in result.warnings:
+        typer.echo(f"warning: {printable(warning)}", err=True)
+    if as_json:
+        typer.echo(_as_json(result))
+    elif context is not None:
+        typer.echo(printable(result.context(max_tokens=context)), nl=False)
+    else:
+        _console().print(result)
+
+
+def _as_json(result: RerankResult) -> str:
+    """JSON in which characters that could steer a terminal are escaped."""
+    text = json.dumps(result.model_dump(mode="json"), ensure_ascii=False, indent=2)
+    return re.sub("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _shown(judgment: Judgment, document: Document) -> Text:
+    """One judgment with its document; what backs the evidence is highlighted in the document."""
+    from rich.text import Text
+
+    from prism.result import notes, source_name
+
+    colour = {"yes": "green", "no": "dim"}.get(judgment.verdict or "", "red")
+    score = "" if judgment.score is None else f"{judgment.score:.3f}  "
+    shown = Text.assemble(
+        (f"{score}{judgment.verdict or 'error'}  ", f"bold {colour}"), _plain(source_name(judgment), "bold")
+    )
+    for label, text in (("contribution", judgment.contribution), ("evidence", judgment.evidence)):
+        if text:
+            shown.append_text(_plain(f"\n  {label}: {text}"))
+    for note in notes(judgment):
+        shown.append_text(_plain(f"\n  ({note})", "yellow"))
+    if judgment.spans:
+        shown.append("\n  document: ")
+        offset = len(shown)
+        shown.append_text(_plain(document.text, "dim"))
+        for span in judgment.spans:
+            shown.stylize("not dim reverse", offset + span.start, offset + span.end)
+    return shown
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training data: JSONL records, corpora, and pairs made without an LLM."""

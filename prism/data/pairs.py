@@ -1,0 +1,318 @@
+"""Training pairs without any LLM: queries by rule, BM25 neighbours as hard negatives, the sentence as evidence.
+
+    passages -> queries (headings, titles, keyword subsets, rule-made and human questions) -> positives
+             -> BM25 or random negatives -> lexical teacher scores -> Example
+
+Three precautions keep a model from scoring well with nothing learnt: positives and negatives are windows cut alike
+(`passages.cut`), each passage is a negative about as often as it is a positive (`_Quota`), and splits are by document.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from prism.data.passages import Passage, words
+from prism.data.records import stable_id
+from prism.data.sources import Question
+from prism.evaluation.bm25 import Bm25
+from prism.types import Example
+
+Kind = Literal["keyword", "question", "heading", "title", "human"]
+
+_STOP_WORDS = frozenset(
+    "a an and are as at be been but by can could do does for from had has have he her his how i if in into is it its"
+    " may me more most must my no not of on one only or other our should so some such than that the their them then"
+    " there these they this those to two up use used using was we were what when where which while who why will with"
+    " would you your also all any each same see following example e.g i.e".split()
+)
+_QUESTION_OPENINGS = (
+    "what is", "what are", "how to", "how do i", "how does", "how can i", "when should i use", "why", "which",
+    "where is", "can i", "what happens with", "is there", "who", "when did", "how many", "what does", "tell me about",
+)  # fmt: skip
+
+
+class Query(NamedTuple):
+    """A query with the passage and sentences that answer it."""
+
+    text: str
+    kind: Kind
+    passage: int
+    """Index into the passages."""
+    evidence: tuple[int, ...]
+    """Indices of the passage's sentences, in reading order."""
+    answer: str | None = None
+
+
+class Lexicon:
+    """Word statistics of a set of passages."""
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        self.sentence_words = [[words(p.text[a:b]) for a, b in p.sentences] for p in passages]
+        self._sentence_sets = [[frozenset(sentence) for sentence in found] for found in self.sentence_words]
+        counts: Counter[str] = Counter()
+        for sets in self._sentence_sets:
+            counts.update(frozenset().union(*sets))
+        self._total = max(1, len(passages))
+        self._counts = counts
+
+    def idf(self, word: str) -> float:
+        """log(N / df), smoothed; 0 for stop words."""
+        return 0.0 if word in _STOP_WORDS else math.log((self._total + 1) / (self._counts[word] + 0.5))
+
+    def coverage(self, query: Sequence[str], passage: int) -> tuple[float, int]:
+        """Largest share of the query's idf mass found in one sentence of the passage, and that sentence's index."""
+        weights = {word: self.idf(word) for word in query}
+        total = sum(weights.values()) or 1.0
+        best, where = 0.0, 0
+        for index, present in enumerate(self._sentence_sets[passage]):
+            share = sum(weights[word] for word in weights.keys() & present) / total
+            if share > best:
+                best, where = share, index
+        return best, where
+
+
+# --- queries ---------------------------------------------------------------------------------------------------------
+
+
+def make_queries(passages: Sequence[Passage], lexicon: Lexicon, rng: random.Random, per_passage: int) -> list[Query]:
+    """Rule-made queries: per passage up to `per_passage` of kinds drawn at random."""
+    queries: list[Query] = []
+    for index, passage in enumerate(passages):
+        kinds: list[Kind] = ["keyword", "keyword", "question"]
+        rng.shuffle(kinds)
+        # Headings are the queries nearest to what people type, and there is one to several passages: they go first.
+        if passage.first and passage.title:
+            kinds.insert(0, "title")
+        if passage.first and passage.heading:
+            kinds.insert(0, "heading")
+        made = (_make(kind, index, passage, lexicon, rng) for kind in kinds)
+        queries += [query for query in made if query is not None][:per_passage]
+    return queries
+
+
+def _make(kind: Kind, index: int, passage: Passage, lexicon: Lexicon, rng: random.Random) -> Query | None:
+    if kind in ("heading", "title"):
+        return _from_heading(kind, index, passage, lexicon, rng)
+    candidates = [i for i, sentence in enumerate(lexicon.sentence_words[index]) if len(_content(sentence)) >= 4]
+    if not candidates:
+        return None
+    where = rng.choice(candidates)
+    start, end = passage.sentences[where]
+    sentence = passage.text[start:end]
+    text = _keywords(sentence, lexicon, rng) if kind == "keyword" else _question(sentence, rng)
+    return Query(text, kind, index, (where,)) if text else None
+
+
+def _content(sentence: Iterable[str]) -> list[str]:
+    return [word for word in sentence if word not in _STOP_WORDS and len(word) > 2 and not word.isdigit()]
+
+
+def _surface(sentence: str) -> list[str]:
+    return [word.strip("*_`'\"()[]{}<>,;:!?|#.") for word in sentence.split()]
+
+
+def _keywords(sentence: str, lexicon: Lexicon, rng: random.Random) -> str | None:
+    """Two to six telling words of a sentence, in its order or shuffled."""
+    pool = [word for word in dict.fromkeys(_surface(sentence)) if len(word) < 30 and _content(words(word))]
+    if len(pool) < 2:
+        return None
+    # Sampling without replacement by weight idf (Efraimidis and Spirakis 2006: keys u^(1/w)).
+    keyed = {w: rng.random() ** (1.0 / (0.5 + max(map(lexicon.idf, words(w)), default=0.0))) for w in pool}
+    chosen = set(sorted(pool, key=keyed.__getitem__, reverse=True)[: rng.randint(2, 6)])
+    ordered = [word for word in pool if word in chosen]
+    if rng.random() < 0.4:
+        rng.shuffle(ordered)
+    text = " ".join(ordered)
+    return text.lower() if rng.random() < 0.6 else text
+
+
+def _question(sentence: str, rng: random.Random) -> str | None:
+    """A question word before a stretch of the sentence, now and then with a few words left out."""
+    surface = [word for word in _surface(sentence) if word]
+    if len(surface) < 5:
+        return None
+    length = min(len(surface), rng.randint(4, 9))
+    start = rng.randrange(len(surface) - length + 1)
+    stretch = [word for word in surface[start : start + length] if rng.random() > 0.15 or word.lower() not in _STOP_WORDS]
+    while stretch and stretch[-1].lower() in _STOP_WORDS:
+        stretch.pop()
+    if len(_content(words(" ".join(stretch)))) < 2:
+        return None
+    text = f"{rng.choice(_QUESTION_OPENINGS)} {' '.join(stretch)}"
+    text = text if rng.random() < 0.2 else text.lower()
+    return text + "?" if rng.random() < 0.5 else text
+
+
+def _from_heading(kind: Kind, index: int, passage: Passage, lexicon: Lexicon, rng: random.Random) -> Query | None:
+    text = passage.title if kind == "title" else passage.heading
+    if kind == "heading" and passage.title and rng.random() < 0.5:
+        text = f"{passage.title} {text}"
+    text = " ".join(_surface(text))
+    if len(_content(words(text))) < 2:
+        return None
+    if rng.random() < 0.25:
+        text = f"{rng.choice(_QUESTION_OPENINGS)} {text}"
+    share, where = lexicon.coverage(words(text), index)
+    if share < 0.2:  # the heading's words do not occur: a model that reads could not tell this passage from another
+        return None
+    return Query(text.lower() if rng.random() < 0.6 else text, kind, index, (where,))
+
+
+def place_questions(questions: Iterable[Question], passages: Sequence[Passage], lexicon: Lexicon) -> list[Query]:
+    """Human questions on the passages that hold their answers; a question whose answer fits in none is left out."""
+    by_text: dict[str, list[int]] = {}
+    for index, passage in enumerate(passages):
+        by_text.setdefault(passage.text_id, []).append(index)
+    placed = []
+    for question in questions:
+        for index in by_text.get(question.text_id, ()):
+            passage = passages[index]
+            low, high = question.start - passage.offset, question.end - passage.offset
+            inside = tuple(i for i, (a, b) in enumerate(passage.sentences) if a < high and low < b)
+            if question.end and 0 <= low and high <= len(passage.text) and 1 <= len(inside) <= 3:
+                placed.append(Query(question.query, "human", index, inside, question.answer))
+                break
+        else:
+            if not question.end:
+                placed += _by_coverage(question, by_text.get(question.text_id, ()), lexicon)
+    return placed
+
+
+def _by_coverage(question: Question, candidates: Sequence[int], lexicon: Lexicon) -> list[Query]:
+    """The passage of a text that says most of an unmarked question, if it says at least half."""
+    scored = [(*lexicon.coverage(words(question.query), index), index) for index in candidates]
+    if not scored:
+        return []
+    share, where, index = max(scored)
+    return [Query(question.query, "human", index, (where,))] if share >= 0.5 else []
+
+
+# --- negatives -------------------------------------------------------------------------------------------------------
+
+
+class _Quota:
+    """Lets each passage serve as a negative about as often as it is a positive, so that no passage has a prior."""
+
+    def __init__(self, queries: Sequence[Query], negatives: int) -> None:
+        self._left = Counter({passage: n * negatives for passage, n in Counter(q.passage for q in queries).items()})
+
+    def take(self, passage: int) -> bool:
+        if self._left[passage] <= 0:
+            return False
+        self._left[passage] -= 1
+        return True
+
+
+def negatives(
+    queries: Sequence[Query],
+    passages: Sequence[Passage],
+    lexicon: Lexicon,
+    *,
+    hard: int,
+    easy: int,
+    rng: random.Random,
+    depth: int = 40,
+    quota: bool = True,
+) -> list[list[int]]:
+    """Per query `hard` BM25 neighbours and `easy` random passages that do not answer it.
+
+    Neighbours of the same section, and those with all of the query's words in one sentence, may well answer: left out.
+    """
+    limits = _Quota(queries, hard + easy) if quota else None
+    order = list(range(len(queries)))
+    rng.shuffle(order)
+    found: list[list[int]] = [[] for _ in queries]
+    neighbours = Bm25([passage.text for passage in passages]).search([q.text for q in queries], depth) if hard else None
+    for position in order:
+        query = queries[position]
+        ranked = [index for index, _ in neighbours[position]] if neighbours else []
+        taken = list(_admitted(ranked, hard, query, passages, lexicon, limits))
+        pool = (rng.randrange(len(passages)) for _ in range(50 * (easy + hard)))
+        wanted = easy + (hard - len(taken) if quota else 0)
+        taken += list(_admitted(pool, wanted, query, passages, lexicon, limits, set(taken)))
+        found[position] = taken
+    return found
+
+
+def _admitted(
+    candidates: Iterable[int],
+    count: int,
+    query: Query,
+    passages: Sequence[Passage],
+    lexicon: Lexicon,
+    limits: _Quota | None,
+    seen: set[int] | None = None,
+) -> Iterator[int]:
+    own = passages[query.passage]
+    asked = words(query.text)
+    seen = set(seen or ())
+    for index in candidates:
+        if count <= 0:
+            return
+        other = passages[index]
+        same = other.group == own.group and other.heading == own.heading
+        if same or index in seen or lexicon.coverage(asked, index)[0] > 0.95:
+            continue
+        if limits is None or limits.take(index):
+            seen.add(index)
+            count -= 1
+            yield index
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def positive(query: Query, passages: Sequence[Passage]) -> Example:
+    """The record of a query with its own passage: evidence verbatim, contribution by rule, teacher score 0.95."""
+    passage = passages[query.passage]
+    spans = [passage.sentences[i] for i in query.evidence]
+    evidence = passage.text[spans[0][0] : spans[-1][1]] if _adjacent(query.evidence) else " ".join(
+        passage.text[a:b] for a, b in spans
+    )
+    return _example(query, passage, "yes", 0.95, _contribution(query, evidence), evidence)
+
+
+def _adjacent(indices: Sequence[int]) -> bool:
+    return all(b == a + 1 for a, b in zip(indices, indices[1:], strict=False))
+
+
+def _contribution(query: Query, evidence: str) -> str:
+    """One sentence on what the passage does for the query, from its own words."""
+    if query.answer and len(query.answer) <= 60 and query.answer in evidence:
+        return f"It gives the answer: {query.answer.rstrip('.')}."
+    asked = set(_content(words(query.text)))
+    shared = [w for w in dict.fromkeys(_surface(evidence)) if asked & set(_content(words(w)))][:5]
+    if not shared:
+        return f"It explains {' '.join(_surface(query.text))}."
+    listed = shared[0] if len(shared) == 1 else f"{', '.join(shared[:-1])} and {shared[-1]}"
+    return f"It covers {listed}."
+
+
+def negative(query: Query, index: int, passages: Sequence[Passage], lexicon: Lexicon) -> Example:
+    """The record of a query with another passage; the teacher score grows with what the passage shares."""
+    share, _ = lexicon.coverage(words(query.text), index)
+    return _example(query, passages[index], "no", round(0.02 + 0.28 * share**2, 4), None, None)
+
+
+def _example(
+    query: Query, passage: Passage, verdict: Literal["yes", "no"], teacher: float, contribution: str | None, evidence: str | None
+) -> Example:
+    # A title above the text would answer heading and title queries without reading; elsewhere it is often there.
+    titled = query.kind not in ("heading", "title") and passage.title and int(stable_id(passage.id), 16) % 2
+    return Example(
+        query=query.text,
+        document=passage.text,
+        doc_id=passage.id,
+        query_id=stable_id(query.text, f"{query.kind}/{query.passage}"),
+        title=passage.title if titled else None,
+        source=f"{passage.source}/{query.kind}",
+        teacher_score=teacher,
+        verdict=verdict,
+        contribution=contribution,
+        evidence=evidence,
+    )
+

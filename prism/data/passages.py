@@ -1,0 +1,87 @@
+"""Cut texts into passages on sentence borders: the one way documents of positives and negatives alike are made.
+
+A window cut around the evidence for positives but at random for negatives gives the label away without any reading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from prism.data.sources import Text
+from prism.evidence import sentences
+
+_WORD = re.compile(r"[^\W_]+(?:[-_.][^\W_]+)*")
+
+
+class Passage(NamedTuple):
+    """A window of a text, with the sentences in it."""
+
+    id: str
+    text_id: str
+    group: str
+    title: str
+    heading: str
+    text: str
+    source: str
+    offset: int
+    """Where the window starts in its text; code points."""
+    sentences: tuple[tuple[int, int], ...]
+    """Offsets within the window."""
+    first: bool
+    """Whether it opens its text, and so stands directly under the heading."""
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, a plural s taken off: good enough to compare short English texts."""
+    return [stem(word) for word in _WORD.findall(text)]
+
+
+def stem(word: str) -> str:
+    lowered = word.lower()
+    return lowered[:-1] if len(lowered) > 3 and lowered.endswith("s") and not lowered.endswith("ss") else lowered
+
+
+def cut(texts: Iterable[Text], max_chars: int, min_chars: int = 80) -> list[Passage]:
+    """Windows of whole sentences, at most `max_chars` each where sentences allow; exact repeats are dropped.
+
+    A window shorter than `min_chars` is dropped, as is a single sentence of more than twice `max_chars`
+    (tables and listings, which hold no sentence to learn from).
+    """
+    passages: list[Passage] = []
+    seen: set[str] = set()
+    for text in texts:
+        for number, spans in enumerate(_windows(sentences(text.text), max_chars)):
+            start, end = spans[0][0], spans[-1][1]
+            body = text.text[start:end]
+            fingerprint = " ".join(words(body))
+            if not min_chars <= end - start <= 2 * max_chars or fingerprint in seen:
+                continue
+            seen.add(fingerprint)
+            inner = tuple((low - start, high - start) for low, high in spans)
+            passages.append(
+                Passage(
+                    id=f"{text.id}@{start}",
+                    text_id=text.id,
+                    group=text.group,
+                    title=text.title,
+                    heading=text.heading,
+                    text=body,
+                    source=text.source,
+                    offset=start,
+                    sentences=inner,
+                    first=number == 0,
+                )
+            )
+    return passages
+
+
+def _windows(spans: list[tuple[int, int]], max_chars: int) -> list[list[tuple[int, int]]]:
+    windows: list[list[tuple[int, int]]] = []
+    for span in spans:
+        if windows and span[1] - windows[-1][0][0] <= max_chars:
+            windows[-1].append(span)
+        else:
+            windows.append([span])
+    return windows

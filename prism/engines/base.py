@@ -1,0 +1,60 @@
+"""The engine protocol: two batched, cancellable, async operations over token ids."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from prism.errors import DocumentError
+
+
+class LabelLogits(NamedTuple):
+    """Log-probabilities of the two labels at the first answer position, up to one shared constant (it cancels in the score)."""
+
+    yes: float
+    no: float
+
+
+class ScoreOutput(NamedTuple):
+    """Answer of `Engine.score`: one entry per prompt, in order."""
+
+    labels: list[LabelLogits | DocumentError]
+    cached_tokens: int
+    """Prompt tokens that were not computed again thanks to a shared prefix."""
+
+
+class WriteRequest(NamedTuple):
+    """One text to write: the prompt ids (label token included) and its token limit."""
+
+    ids: Sequence[int]
+    max_tokens: int
+
+
+class WritePiece(NamedTuple):
+    """A piece of one written text. The last piece of each request carries `finish`."""
+
+    index: int
+    """Position of the request in the call."""
+    text: str
+    tokens: int
+    finish: Literal["stop", "length"] | None
+    """`stop`: the end-of-turn token or a stop string (not part of `text`); `length`: the token limit."""
+
+
+class Engine(Protocol):
+    """What `Reranker` needs of a model. Cancelling the awaiting task stops the work."""
+
+    async def score(self, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
+        """One forward pass per prompt; reads the two label logits after its last token.
+
+        Raises LabelMissing when the backend withholds a label, EngineError when it fails as a whole.
+        """
+        ...
+
+    def write(self, requests: Sequence[WriteRequest]) -> AsyncIterator[WritePiece]:
+        """Greedy continuations, interleaved as they are written."""
+        ...
+
+    async def aclose(self) -> None:
+        """Free the model. Calling twice is harmless."""
+        ...

@@ -1,0 +1,432 @@
+"""Batched greedy decoding with prompt-lookup speculation: token for token what greedy decoding one by one writes.
+
+A model whose layers all keep plain keys and values decodes *slotted*: a row's token at position p lives in cache slot p, so
+a rejected draft is simply overwritten and rows of different lengths need no padding in the cache. Any other model (linear
+attention, sliding windows) decodes *padded*, one token a step, because its state cannot be taken back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from prism.engines.base import WritePiece, WriteRequest
+from prism.errors import EngineError
+
+Check = Callable[[], None]
+"""Raises when the caller no longer wants the work; called between forward passes."""
+
+MIN_SHARED_TOKENS = 16
+"""A shared prefix shorter than this costs more to set up than it saves."""
+_PREFILL_TOKENS = 1024
+"""Columns of a prompt computed at once: bounds the attention mask and the activations."""
+_GROW_SLOTS = 256
+_LONGEST_GRAM = 3
+_FIRST_REACH, _MAX_REACH = 4, 12
+_WINDOW_TOKENS, _CONTEXT_TOKENS = 32, 8
+
+_logger = logging.getLogger(__name__)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device or the CPU allocator ran out of memory."""
+    message = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "can't allocate memory" in message
+        or "not enough memory" in message
+    )
+
+
+def shared_length(prompts: Collection[Sequence[int]]) -> int:
+    """Length of the prefix worth computing once; leaves at least one token of every prompt. 0 when sharing does not pay."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)  # what these two share, all share
+    limit = min(map(len, prompts)) - 1
+    length = next((at for at in range(limit) if first[at] != last[at]), limit)
+    return length if length >= MIN_SHARED_TOKENS else 0
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, *, left: bool = False) -> Tensor:
+    """Ragged ids -> [B, T]."""
+    width = max(map(len, rows))
+    fill = ([pad_id] * (width - len(row)) for row in rows)
+    padded = [[*gap, *row] if left else [*row, *gap] for row, gap in zip(rows, fill, strict=True)]
+    return torch.tensor(padded, dtype=torch.long, device=device)
+
+
+class Lookup:
+    """Drafts the next tokens of a text from its own past: what followed the last three (two, one) tokens before."""
+
+    def __init__(self) -> None:
+        self._after: dict[tuple[int, ...], int] = {}
+        self._indexed = 0
+
+    def draft(self, ids: Sequence[int], count: int) -> list[int]:
+        """At most `count` tokens; a repetition that reaches the end of the text is taken to go on."""
+        for end in range(self._indexed + 1, len(ids)):
+            for gram in range(1, min(_LONGEST_GRAM, end) + 1):
+                self._after[tuple(ids[end - gram : end])] = end
+        self._indexed = max(len(ids) - 1, 0)
+        for gram in range(_LONGEST_GRAM, 0, -1):
+            start = self._after.get(tuple(ids[-gram:]))
+            if start is not None:
+                return _continued(ids, start, count)
+        return []
+
+
+def _continued(ids: Sequence[int], start: int, count: int) -> list[int]:
+    draft = list(ids[start : start + count])
+    while len(draft) < count:
+        draft.append(draft[len(draft) - (len(ids) - start)])
+    return draft
+
+
+class TextStream:
+    """Token ids -> text, piece by piece: only complete characters, ending with the first stop string.
+
+    Decodes a window of recent tokens, so the work is linear overall. The window may begin inside a character: UTF-8
+    resynchronises after it, and what the window shows of its own beginning was emitted before.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], stop_strings: Collection[str]) -> None:
+        self._decode = decode
+        self._stop_strings = stop_strings
+        self._tail_chars = max(map(len, stop_strings), default=1) - 1
+        self._tail = ""
+        self._window: list[int] = []
+        self._shown = 0
+        self.stopped = False
+        """A stop string has been completed."""
+
+    def push(self, token: int) -> str:
+        """The text that this token completes; up to and including a stop string."""
+        self._window.append(token)
+        text = self._complete()
+        piece, self._shown = text[self._shown :], max(len(text), self._shown)
+        if len(self._window) > _WINDOW_TOKENS:
+            del self._window[:-_CONTEXT_TOKENS]
+            self._shown = len(self._complete())
+        return self._until_stop(piece)
+
+    def _complete(self) -> str:
+        return self._decode(self._window).removesuffix("\ufffd")
+
+    def _until_stop(self, piece: str) -> str:
+        recent = self._tail + piece
+        ends = [at + len(stop) for stop in self._stop_strings if stop and (at := recent.find(stop)) >= 0]
+        if ends:
+            self.stopped = True
+            return piece[: min(ends) - len(self._tail)]
+        self._tail = recent[-self._tail_chars :] if self._tail_chars else ""
+        return piece
+
+
+class Row:
+    """One text being written."""
+
+    def __init__(self, index: int, ids: Sequence[int], limit: int, text: TextStream) -> None:
+        self.index = index
+        self.ids = list(ids)
+        """The prompt and everything written."""
+        self.limit = limit
+        """`ids` never grows past this."""
+        self.finish: Literal["stop", "length"] | None = None
+        self._text = text
+        self._lookup = Lookup()
+        self._reach = _FIRST_REACH
+        self._silent = 0
+        """Tokens that have not shown as text yet."""
+
+    def draft(self, room: int) -> list[int]:
+        """Tokens that may come next: few where drafts failed, many where they held."""
+        return self._lookup.draft(self.ids, min(self._reach, room, self.limit - len(self.ids) - 1))
+
+    def accept(self, draft: Sequence[int], answers: Sequence[int]) -> list[int]:
+        """The model's own tokens as far as the draft foresaw them, and the one after."""
+        matched = next((at for at, token in enumerate(draft) if token != answers[at]), len(draft))
+        if draft:
+            self._reach = min(self._reach * 2, _MAX_REACH) if matched == len(draft) else max(matched, 1)
+        return list(answers[: matched + 1])
+
+    def take(self, tokens: Sequence[int], stop_ids: Collection[int]) -> WritePiece:
+        """Append what was written, up to where it stops; the piece may be empty."""
+        text = ""
+        for token in tokens:
+            if token in stop_ids:
+                self.finish = "stop"
+                break
+            self.ids.append(token)
+            self._silent += 1
+            text += self._text.push(token)
+            if self._text.stopped or len(self.ids) >= self.limit:
+                self.finish = "stop" if self._text.stopped else "length"
+                break
+        shown = self._silent if text or self.finish else 0
+        self._silent -= shown
+        return WritePiece(self.index, text, shown, self.finish)
+
+
+class _State(Protocol):
+    """The model's memory of a batch of rows."""
+
+    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[list[int]]:
+        """Read the prompts; the most likely next token of each, as a list of one."""
+
+    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
+        """Read each row's feed from its position on; the most likely token after every fed token."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in this order."""
+
+
+class LanguageModel:
+    """The parts of a transformers causal model that decoding needs."""
+
+    def __init__(self, model: Any, pad_id: int) -> None:
+        self.body = model.get_decoder()
+        self.head = model.get_output_embeddings()
+        self.config = model.config.get_text_config(decoder=True)
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
+        self.pad_id = pad_id
+        self.context: int = self.config.max_position_embeddings
+        self.attention: str = self.config._attn_implementation
+        self.layer_kinds = {type(layer) for layer in DynamicCache(config=self.config).layers}
+
+    @property
+    def slotted(self) -> bool:
+        """Every layer keeps plain keys and values, and attention takes a mask of our own."""
+        return self.layer_kinds == {DynamicLayer} and self.attention in ("sdpa", "eager")
+
+    def hidden(self, ids_BT: Tensor, **inputs: Any) -> Tensor:
+        """Last hidden states [B, T, H]."""
+        hidden_BTH: Tensor = self.body(input_ids=ids_BT, **inputs).last_hidden_state
+        return hidden_BTH
+
+    def best(self, hidden_BTH: Tensor) -> list[list[int]]:
+        """The most likely next token after each position."""
+        if not torch.isfinite(hidden_BTH).all():
+            raise EngineError(f"the model computed NaN or infinity in {self.dtype} while writing; try float32")
+        best: list[list[int]] = self.head(hidden_BTH).argmax(-1).tolist()
+        return best
+
+
+class _Slots:
+    """Where the tokens of the current forward pass go; shared by all layers of a cache."""
+
+    positions_BT: Tensor
+    rows_B1: Tensor
+    used: int
+    """Slots that any row may read in this pass."""
+
+
+class _SlotLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values in slots chosen by the caller, in a buffer that grows in large steps."""
+
+    def __init__(self, slots: _Slots) -> None:
+        super().__init__()
+        self._slots = slots
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        slots = self._slots
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        if self.keys.shape[2] < slots.used:
+            self.keys, self.values = _grown(self.keys, slots.used), _grown(self.values, slots.used)
+        self.keys[slots.rows_B1, :, slots.positions_BT] = key_states.transpose(1, 2)
+        self.values[slots.rows_B1, :, slots.positions_BT] = value_states.transpose(1, 2)
+        return self.keys[:, :, : slots.used], self.values[:, :, : slots.used]
+
+
+def _grown(buffer: Tensor, used: int) -> Tensor:
+    """A buffer with room for `used` slots. Zeros, because 0 * NaN left in a masked slot would be NaN."""
+    B, H, old, D = buffer.shape
+    grown = buffer.new_zeros(B, H, -(-used // _GROW_SLOTS) * _GROW_SLOTS, D)
+    grown[:, :, :old] = buffer
+    return grown
+
+
+class _SlottedRows:
+    """Slot = position: a query reads the slots up to its own position, so stale slots beyond it never count."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._slots = _Slots()
+        self._cache = Cache(layers=[_SlotLayer(self._slots) for _ in range(model.config.num_hidden_layers)])
+
+    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[list[int]]:
+        shared = shared_length(prompts)
+        if shared:
+            self._read([prompts[0][:shared]], 0, check)
+            self.keep([0] * len(prompts))
+        return self._read(prompts, shared, check)
+
+    def _read(self, prompts: Sequence[Sequence[int]], start: int, check: Check) -> list[list[int]]:
+        last: list[Tensor] = [torch.empty(0)] * len(prompts)
+        for column in range(start, max(map(len, prompts)), _PREFILL_TOKENS):
+            check()
+            chunk = [ids[column : column + _PREFILL_TOKENS] for ids in prompts]
+            hidden_BTH = self._forward(chunk, [column] * len(prompts))
+            for row, ids in enumerate(chunk):
+                if ids:
+                    last[row] = hidden_BTH[row, len(ids) - 1]
+        return self._model.best(torch.stack(last)[:, None])
+
+    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
+        return self._model.best(self._forward(feeds, starts))
+
+    def _forward(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
+        """Right-padding falls into slots past the row's end, which later tokens overwrite."""
+        model, slots = self._model, self._slots
+        ids_BT = pad(feeds, model.pad_id, model.device)
+        B, T = ids_BT.shape
+        slots.positions_BT = torch.tensor(starts, device=model.device)[:, None] + torch.arange(T, device=model.device)
+        slots.rows_B1 = torch.arange(B, device=model.device)[:, None]
+        slots.used = max(starts) + T
+        mask_B1TS = torch.arange(slots.used, device=model.device) <= slots.positions_BT[:, None, :, None]
+        if model.attention == "eager":  # adds the mask to the scores instead of selecting by it
+            mask_B1TS = torch.zeros_like(mask_B1TS, dtype=model.dtype).masked_fill(
+                ~mask_B1TS, torch.finfo(model.dtype).min
+            )
+        return model.hidden(
+            ids_BT,
+            position_ids=slots.positions_BT,
+            attention_mask=mask_B1TS,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self._cache.reorder_cache(torch.tensor(rows, device=self._model.device))
+
+
+class _PaddedRows:
+    """Left-padded rows on the model's own cache, one token a step."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._cache = DynamicCache(config=model.config)
+
+    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[list[int]]:
+        check()
+        model = self._model
+        ids_BT = pad(prompts, model.pad_id, model.device, left=True)
+        self._mask_BT = pad([[1] * len(ids) for ids in prompts], 0, model.device, left=True)
+        positions_BT = (self._mask_BT.cumsum(1) - 1).clamp(min=0)
+        return model.best(self._forward(ids_BT, positions_BT)[:, -1:])
+
+    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
+        ids_B1 = torch.tensor(feeds, device=self._model.device)
+        self._mask_BT = torch.cat([self._mask_BT, torch.ones_like(ids_B1)], dim=1)
+        return self._model.best(self._forward(ids_B1, torch.tensor(starts, device=self._model.device)[:, None]))
+
+    def _forward(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
+        return self._model.hidden(
+            ids_BT,
+            position_ids=positions_BT,
+            attention_mask=self._mask_BT,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+
+    def keep(self, rows: Sequence[int]) -> None:
+        index = torch.tensor(rows, device=self._model.device)
+        self._cache.reorder_cache(index)
+        self._mask_BT = self._mask_BT[index]
+
+
+class Decoder:
+    """Writes the continuations of many prompts at once."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        stop_ids: Collection[int],
+        stop_strings: Collection[str],
+        decode: Callable[[list[int]], str],
+        max_batch_tokens: int,
+        speculate: bool,
+    ) -> None:
+        self._model = model
+        self._stop_ids = frozenset(stop_ids)
+        self._stop_strings = tuple(stop_strings)
+        self._decode_ids = decode
+        self._max_batch_tokens = max_batch_tokens
+        self._speculate = speculate
+        self.steps = 0
+        """Forward passes after the prompts were read."""
+
+    def write(self, requests: Sequence[WriteRequest], check: Check) -> Iterator[WritePiece]:
+        """Pieces of all texts, interleaved; earlier requests are written first where not all fit in one batch."""
+        rows = []
+        for index, request in enumerate(requests):
+            limit = min(len(request.ids) + request.max_tokens, self._model.context)
+            if limit <= len(request.ids):
+                yield WritePiece(index, "", 0, "length")
+            else:
+                rows.append(Row(index, request.ids, limit, TextStream(self._decode_ids, self._stop_strings)))
+        for batch in self._batches(rows):
+            yield from self._write_batch(batch, check)
+
+    def _batches(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
+        batch: list[Row] = []
+        for row in rows:
+            longest = max(row.limit, *(other.limit for other in batch)) if batch else row.limit
+            if batch and longest * (len(batch) + 1) > self._max_batch_tokens:
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
+
+    def _write_batch(self, rows: list[Row], check: Check) -> Iterator[WritePiece]:
+        """When memory runs out, halves of the batch go on one after the other from where they stand."""
+        try:
+            yield from self._decode(rows, check)
+            return
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        if len(rows) == 1:
+            _logger.warning("out of memory while writing text %d after %d tokens", rows[0].index, len(rows[0].ids))
+            yield WritePiece(rows[0].index, "", 0, "length")
+            return
+        unfinished = [row for row in rows if row.finish is None]
+        middle = (len(unfinished) + 1) // 2
+        for half in (unfinished[:middle], unfinished[middle:]):
+            if half:
+                yield from self._write_batch(half, check)
+
+    def _decode(self, rows: list[Row], check: Check) -> Iterator[WritePiece]:
+        state: _State = _SlottedRows(self._model) if self._model.slotted else _PaddedRows(self._model)
+        runs = state.start([row.ids for row in rows], check)
+        while True:
+            for row, run in zip(rows, runs, strict=True):
+                piece = row.take(run, self._stop_ids)
+                if piece.text or piece.finish:
+                    yield piece
+            going = [at for at, row in enumerate(rows) if row.finish is None]
+            if not going:
+                return
+            if len(going) < len(rows):
+                state.keep(going)
+                rows = [rows[at] for at in going]
+            check()
+            runs = self._step(state, rows)
+
+    def _step(self, state: _State, rows: Sequence[Row]) -> list[list[int]]:
+        self.steps += 1
+        room = self._model.context - max(len(row.ids) for row in rows) if self._speculate else 0
+        drafts = [row.draft(room) for row in rows]
+        feeds = [[row.ids[-1], *draft] for row, draft in zip(rows, drafts, strict=True)]
+        answers = state.step(feeds, [len(row.ids) - 1 for row in rows])
+        return [row.accept(draft, best) for row, draft, best in zip(rows, drafts, answers, strict=True)]

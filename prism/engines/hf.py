@@ -1,0 +1,286 @@
+"""The transformers engine: scores by one forward pass per prompt over a shared prefix, writes by greedy decoding."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import math
+import threading
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, LinearAttentionLayer
+
+from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
+from prism.engines.decode import Check, Decoder, LanguageModel, out_of_memory, pad, shared_length
+from prism.errors import DocumentError, EngineError, InputError
+
+
+def choose_device(requested: str = "auto") -> torch.device:
+    """`auto`: the GPU if there is one, else the CPU."""
+    if requested != "auto":
+        return torch.device(requested)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(device: torch.device | str, requested: Literal["auto", "float32", "bfloat16"] = "auto") -> torch.dtype:
+    """`auto`: bfloat16 where the hardware multiplies it natively, else float32."""
+    if requested != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[requested]
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if kind == "cpu" and _cpu_multiplies_bf16() else torch.float32
+
+
+def _cpu_multiplies_bf16() -> bool:
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.11
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+class _SharedPrefix(DynamicLayer):  # type: ignore[misc]
+    """One attention layer's keys and values of the prefix, put before every row's own; keeps nothing of the rows."""
+
+    def __init__(self, filled: Any) -> None:
+        super().__init__()
+        self.keys, self.values, self.is_initialized = filled.keys, filled.values, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        B = key_states.shape[0]
+        keys = torch.cat([self.keys.expand(B, -1, -1, -1), key_states], dim=2)
+        return keys, torch.cat([self.values.expand(B, -1, -1, -1), value_states], dim=2)
+
+
+def _spread(filled: Any, rows: int) -> Any:
+    """A cache for `rows` rows that begin with the prefix of a filled one-row cache, which stays as it is."""
+    layers = []
+    for layer in filled.layers:
+        if type(layer) is DynamicLayer:
+            layers.append(_SharedPrefix(layer))
+        else:  # a recurrent state is updated in place
+            own = copy.deepcopy(layer)
+            own.reorder_cache(torch.zeros(rows, dtype=torch.long, device=layer.device))
+            layers.append(own)
+    return Cache(layers=layers)
+
+
+class _Prefix(NamedTuple):
+    tokens: int
+    cache: Any | None
+
+
+class HfEngine:
+    """Scores and writes with a transformers causal language model that is already on its device and in its dtype."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        label_ids: tuple[int, int],
+        stop_ids: Collection[int],
+        stop_strings: Collection[str],
+        pad_id: int,
+        decode: Callable[[list[int]], str],
+        max_batch_tokens: int = 16_384,
+        speculate: bool | None = None,
+    ) -> None:
+        """`label_ids`: (yes, no). `max_batch_tokens`: rows times tokens held at once, prefix and answer included.
+
+        `speculate`: draft tokens from the text's own past; None: wherever the model can take a wrong draft back.
+        """
+        self._model: LanguageModel | None = LanguageModel(model, pad_id)
+        if speculate and not self._model.slotted:
+            raise EngineError(
+                f"speculation needs plain attention layers under sdpa or eager, got {self._model.config.model_type} "
+                f"with {self._model.attention}; leave `speculate` at None"
+            )
+        head = self._model.head
+        self._label_rows_2H: Tensor = head.weight[list(label_ids)].detach().float()
+        bias = getattr(head, "bias", None)
+        self._label_bias_2: Tensor | float = 0.0 if bias is None else bias[list(label_ids)].detach().float()
+        self._max_batch_tokens = max_batch_tokens
+        self._decoder = functools.partial(
+            Decoder,
+            stop_ids=stop_ids,
+            stop_strings=stop_strings,
+            decode=decode,
+            max_batch_tokens=max_batch_tokens,
+            speculate=self._model.slotted if speculate is None else speculate,
+        )
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="prism-hf")
+        self._stops: set[threading.Event] = set()
+
+    # -- the protocol
+
+    async def score(self, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
+        """See `Engine.score`. A prompt that is empty, too long or too large for the memory answers a DocumentError."""
+        stop = self._begin()
+        try:
+            job = functools.partial(self._score, [tuple(ids) for ids in prompts], _checker(stop))
+            return await asyncio.get_running_loop().run_in_executor(self._worker, job)
+        finally:
+            self._end(stop)
+
+    async def write(self, requests: Sequence[WriteRequest]) -> AsyncIterator[WritePiece]:
+        """See `Engine.write`. A stop string is the last thing in `text`; a stop id is not in it."""
+        for index, request in enumerate(requests):
+            if not request.ids:
+                raise InputError(f"write request {index} has an empty prompt; render it with the template first")
+        stop = self._begin()
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[WritePiece | None] = asyncio.Queue()
+
+        def emit(piece: WritePiece) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        job = loop.run_in_executor(self._worker, self._write, list(requests), _checker(stop), emit)
+        job.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+            await job
+        finally:
+            self._end(stop)
+            job.cancel()
+
+    async def aclose(self) -> None:
+        """Stop the work under way, wait for the worker to leave, free the model. Calling twice is harmless."""
+        self._close_now()
+        await asyncio.to_thread(self._worker.shutdown)
+
+    def _close_now(self) -> None:
+        self._model = None
+        for stop in self._stops:
+            stop.set()
+
+    def _begin(self) -> threading.Event:
+        if self._model is None:
+            raise EngineError("the engine is closed; make a new one")
+        stop = threading.Event()
+        self._stops.add(stop)
+        return stop
+
+    def _end(self, stop: threading.Event) -> None:
+        stop.set()
+        self._stops.discard(stop)
+
+    # -- on the worker thread
+
+    def _live(self) -> LanguageModel:
+        if self._model is None:
+            raise EngineError("the engine was closed while this call waited for its turn")
+        return self._model
+
+    @torch.inference_mode()
+    def _write(self, requests: list[WriteRequest], check: Check, emit: Callable[[WritePiece], None]) -> None:
+        for piece in self._decoder(self._live()).write(requests, check):
+            emit(piece)
+
+    @torch.inference_mode()
+    def _score(self, prompts: list[tuple[int, ...]], check: Check) -> ScoreOutput:
+        """Equal prompts are computed once."""
+        model = self._live()
+        known: dict[tuple[int, ...], LabelLogits | DocumentError] = {}
+        fitting: dict[tuple[int, ...], None] = {}
+        for ids in prompts:
+            if problem := _problem(ids, model.context):
+                known[ids] = problem
+            else:
+                fitting[ids] = None
+        prefix = self._fill_prefix(model, list(fitting))
+        for batch in self._batches(list(fitting)):
+            known.update(zip(batch, self._score_batch(model, batch, prefix, check), strict=True))
+        labels = [known[ids] for ids in prompts]
+        _refuse_nan(labels, model.dtype)
+        asked = sum(len(ids) for ids in prompts if ids in fitting)
+        computed = prefix.tokens + sum(len(ids) - prefix.tokens for ids in fitting)
+        return ScoreOutput(labels, cached_tokens=asked - computed if fitting else 0)
+
+    def _fill_prefix(self, model: LanguageModel, prompts: list[tuple[int, ...]]) -> _Prefix:
+        shared = shared_length(prompts) if model.layer_kinds <= {DynamicLayer, LinearAttentionLayer} else 0
+        if not shared:
+            return _Prefix(0, None)
+        cache = DynamicCache(config=model.config)
+        try:
+            model.hidden(pad([prompts[0][:shared]], model.pad_id, model.device), past_key_values=cache, use_cache=True)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            return _Prefix(0, None)
+        return _Prefix(shared, cache)
+
+    def _batches(self, prompts: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+        """Longest first, so that the rows of a batch need little padding; a shared prefix counts for every row."""
+        batch: list[tuple[int, ...]] = []
+        for ids in sorted(prompts, key=len, reverse=True):
+            if batch and len(batch[0]) * (len(batch) + 1) > self._max_batch_tokens:
+                yield batch
+                batch = []
+            batch.append(ids)
+        if batch:
+            yield batch
+
+    def _score_batch(
+        self, model: LanguageModel, prompts: list[tuple[int, ...]], prefix: _Prefix, check: Check
+    ) -> list[LabelLogits | DocumentError]:
+        """Halves the batch when memory runs out, down to single prompts."""
+        check()
+        try:
+            return list(self._label_logits(model, prompts, prefix))
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        if len(prompts) == 1:
+            return [DocumentError(f"a prompt of {len(prompts[0])} tokens does not fit in memory; shorten the document")]
+        middle = len(prompts) // 2
+        return [
+            *self._score_batch(model, prompts[:middle], prefix, check),
+            *self._score_batch(model, prompts[middle:], prefix, check),
+        ]
+
+    def _label_logits(
+        self, model: LanguageModel, prompts: list[tuple[int, ...]], prefix: _Prefix
+    ) -> Iterator[LabelLogits]:
+        """Right-padding without a mask is exact: in a causal model nothing after a row's last token reaches it."""
+        suffixes = [ids[prefix.tokens :] for ids in prompts]
+        ids_BT = pad(suffixes, model.pad_id, model.device)
+        cache = None if prefix.cache is None else _spread(prefix.cache, len(prompts))
+        hidden_BTH = model.hidden(ids_BT, past_key_values=cache, use_cache=cache is not None)
+        last_B = torch.tensor([len(ids) - 1 for ids in suffixes], device=model.device)
+        last_BH = hidden_BTH[torch.arange(len(prompts), device=model.device), last_B].float()
+        logits_B2 = last_BH @ self._label_rows_2H.T + self._label_bias_2
+        return (LabelLogits(yes, no) for yes, no in logits_B2.tolist())
+
+
+def _refuse_nan(labels: Sequence[LabelLogits | DocumentError], dtype: torch.dtype) -> None:
+    for index, label in enumerate(labels):
+        if isinstance(label, LabelLogits) and not (math.isfinite(label.yes) and math.isfinite(label.no)):
+            raise EngineError(
+                f"prompt {index} has label logits yes={label.yes}, no={label.no}, expected finite numbers; "
+                f"the weights are broken or {dtype} overflows: try float32"
+            )
+
+
+def _problem(ids: Sequence[int], context: int) -> DocumentError | None:
+    if not ids:
+        return DocumentError("the prompt is empty, expected at least one token; render it with the template first")
+    if len(ids) > context:
+        return DocumentError(
+            f"the prompt has {len(ids)} tokens, the model reads at most {context}; shorten the document"
+        )
+    return None
+
+
+def _checker(stop: threading.Event) -> Check:
+    def check() -> None:
+        if stop.is_set():
+            raise EngineError("the work was stopped before it was finished")
+
+    return check

@@ -1,0 +1,1 @@
+"""Measuring: BM25 first stage, BEIR data sets, TREC runs and ranking measures. Needs `prism-reranker[eval]`."""

@@ -1,0 +1,200 @@
+"""BEIR data sets: corpus, queries and qrels from a local folder or from the hub (`mteb/<name>`).
+
+<set>/corpus.jsonl        {"_id", "title", "text"}      or  corpus/*.parquet
+<set>/queries.jsonl       {"_id", "text"}               or  queries/*.parquet
+<set>/qrels/<split>.tsv   query-id  corpus-id  score    or  .jsonl, TREC's 4 columns, parquet
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prism.errors import DataError
+from prism.evaluation.ranking import Judged, Qrels, collect_qrels, parse_label, read_qrels
+from prism.types import Document
+
+BEIR_QA = ("nfcorpus", "scifact", "scidocs", "fiqa", "trec-covid", "touche2020", "dbpedia", "nq", "hotpotqa")
+"""The nine sets a reranker for question answering is compared on."""
+_OTHER_NAMES = {"touche2020": "webis-touche2020", "dbpedia": "dbpedia-entity"}
+"""What BEIR's own downloads call them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeirSet:
+    """One data set, one split. Every query has qrels; a qrels document may be missing from the corpus."""
+
+    name: str
+    split: str
+    corpus: Mapping[str, tuple[str, str]]
+    """Document id -> (title, text), by ascending id: positions then break ties as ids do."""
+    queries: Mapping[str, str]
+    """Query id -> text, in the order of the qrels; queries without qrels are left out."""
+    qrels: Qrels
+
+    def text(self, document_id: str) -> str:
+        """Title and text as one: what BM25 indexes (BEIR's `flat` setting)."""
+        return " ".join(self.corpus[document_id]).strip()
+
+    def document(self, document_id: str) -> Document:
+        """The document as a reranker gets it. One with a title only (many in trec-covid) has the title for its text."""
+        title, text = self.corpus[document_id]
+        if not text.strip():
+            title, text = "", title
+        return Document(id=document_id, title=title or None, text=text)
+
+
+def load_beir(name: str, root: Path | None = None, split: str = "test") -> BeirSet:
+    """The set `name` from `root` (a folder of sets, or the set itself), or from the hub when `root` is None."""
+    folder = _download(name, split) if root is None else _folder(name, root)
+    qrels = _read_split(folder, split)
+    texts = {id_: row.get("text") for id_, row in _rows_by_id(folder, "queries", split)}
+    missing = [query for query in qrels if not isinstance(texts.get(query), str)]
+    if missing:
+        raise DataError(
+            f"{folder}: {len(missing)} of {len(qrels)} queries in the {split} qrels have no text, first {missing[0]!r}:"
+            " qrels and queries must come from the same download"
+        )
+    corpus = {id_: (row.get("title") or "", row.get("text") or "") for id_, row in _rows_by_id(folder, "corpus", split)}
+    queries = {query: str(texts[query]) for query in qrels}
+    return BeirSet(name=name, split=split, corpus=dict(sorted(corpus.items())), queries=queries, qrels=qrels)
+
+
+def local_sets(root: Path) -> list[str]:
+    """Names of the data sets in a folder, or of the folder itself if it is one."""
+    if not root.is_dir():
+        raise DataError(f"no folder {root}: expected a folder of BEIR sets, such as the parent of scifact/")
+    if _is_set(root):
+        return [root.resolve().name]
+    return sorted(folder.name for folder in root.iterdir() if _is_set(folder))
+
+
+def _folder(name: str, root: Path) -> Path:
+    present = local_sets(root)
+    for candidate in (name, _OTHER_NAMES.get(name, name)):
+        if candidate in present:
+            return root if _is_set(root) else root / candidate
+    found = ", ".join(present) or "no data set (a folder with corpus.jsonl, queries.jsonl and qrels/)"
+    raise DataError(f"no data set {name!r} in {root}: it holds {found}")
+
+
+def _is_set(folder: Path) -> bool:
+    return (folder / "corpus.jsonl").is_file() or (folder / "corpus").is_dir()
+
+
+def _download(name: str, split: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    wanted = ["corpus*", "queries*", f"*{split}*"]
+    try:
+        return Path(snapshot_download(f"mteb/{name}", repo_type="dataset", allow_patterns=wanted))
+    except (OSError, HFValidationError) as error:  # offline, no such repository, no access; not a repository name
+        raise DataError(
+            f"cannot get mteb/{name} from the hub ({type(error).__name__}): check the name ({', '.join(BEIR_QA)})"
+            " and the connection, or point --data at a folder of BEIR sets"
+        ) from error
+
+
+# --- qrels -----------------------------------------------------------------------------------------------------------
+
+
+def _read_split(folder: Path, split: str) -> Qrels:
+    places = [folder / "qrels", folder / "default", folder / "data", folder]
+    for place in places:
+        for suffix in ("tsv", "trec", "qrels", "txt"):
+            if (place / f"{split}.{suffix}").is_file():
+                return read_qrels(place / f"{split}.{suffix}")
+        rows = [
+            *place.glob(f"{split}.jsonl"),
+            *sorted(place.glob(f"{split}-*.parquet")),
+            *place.glob(f"{split}.parquet"),
+        ]
+        if rows:
+            return collect_qrels((where, _judged(row, where)) for path in rows for where, row in _read(path))
+    here = sorted({path.name.split(".")[0].split("-")[0] for path in (folder / "qrels").glob("*.*")})
+    raise DataError(f"no qrels for split {split!r} in {folder}: {', '.join(here) or 'no split at all'} found in qrels/")
+
+
+def _judged(row: Mapping[str, Any], where: str) -> Judged:
+    try:
+        query, document, label = row["query-id"], row["corpus-id"], row["score"]
+    except KeyError as error:
+        raise DataError(f"{where}: no field {error}: expected query-id, corpus-id and score") from error
+    return Judged(str(query), str(document), parse_label(label, where))
+
+
+# --- corpus and queries ----------------------------------------------------------------------------------------------
+
+
+def _rows_by_id(folder: Path, table: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(id, row) for each row of `corpus` or `queries`; ids are unique."""
+    seen: set[str] = set()
+    for path in _table_files(folder, table, split):
+        for where, row in _read(path):
+            id_ = row.get("_id", row.get("id"))
+            if not isinstance(id_, str | int) or str(id_) == "":
+                raise DataError(f"{where}: no `_id`: expected a row with _id and text")
+            if str(id_) in seen:
+                raise DataError(f"{where}: id {str(id_)!r} stands twice in the {table}: keep one row of the two")
+            for field in ("title", "text"):
+                if not isinstance(row.get(field), str | None):
+                    raise DataError(
+                        f"{where}: `{field}` is {type(row[field]).__name__}, expected a string: fix the row"
+                    )
+            seen.add(str(id_))
+            yield str(id_), row
+
+
+def _table_files(folder: Path, table: str, split: str) -> list[Path]:
+    """Files of one table. The hub has them per table, and where a table is cut by split, the asked split counts."""
+    patterns = (
+        f"{table}.jsonl",
+        f"{table}/{split}*.parquet",
+        f"{table}/{table}*.parquet",
+        f"{table}/*.parquet",
+        f"{table}/*.jsonl",
+        f"data/{table}-*.parquet",
+        f"{table}*.parquet",
+    )
+    for pattern in patterns:
+        if found := sorted(folder.glob(pattern)):
+            return found
+    raise DataError(f"no {table} in {folder}: expected {table}.jsonl or {table}/*.parquet")
+
+
+def _read(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(`file:line`, row) of a JSONL or parquet file."""
+    return _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:  # JSON or UTF-8
+                raise DataError(f"{path}:{number}: not a JSON object: is the download complete?") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
+            yield f"{path}:{number}", row
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:{number}", row
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path}: not a parquet file: is the download complete?") from error

@@ -1,0 +1,345 @@
+"""Rankings: measured against qrels, kept as TREC runs, and made by reranking another one.
+
+A run is, for each query, its documents from best to worst. Scores exist only in files: what is measured is an order,
+and whoever makes a run has decided it (ties included).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from pydantic import Field
+
+from prism.errors import DataError, InputError
+from prism.types import Document, Judgment, Record
+
+Run = Mapping[str, Sequence[str]]
+"""Query id -> document ids, best first."""
+Qrels = Mapping[str, Mapping[str, int]]
+"""Query id -> document id -> label; relevant from 1 on."""
+
+MEASURES = ("nDCG@10", "nDCG@5", "nDCG@1", "Recall@100", "MRR@10", "MRR", "MAP", "P@1")
+_TREC_NAMES = {"Recall": "R", "MRR": "RR", "MAP": "AP"}
+
+
+class Judged(NamedTuple):
+    """One line of a qrels file."""
+
+    query: str
+    document: str
+    label: int
+
+
+# --- measures --------------------------------------------------------------------------------------------------------
+
+
+def measure(qrels: Qrels, run: Run, names: Iterable[str] = MEASURES) -> dict[str, float]:
+    """Mean of each measure over ALL queries of the qrels; a query the run lacks counts as 0.
+
+    Queries of the run without qrels do not count. nDCG has linear gains and log2 discounts, as in trec_eval and BEIR.
+    """
+    values = measure_queries(qrels, run, names)
+    return {name: math.fsum(of_query.values()) / len(of_query) for name, of_query in values.items()}
+
+
+def measure_queries(qrels: Qrels, run: Run, names: Iterable[str] = MEASURES) -> dict[str, dict[str, float]]:
+    """Measure -> query -> value, for every query of the qrels."""
+    import ir_measures
+
+    if not qrels:
+        raise InputError("no qrels: there is nothing to measure against")
+    measures: dict[object, list[str]] = {}
+    for name in names:
+        measures.setdefault(_parse(name), []).append(name)
+    values = {name: dict.fromkeys(qrels, 0.0) for same in measures.values() for name in same}
+    labels = {query: dict(judged) for query, judged in qrels.items()}
+    for metric in ir_measures.iter_calc(list(measures), labels, _with_scores(run, qrels)):
+        for name in measures[metric.measure]:
+            values[name][metric.query_id] = float(metric.value)
+    return values
+
+
+def _parse(name: str) -> object:
+    import ir_measures
+
+    stem, _, cutoff = name.partition("@")
+    trec = _TREC_NAMES.get(stem, stem) + ("@" + cutoff if cutoff else "")
+    try:
+        return ir_measures.parse_measure(trec)
+    except (NameError, ValueError) as error:
+        raise InputError(f"no measure {name!r}: expected one like {', '.join(MEASURES)}") from error
+
+
+def _with_scores(run: Run, qrels: Qrels) -> dict[str, dict[str, float]]:
+    """Scores that fall by 1 from rank to rank.
+
+    Measuring programs sort by score again and break ties each in its own way (trec_eval by descending document id,
+    others by file order), and trec_eval reads scores as float32. Whole numbers without ties leave them no choice.
+    """
+    return {query: dict(_descending(query, ranked)) for query, ranked in run.items() if query in qrels and ranked}
+
+
+def _descending(query: str, ranked: Sequence[str]) -> Iterator[tuple[str, float]]:
+    if len(set(ranked)) != len(ranked):
+        twice = next(document for document in ranked if ranked.count(document) > 1)
+        raise InputError(f"query {query!r} ranks document {twice!r} more than once: rank each document once")
+    return ((document, float(len(ranked) - rank)) for rank, document in enumerate(ranked))
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_run(path: Path) -> dict[str, list[str]]:
+    """A TREC run: `query Q0 document rank score tag`. The score decides, not the rank; ties break by document id."""
+    scores: dict[str, dict[str, float]] = {}
+    for where, line in _lines(path):
+        columns = line.split()
+        if len(columns) != 6:
+            raise DataError(f"{where}: got {len(columns)} columns, expected `query Q0 document rank score tag`: fix it")
+        query, _, document, _, text, _ = columns
+        ranked = scores.setdefault(query, {})
+        if document in ranked:
+            raise DataError(f"{where}: document {document!r} stands twice for query {query!r}: keep one of the lines")
+        ranked[document] = _score(text, where)
+    if not scores:
+        raise DataError(f"{path}: the run is empty: expected lines `query Q0 document rank score tag`")
+    return {q: sorted(ranked, key=lambda d, r=ranked: (-r[d], d)) for q, ranked in scores.items()}  # type: ignore[misc]
+
+
+def write_run(path: Path, run: Run, tag: str) -> None:
+    """Write a TREC run; scores count down so that every reader sees this order (see `_with_scores`)."""
+    tag = "_".join(tag.split()) or "run"
+    lines = []
+    for query, ranked in run.items():
+        for rank, (document, score) in enumerate(_descending(query, ranked), start=1):
+            if len(f"x{query}x".split()) != 1 or len(f"x{document}x".split()) != 1:
+                raise DataError(f"id with a space cannot stand in a TREC run: query {query!r}, document {document!r}")
+            lines.append(f"{query} Q0 {document} {rank} {score:.0f} {tag}\n")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """BEIR's qrels (tab-separated `query-id corpus-id score` under a header) or TREC's (`query 0 document label`)."""
+    return collect_qrels((where, _qrels_line(line, where)) for where, line in _lines(path) if not _is_header(line))
+
+
+def collect_qrels(judged: Iterable[tuple[str, Judged]]) -> dict[str, dict[str, int]]:
+    """Qrels from (where it stands, judged pair). Raises DataError when a pair carries two labels, or there is none."""
+    qrels: dict[str, dict[str, int]] = {}
+    where = "qrels"
+    for where, (query, document, label) in judged:
+        if qrels.setdefault(query, {}).setdefault(document, label) != label:
+            known = qrels[query][document]
+            raise DataError(f"{where}: {query!r} {document!r} is labelled {label}, but {known} above: keep one of them")
+    if not qrels:
+        raise DataError(f"{where}: no labelled pair: expected `query-id corpus-id score` or TREC's 4 columns")
+    return qrels
+
+
+def parse_label(value: object, where: str) -> int:
+    """A whole number, also when written `1.0`."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = math.nan
+    if not number.is_integer():  # False for nan and inf
+        raise DataError(f"{where}: label {value!r} is not a whole number: fix the line")
+    return int(number)
+
+
+def _qrels_line(line: str, where: str) -> Judged:
+    columns = line.split("\t") if "\t" in line else line.split()
+    columns = [column.strip() for column in columns]
+    if len(columns) not in (3, 4) or not all(columns):
+        expected = "3 columns `query-id corpus-id score` or 4 columns `query 0 document label`"
+        raise DataError(f"{where}: expected {expected}, got {len(columns)}: fix the line")
+    return Judged(columns[0], columns[-2], parse_label(columns[-1], where))
+
+
+def _is_header(line: str) -> bool:
+    return line.split()[:3] == ["query-id", "corpus-id", "score"]
+
+
+def _score(text: str, where: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise DataError(f"{where}: score {text!r} is not a finite number: fix the line")
+    return score
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(`file:line`, text) of the lines that are not blank."""
+    if not path.is_file():
+        raise DataError(f"no file {path}: check the path")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}:{number}: not UTF-8 text: is this the right file?") from error
+            if text.strip():
+                yield f"{path}:{number}", text
+
+
+# --- reranking, resumable --------------------------------------------------------------------------------------------
+
+
+class Judgments(Protocol):
+    @property
+    def judgments(self) -> Sequence[Judgment]: ...
+
+
+class QueryReranker(Protocol):
+    """The part of `prism.Reranker` used here."""
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        *,
+        instruction: str | None = None,
+        top_n: int | None = None,
+        evidence: bool = True,
+        max_prompt_tokens: int | None = None,
+    ) -> Judgments: ...
+
+    def close(self) -> None: ...
+
+
+class Task(Record):
+    """One query with the documents to rank for it, in first-stage order; each document has an id."""
+
+    id: str
+    query: str
+    documents: tuple[Document, ...]
+
+    def digest(self) -> str:
+        """Changes with anything the reranker would see."""
+        seen = [self.query, [(document.id, document.title, document.text) for document in self.documents]]
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
+
+
+class Reranked(Record):
+    """One finished task: a line of a state file."""
+
+    id: str
+    digest: str
+    ranked: tuple[tuple[str, float | None], ...]
+    """(document, score), best first; those that failed last, in first-stage order, without a score."""
+    failures: dict[str, str] = Field(default_factory=dict)
+    """Document -> why it could not be judged."""
+    seconds: float
+
+
+class State:
+    """Finished tasks in an append-only file."""
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self.path = path
+        self._say = say
+
+    def read(self) -> dict[str, Reranked]:
+        """Task id -> what is finished. A last line that was cut off when the program died is dropped from the file."""
+        finished: dict[str, Reranked] = {}
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        start = 0
+        for number, line in enumerate(content.splitlines(keepends=True), start=1):
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("cut off")
+                done = Reranked.model_validate_json(line)
+            except ValueError as error:  # pydantic's own is one
+                if start + len(line) < len(content):
+                    raise DataError(f"{self.path}:{number}: not a finished query: start over with --fresh") from error
+                os.truncate(self.path, start)
+                self._say(f"dropped line {number} of {self.path.name}: it was cut off; its query is ranked again")
+                break
+            finished[done.id] = done
+            start += len(line)
+        return finished
+
+    def append(self, done: Reranked) -> None:
+        """One write per task, on disk before the next one counts."""
+        with self.path.open("ab") as file:
+            file.write(done.model_dump_json().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def rerank(
+    tasks: Iterable[Task],
+    reranker: QueryReranker,
+    *,
+    instruction: str | None = None,
+    max_prompt_tokens: int | None = None,
+    at_once: int = 1,
+) -> Iterator[Reranked]:
+    """Yields each task as it is finished, `at_once` of them under way. Whoever stops iterating stops the work."""
+
+    def judge(task: Task) -> Reranked:
+        start = time.perf_counter()
+        judgments: Sequence[Judgment] = ()
+        if task.query.strip():  # a blank query is an error of the data set: its documents fail, the others go on
+            judgments = reranker.rerank(
+                task.query,
+                task.documents,
+                instruction=instruction,
+                top_n=None,
+                evidence=False,
+                max_prompt_tokens=max_prompt_tokens,
+            ).judgments
+        return _order(task, judgments, time.perf_counter() - start)
+
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
+        under_way: set[Future[Reranked]] = set()
+        try:
+            for task in tasks:  # read as needed: all documents of a large set at once would not fit
+                under_way.add(pool.submit(judge, task))
+                if len(under_way) == at_once:
+                    done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            yield from (future.result() for future in as_completed(under_way))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _order(task: Task, judgments: Iterable[Judgment], seconds: float) -> Reranked:
+    """By score; equal scores by document id, because the first stage's order must not leak into the model's figures."""
+    ids = [str(document.id) for document in task.documents]
+    scores: dict[str, float] = {}
+    reasons = dict.fromkeys(ids, "not returned by the reranker" if task.query.strip() else "the query is blank")
+    for judgment in judgments:
+        if judgment.score is not None and judgment.error is None and math.isfinite(judgment.score):
+            scores[ids[judgment.index]] = judgment.score
+        else:
+            reasons[ids[judgment.index]] = judgment.error or f"its score is {judgment.score}"
+    order = sorted(scores, key=lambda id_: (-scores[id_], id_))
+    failed = [id_ for id_ in ids if id_ not in scores]
+    return Reranked(
+        id=task.id,
+        digest=task.digest(),
+        ranked=(*((id_, scores[id_]) for id_ in order), *((id_, None) for id_ in failed)),
+        failures={id_: reasons[id_] for id_ in failed},
+        seconds=round(seconds, 6),
+    )
+
+
+def put_on_top(candidates: Run, finished: Mapping[str, Reranked]) -> dict[str, list[str]]:
+    """The candidates with the reranked documents above the others; those stay in first-stage order."""
+    run: dict[str, list[str]] = {}
+    for query, ranked in candidates.items():
+        top = [document for document, _ in finished[query].ranked] if query in finished else []
+        above = set(top)
+        run[query] = [*top, *(document for document in ranked if document not in above)]
+    return run

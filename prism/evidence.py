@@ -1,0 +1,652 @@
+"""Evidence: find where the document says what an evidence text says, and measure how well.
+
+Offsets are code points of the texts as the caller sent them. Nothing here raises for any `str`.
+
+A text is compared as a sequence of *units*: a word (a run of letters, digits and marks, a number with its separators),
+one character of a script without spaces, or one of the signs < > = % $ and the like; case, width, whitespace and
+punctuation are ignored. A unit *weighs* its length in letters, at most 8; a character of a script without spaces
+weighs 2, a number at least 4. So "the" counts for less than "haemoglobin" in any language.
+
+**Support** of a span for the part of an evidence sentence that it backs:
+
+    matched / (weight of the part + skipped / 4)
+
+matched   weights of the part's units found in the span: in full if the same unit, times the similarity of the two
+          forms (at least 0.65) if only the ending differs, times 0.8 if found out of order. A lone match that weighs
+          less than 4 (a short word, one Chinese character) is chance and counts nothing.
+skipped   weight of the span's units between the first and the last match that match nothing: evidence that leaves
+          out a "not" is not verbatim.
+
+A sentence with several spans is divided among them: a matched unit belongs to the span that has it, any other to the
+span of the nearest matched unit. The sentence's own support is the same ratio over all its units and spans. Support is
+1.0 for a verbatim sentence (or one put together from verbatim pieces) and 0.0 without a span; a span below
+`SUPPORT_FLOOR`, and every span of a sentence below it, is not reported at all.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import sentencex
+from rapidfuzz import fuzz
+from rapidfuzz.distance import LCSseq
+
+from prism.fidelity import MARKS, MONTH, Haystack, clean, facts, fidelity, fold, language_of, verify
+from prism.types import EvidenceCheck, EvidenceSentence, Span
+
+__all__ = ["align", "check", "fidelity", "sentences"]
+
+SUPPORT_FLOOR = 0.45
+"""Spans and sentences with less support than this count as not backed."""
+
+MAX_SENTENCE_CHARS = 2_000
+"""A longer sentence is cut, at whitespace if there is any: nobody wrote it as one."""
+
+_BLOCK_CHARS = 10_000  # what is given to the splitter at once: unbalanced quotes cost it quadratic time
+_MAX_SPANS = 3
+_MAX_TRIES = 20  # places looked at before a short text that occurs inside words only is given up
+_CANDIDATES = 8
+_MAX_POSTINGS = 20_000
+_GAP_WEIGHT = 0.25
+_MIN_BLOCK_WEIGHT = 4.0
+_MIN_SPAN_SHARE = 0.15
+_OUT_OF_ORDER = 0.8
+_MIN_SIMILARITY = 0.65
+# Keys of units that are taken; rapidfuzz holds "" and NUL for equal, so both are plain, and no unit has a space.
+_EXPLAINED, _USED = "our word", "their word"
+_SNAP_SHARE = 0.6  # a span that matches this much of its sentence is the whole sentence
+# All the searching one call may do, in code points scanned; a sentence costs as much as scanning 100,000, comparing
+# it approximately as much as two million. Past it, sentences count as not backed: 1 MB against 1 MB ends in seconds.
+_WORK = 4_000_000_000
+_WORK_PER_SENTENCE = 100_000
+_WORK_PER_COMPARISON = 2_000_000
+
+_DENSE = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_UNIT = re.compile(
+    rf"[{_DENSE}]"
+    r"|\d[\d.,]{0,40}(?<=\d)"
+    rf"|(?:[^\W{_DENSE}]|[{MARKS}]){{1,64}}"
+    r"|[<>=≤≥±%‰$€£¥°+]"
+)
+_DENSE_CHAR = re.compile(f"[{_DENSE}]")
+_WORD_CHAR = re.compile(rf"[^\W{_DENSE}]|[{MARKS}]")
+
+# --- sentences -------------------------------------------------------------------------------------------------------
+
+_FENCE = re.compile(r"\s*(?:```|~~~)")
+_MARKER = re.compile(
+    rf"\s*(?:[-*+•·–—▪◦‣]\s|\(?\d{{1,3}}[.)]\s(?!{MONTH})|\d{{1,3}}、|\(?[a-z]\)\s|#{{1,6}}\s|[>|]|```|~~~)"
+)
+_TERMINATED = re.compile(r"[.!?:;。！？：；…]['\"”’»)\]）」』]{0,3}$")
+_MISSED_STOP = re.compile(r"[。！？](?=[0-9A-Za-z])")  # the splitter misses these
+
+
+def sentences(text: str, language: str | None = None) -> list[tuple[int, int]]:
+    """Half-open code-point offsets of the sentences, trimmed, in order; together they cover all but whitespace.
+
+    List items, headings, table rows and lines of code are sentences of their own; prose wrapped at a column is not
+    broken at its line ends. Pieces without a letter or digit ("---") stay with the sentence before them. `language` is
+    an ISO 639-1 code; by default it is detected.
+    """
+    text = clean(text)
+    language = clean(language) if language else language_of(text)
+    found: list[tuple[int, int]] = []
+    for start, end in _blocks(text):
+        flat = text[start:end].replace("\n", " ").replace("\r", " ")
+        for lo, hi in _split(flat, language):
+            found.extend(_pieces(text, start + lo, start + hi))
+    return _merge_wordless(text, found)
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int]]:
+    """Stretches in which a line end is only a line end, each short enough for the splitter."""
+    start = 0
+    for end in _hard_ends(text):
+        while end - start > _BLOCK_CHARS:
+            cut = _cut(text, start, start + _BLOCK_CHARS)
+            yield start, cut
+            start = cut
+        yield start, end
+        start = end
+
+
+def _cut(text: str, start: int, limit: int) -> int:
+    """Where to cut a stretch that is too long: after a sentence, else at whitespace, else anywhere."""
+    for mark in (". ", "。", "\n", " "):
+        at = text.rfind(mark, start + (limit - start) // 2, limit)
+        if at >= 0:
+            return at + len(mark)
+    return limit
+
+
+def _hard_ends(text: str) -> Iterator[int]:
+    """Offsets after which a new sentence starts because of a line end, and the end of the text."""
+    lines = text.splitlines(keepends=True)
+    widths = _paragraph_widths(lines)
+    offset, fenced = 0, False
+    for number, line in enumerate(lines):
+        offset += len(line)
+        fence = bool(_FENCE.match(line))
+        fenced ^= fence
+        following = lines[number + 1] if number + 1 < len(lines) else ""
+        if fence or fenced or not _continues(line, following, widths[number]):
+            yield offset
+
+
+def _paragraph_widths(lines: Sequence[str]) -> list[int]:
+    """For each line, the length of the longest line in its run of non-blank lines."""
+    widths = [0] * len(lines)
+    first = 0
+    for number in range(len(lines) + 1):
+        if number == len(lines) or not lines[number].strip():
+            if number > first:
+                widest = max(len(line.rstrip()) for line in lines[first:number])
+                widths[first:number] = [widest] * (number - first)
+            first = number + 1
+    return widths
+
+
+def _continues(line: str, following: str, width: int) -> bool:
+    """Whether a sentence may run on over the end of `line`, in a paragraph whose longest line has `width` characters.
+
+    It may if the next word would not have fitted (wrapped at a column), or if it is in lower case and nothing ended.
+    """
+    line, following = line.rstrip(), following.strip()
+    if not line or not following or _MARKER.match(following) or line.lstrip()[0] in "#|>":
+        return False
+    dense = bool(_DENSE_CHAR.match(following))
+    next_word = 1 if dense else len(following.split(None, 1)[0])
+    if (20 if dense else 40) <= width <= 200 and len(line) + 1 + next_word > width:
+        return True
+    return width >= 20 and following[0].islower() and not _TERMINATED.search(line[-8:])
+
+
+def _split(flat: str, language: str) -> Iterator[tuple[int, int]]:
+    if not flat.strip():
+        return
+    at = 0
+    for boundary in sentencex.get_sentence_boundaries(language, flat):
+        end = int(boundary["end_index"])
+        for match in _MISSED_STOP.finditer(flat, at, end):
+            yield at, match.end()
+            at = match.end()
+        if end > at:
+            yield at, end
+            at = end
+    if at < len(flat):
+        yield at, len(flat)
+
+
+def _pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The sentence, trimmed, in pieces of at most `MAX_SENTENCE_CHARS`."""
+    while start < end:
+        piece = text[start : min(end, start + MAX_SENTENCE_CHARS)]
+        cut = start + len(piece)
+        if cut < end:
+            space = max(piece.rfind(" "), piece.rfind("\n"), piece.rfind("，"))
+            cut = start + space + 1 if space > MAX_SENTENCE_CHARS // 2 else cut
+            piece = text[start:cut]
+        if piece.strip():
+            yield start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())
+        start = cut
+
+
+def _merge_wordless(text: str, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    wordless = False  # whether the last one kept has no unit yet
+    for start, end in found:
+        has_units = _UNIT.search(text, start, end) is not None
+        room = bool(merged) and end - merged[-1][0] <= MAX_SENTENCE_CHARS
+        if room and (wordless or not has_units):
+            merged[-1] = (merged[-1][0], end)
+            wordless = wordless and not has_units
+        else:
+            merged.append((start, end))
+            wordless = not has_units
+    return merged
+
+
+# --- units -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Units:
+    """The units of a text: folded form, key (forms that differ in their endings share it), weight, offsets."""
+
+    forms: list[str]
+    keys: list[str]
+    weights: list[float]
+    starts: list[int]
+    ends: list[int]
+
+
+def _units(text: str) -> _Units:
+    units = _Units([], [], [], [], [])
+    for match in _UNIT.finditer(text):
+        form = fold(match[0])
+        units.forms.append(form)
+        units.keys.append(form[:4] if len(form) > 4 and form.isalpha() else form)
+        units.weights.append(_weight(form))
+        units.starts.append(match.start())
+        units.ends.append(match.end())
+    return units
+
+
+def _weight(form: str) -> float:
+    if form[:1].isdigit():
+        return float(min(max(len(form), 4), 8))
+    return 2.0 if _DENSE_CHAR.match(form) else float(min(len(form), 8))
+
+
+def _flat(text: str) -> tuple[str, list[int], list[int]]:
+    """Lower case with single spaces, one character for each kept; and where each word starts in it and in `text`."""
+    lowered = text.lower()
+    if len(lowered) != len(text):  # a few capitals become two characters: those keep their case
+        lowered = "".join(low if len(low := c.lower()) == 1 else c for c in text)
+    lowered = lowered.replace("ς", "σ")  # which of the two `lower` gives depends on what follows
+    words, here, there, length = [], [], [], 0
+    for match in re.finditer(r"\S+", lowered):
+        words.append(match[0])
+        here.append(length)
+        there.append(match.start())
+        length += len(match[0]) + 1
+    return " ".join(words), here, there
+
+
+@dataclass
+class _Document:
+    """A document prepared for alignment, and the searching still allowed in it."""
+
+    text: str
+    borders: list[tuple[int, int]]
+    work: int = _WORK
+    flat: str = field(init=False)
+    flat_starts: list[int] = field(init=False)
+    word_starts: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.flat, self.flat_starts, self.word_starts = _flat(self.text)
+
+    @cached_property
+    def border_starts(self) -> set[int]:
+        return {start for start, _ in self.borders}
+
+    @cached_property
+    def border_ends(self) -> set[int]:
+        return {end for _, end in self.borders}
+
+    @cached_property
+    def units(self) -> _Units:
+        return _units(self.text)
+
+    @cached_property
+    def joined(self) -> tuple[str, list[int]]:
+        """All unit forms between separators, and where each starts: verbatim search that ignores punctuation."""
+        starts, length = [], 0
+        for form in self.units.forms:
+            starts.append(length)
+            length += len(form) + 1
+        return "\x1f" + "\x1f".join(self.units.forms) + "\x1f", starts
+
+    @cached_property
+    def ranges(self) -> list[tuple[int, int]]:
+        """Unit indices of each sentence."""
+        starts = self.units.starts
+        return [(bisect_left(starts, lo), bisect_left(starts, hi)) for lo, hi in self.borders]
+
+    @cached_property
+    def postings(self) -> dict[str, list[int]]:
+        """The sentences each key occurs in, in order."""
+        postings: dict[str, list[int]] = defaultdict(list)
+        for number, (lo, hi) in enumerate(self.ranges):
+            for key in dict.fromkeys(self.units.keys[lo:hi]):
+                postings[key].append(number)
+        return postings
+
+    def nearest(self, needle: str, hay: str, near: int, fits: Callable[[int], bool]) -> int:
+        """The place of `needle` in `hay` nearest to `near` that `fits`; -1 if there is none."""
+        ahead = self._scan(needle, hay, near, len(hay), fits)
+        reach = min(near, ahead - near) if ahead >= 0 else near
+        behind = self._scan(needle, hay, near - reach, near + len(needle) - 1, fits, backwards=True)
+        return min((at for at in (ahead, behind) if at >= 0), key=lambda at: abs(at - near), default=-1)
+
+    def _scan(
+        self, needle: str, hay: str, start: int, end: int, fits: Callable[[int], bool], *, backwards: bool = False
+    ) -> int:
+        for _ in range(_MAX_TRIES):
+            if self.work <= 0 or start >= end:
+                return -1
+            at = hay.rfind(needle, start, end) if backwards else hay.find(needle, start, end)
+            self.work -= end - start if at < 0 else end - at if backwards else at - start
+            if at < 0 or fits(at):
+                return at
+            start, end = (start, at + len(needle) - 1) if backwards else (at + 1, end)
+        return -1
+
+
+# --- verbatim --------------------------------------------------------------------------------------------------------
+
+_OPENERS = "([{\"'`“„«《「『（"
+_DIGIT_BEFORE = re.compile(r"\d[.,]?$")
+_DIGIT_AFTER = re.compile(r"[.,]?\d")
+
+
+def _glued(text: str, at: int) -> bool:
+    """Whether a cut at `at` goes through a word or a number."""
+    if not 0 < at < len(text):
+        return False
+    if _WORD_CHAR.match(text[at - 1]) and _WORD_CHAR.match(text[at]):
+        return True
+    return bool(_DIGIT_BEFORE.search(text[max(0, at - 2) : at]) and _DIGIT_AFTER.match(text[at : at + 2]))
+
+
+def _verbatim(sentence: str, document: _Document, near: int) -> tuple[int, int] | None:
+    """Where the document has the sentence but for whitespace and case; failing that, but for punctuation too."""
+    document.work -= _WORK_PER_SENTENCE
+    if document.work <= 0:
+        return None
+    needle = _flat(sentence)[0]
+    flat_near = _place(document.flat_starts, document.word_starts, near, backwards=True)
+
+    def original(at: int) -> tuple[int, int]:
+        last = at + len(needle) - 1
+        return (
+            _place(document.flat_starts, document.word_starts, at),
+            _place(document.flat_starts, document.word_starts, last) + 1,
+        )
+
+    def fits(at: int) -> bool:
+        start, end = original(at)
+        return (start in document.border_starts or not _glued(document.text, start)) and (
+            end in document.border_ends or not _glued(document.text, end)
+        )
+
+    at = document.nearest(needle, document.flat, flat_near, fits) if needle else -1
+    if at >= 0:
+        return original(at)
+    return _same_words(_units(sentence).forms, document, near)
+
+
+def _place(froms: list[int], tos: list[int], at: int, *, backwards: bool = False) -> int:
+    """Carry an offset from the flat text to the document, or back."""
+    if backwards:
+        froms, tos = tos, froms
+    word = max(0, bisect_right(froms, at) - 1)
+    return tos[word] + at - froms[word] if froms else 0
+
+
+def _same_words(forms: list[str], document: _Document, near: int) -> tuple[int, int] | None:
+    joined, starts = document.joined
+    units = document.units
+    first_near = bisect_left(units.starts, near)
+    joined_near = starts[first_near] if first_near < len(starts) else 0
+    needle = "\x1f" + "\x1f".join(forms) + "\x1f"
+    at = document.nearest(needle, joined, joined_near, lambda _: True) if forms else -1
+    if at < 0:
+        return None
+    first = bisect_left(starts, at)
+    return _snapped(document, first, first + len(forms) - 1, snap=False)
+
+
+def _snapped(document: _Document, first: int, last: int, *, snap: bool) -> tuple[int, int]:
+    """Offsets of the units `first` to `last`, or of their whole sentence if they are all of it or `snap` says so."""
+    number = bisect_right(document.ranges, (first, len(document.units.forms) + 1)) - 1
+    if number >= 0:
+        lo, hi = document.ranges[number]
+        if last < hi and (snap or (first == lo and last == hi - 1)):
+            return document.borders[number]
+    start, end = document.units.starts[first], document.units.ends[last]
+    opened = len(document.text[max(0, start - 2) : start]) - len(
+        document.text[max(0, start - 2) : start].rstrip(_OPENERS)
+    )
+    return start - opened, end
+
+
+# --- approximate -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A stretch of the document that says part of an evidence sentence."""
+
+    start: int
+    end: int
+    credits: dict[int, float]
+    """Matched evidence units, each with its share of a full match."""
+    skipped: float
+    """Weight of the document units in between that match nothing."""
+    gain: float
+
+
+def _similarity(a: str, b: str) -> float:
+    if a == b:
+        return 1.0
+    ratio = fuzz.ratio(a, b) / 100
+    return ratio if ratio >= _MIN_SIMILARITY else 0.0
+
+
+def _compare(sentence: _Units, free: list[str], document: _Document, number: int) -> _Match | None:
+    """Match the evidence units that are still free (the others have a key that equals none) with one document sentence."""
+    lo, hi = document.ranges[number]
+    units = document.units
+    ours, theirs = list(free), units.keys[lo:hi]
+    credits: dict[int, float] = {}
+    matched: set[int] = set()
+    for factor in (1.0, _OUT_OF_ORDER, _OUT_OF_ORDER):  # later passes find what was moved
+        blocks = _blocks_in_order(sentence, ours, document, lo, theirs)
+        if not blocks:
+            break
+        for e, d, size in blocks:
+            for k in range(size):
+                similarity = _similarity(sentence.forms[e + k], units.forms[lo + d + k])
+                ours[e + k], theirs[d + k] = _EXPLAINED, _USED
+                if similarity:
+                    credits[e + k] = factor * similarity
+                    matched.add(lo + d + k)
+    if not credits:
+        return None
+    first, last = min(matched), max(matched)
+    skipped = sum(units.weights[i] for i in range(first, last + 1) if i not in matched)
+    whole = sum(units.weights[lo:hi])
+    snap = sum(units.weights[i] for i in matched) >= _SNAP_SHARE * whole
+    start, end = _snapped(document, first, last, snap=snap)
+    weight = sum(credit * sentence.weights[i] for i, credit in credits.items())
+    return _Match(start, end, credits, skipped, weight - _GAP_WEIGHT * skipped)
+
+
+def _blocks_in_order(
+    sentence: _Units, ours: list[str], document: _Document, lo: int, theirs: list[str]
+) -> list[tuple[int, int, int]]:
+    """Runs of equal keys (evidence index, document index, length) that are more than chance."""
+    blocks = [(b.a, b.b, b.size) for b in LCSseq.editops(ours, theirs).as_matching_blocks() if b.size]
+
+    def weight(block: tuple[int, int, int]) -> float:
+        return sum(sentence.weights[block[0] : block[0] + block[2]])
+
+    def strong(block: tuple[int, int, int]) -> bool:
+        first, size = block[0], block[2]
+        dense = sum(bool(_DENSE_CHAR.match(form)) for form in sentence.forms[first : first + size])
+        return dense >= 2 or max(sentence.weights[first : first + size]) >= _MIN_BLOCK_WEIGHT
+
+    def near(a: tuple[int, int, int], b: tuple[int, int, int]) -> bool:
+        return b[0] - a[0] - a[2] <= 2 and b[1] - a[1] - a[2] <= 2
+
+    # Short words count beside a strong run only.
+    kept = [
+        block
+        for i, block in enumerate(blocks)
+        if strong(block)
+        or (i > 0 and strong(blocks[i - 1]) and near(blocks[i - 1], block))
+        or (i + 1 < len(blocks) and strong(blocks[i + 1]) and near(block, blocks[i + 1]))
+    ]
+
+    def gap(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
+        return _GAP_WEIGHT * sum(document.units.weights[lo + a[1] + a[2] : lo + b[1]])
+
+    while len(kept) > 1 and weight(kept[0]) < gap(kept[0], kept[1]):
+        kept.pop(0)
+    while len(kept) > 1 and weight(kept[-1]) < gap(kept[-2], kept[-1]):
+        kept.pop()
+    return kept
+
+
+def _candidates(sentence: _Units, document: _Document) -> list[int]:
+    """The document sentences that share most with the evidence sentence, rare units counting more."""
+    shared: dict[int, float] = defaultdict(float)
+    weights: dict[str, float] = dict(zip(sentence.keys, sentence.weights, strict=True))
+    visited = 0
+    for key in sorted(weights, key=lambda key: len(document.postings.get(key, ()))):
+        places = document.postings.get(key, [])
+        visited += len(places)
+        if visited > _MAX_POSTINGS:
+            break
+        rarity = math.log(1 + len(document.borders) / len(places)) if places else 0.0
+        for number in places:
+            shared[number] += weights[key] * rarity
+    return sorted(shared, key=lambda number: (-shared[number], number))[:_CANDIDATES]
+
+
+def _cover(sentence: _Units, document: _Document, near: int) -> list[_Match]:
+    """Greedy: take the stretch that says most of what is not yet explained, while there is one worth it."""
+    free = list(sentence.keys)
+    total = sum(sentence.weights)
+    candidates = _candidates(sentence, document)
+    chosen: list[_Match] = []
+    while len(chosen) < _MAX_SPANS:
+        found = [match for number in candidates if (match := _compare(sentence, free, document, number))]
+        best = max(found, key=lambda match: (match.gain, -abs(match.start - near)), default=None)
+        if best is None or best.gain < max(_MIN_SPAN_SHARE * total, _MIN_BLOCK_WEIGHT):
+            break
+        chosen.append(best)
+        for unit in best.credits:
+            free[unit] = _EXPLAINED
+    return _joined(chosen)
+
+
+def _joined(matches: list[_Match]) -> list[_Match]:
+    """In reading order, overlapping stretches made one."""
+    joined: list[_Match] = []
+    for match in sorted(matches, key=lambda match: (match.start, match.end)):
+        if joined and match.start < joined[-1].end:
+            before = joined.pop()
+            match = _Match(
+                before.start,
+                max(before.end, match.end),
+                before.credits | match.credits,
+                before.skipped + match.skipped,
+                before.gain + match.gain,
+            )
+        joined.append(match)
+    return joined
+
+
+def _supports(sentence: _Units, matches: list[_Match]) -> tuple[list[float], float]:
+    """Support of each match for its part of the sentence, and of the sentence (see the module's definition)."""
+    owners = {unit: number for number, match in enumerate(matches) for unit in match.credits}
+    owned = sorted(owners)
+    parts = [0.0] * len(matches)
+    for unit, weight in enumerate(sentence.weights):
+        at = bisect_left(owned, unit)
+        nearest = min(owned[max(0, at - 1) : at + 1], key=lambda other: (abs(other - unit), other))
+        parts[owners[nearest]] += weight
+    backed = [sum(c * sentence.weights[u] for u, c in match.credits.items()) for match in matches]
+    costs = [part + _GAP_WEIGHT * match.skipped for part, match in zip(parts, matches, strict=True)]
+    each = [_share(b, c) for b, c in zip(backed, costs, strict=True)]
+    return each, _share(sum(backed), sum(costs))
+
+
+def _share(part: float, whole: float) -> float:
+    return round(min(1.0, part / whole), 4)
+
+
+def _approximate(text: str, document: _Document, near: int) -> tuple[tuple[Span, ...], float]:
+    if document.work < _WORK_PER_COMPARISON:
+        return (), 0.0
+    document.work -= _WORK_PER_COMPARISON
+    sentence = _units(text)
+    matches = _cover(sentence, document, near)
+    while matches:
+        each, whole = _supports(sentence, matches)
+        weakest = min(range(len(each)), key=lambda i: each[i])
+        if each[weakest] >= SUPPORT_FLOOR:
+            if whole < SUPPORT_FLOOR:
+                break
+            spans = (Span(start=m.start, end=m.end, support=s) for m, s in zip(matches, each, strict=True))
+            return tuple(spans), whole
+        del matches[weakest]
+    return (), 0.0
+
+
+# --- the three questions ---------------------------------------------------------------------------------------------
+
+
+def align(evidence: str, document: str, *, language: str | None = None) -> tuple[EvidenceSentence, ...]:
+    """The sentences of the evidence, each with the document spans that back it (support: see the module).
+
+    A sentence that occurs more than once is taken to come from the place nearest to where the sentence before it
+    ended. Spans of one sentence are in reading order and do not overlap.
+    """
+    ours, theirs = clean(evidence), clean(document)
+    prepared = _Document(theirs, sentences(theirs, language))
+    aligned: list[EvidenceSentence] = []
+    near = 0
+    spans: tuple[Span, ...]
+    for start, end in sentences(ours, language):
+        exact = _verbatim(ours[start:end], prepared, near)
+        if exact is not None:
+            support = 1.0
+            spans = (Span(start=exact[0], end=exact[1], support=1.0),)
+        else:
+            spans, support = _approximate(ours[start:end], prepared, near)
+        near = spans[-1].end if spans else near
+        aligned.append(EvidenceSentence(text=evidence[start:end], start=start, end=end, spans=spans, support=support))
+    return tuple(aligned)
+
+
+def _merged(aligned: Iterable[EvidenceSentence]) -> tuple[Span, ...]:
+    """All spans in reading order, overlapping ones made one with the higher support."""
+    merged: list[Span] = []
+    for span in sorted((s for sentence in aligned for s in sentence.spans), key=lambda s: (s.start, s.end)):
+        if merged and span.start < merged[-1].end:
+            before = merged.pop()
+            span = Span(start=before.start, end=max(before.end, span.end), support=max(before.support, span.support))
+        merged.append(span)
+    return tuple(merged)
+
+
+def check(
+    evidence: str,
+    document: str,
+    *,
+    contribution: str | None = None,
+    query: str | None = None,
+    language: str | None = None,
+) -> EvidenceCheck:
+    """Verify one evidence text, and the contribution if given, against its document.
+
+    Facts of the evidence must occur in the document; those of the contribution, in the document or the query.
+    Compression is len(evidence) / len(document) in code points; an empty document counts as one.
+    """
+    aligned = align(evidence, document, language=language)
+    length = sum(sentence.end - sentence.start for sentence in aligned)
+    support = sum(sentence.support * (sentence.end - sentence.start) for sentence in aligned) / max(length, 1)
+    haystack = Haystack(document, language)
+    looked_up = [(facts(evidence, language), (haystack,))]
+    if contribution is not None:
+        asked = (Haystack(query, language),) if query is not None else ()
+        looked_up.append((facts(contribution, language), (haystack, *asked)))
+    return EvidenceCheck(
+        sentences=aligned,
+        spans=_merged(aligned),
+        support=min(1.0, support),
+        fidelity=verify(looked_up),
+        compression=len(evidence) / max(len(document), 1),
+    )

@@ -1,0 +1,210 @@
+"""What a rerank call answers, and how it is shown: to an LLM, in a terminal, in a notebook.
+
+Everything shown comes from documents and from a model that read them, so it is data wherever it goes. For an LLM each
+source begins with a header in the first column and every line of its evidence is quoted:
+
+    [1] id="aws-keys" title="Rotating access keys"
+    Contribution: Lists the commands that replace a key without downtime.
+    > Create a second key, switch the clients to it, then delete the first.
+
+A document cannot forge a header or another source: its lines all begin with `> `, its contribution is put on one line,
+and id and title are JSON strings. In a terminal control characters are replaced and markup is not read; in HTML all
+text is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from pydantic import PrivateAttr
+
+from prism.errors import InputError
+from prism.types import Judgment, Outcome, Record, Usage
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+CountTokens = Callable[[str], int]
+
+# Control characters but tab and newline, line and paragraph separators, bidirectional overrides, lone surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class RerankResult(Record):
+    """Judgments, best first; documents that could not be judged stand last, with `error`."""
+
+    query: str
+    model: str
+    judgments: tuple[Judgment, ...]
+    usage: Usage
+    """Tokens of all documents sent, returned or not."""
+    warnings: tuple[str, ...] = ()
+    _count: CountTokens | None = PrivateAttr(default=None)
+
+    def __len__(self) -> int:
+        return len(self.judgments)
+
+    def __iter__(self) -> Iterator[Judgment]:  # type: ignore[override]  # pydantic would iterate over field names
+        return iter(self.judgments)
+
+    def __getitem__(self, rank: int) -> Judgment:
+        return self.judgments[rank]
+
+    def context(self, *, max_tokens: int | None = None, count: CountTokens | None = None) -> str:
+        """The evidence as a passage for an LLM: whole sources, best first, as long as they fit in `max_tokens`.
+
+        Source `[n]` is `result[n - 1]`; documents without evidence are left out. Tokens are counted as the reranker's
+        own model counts them, or by `count`. A result read back from JSON or a pickle has left its tokenizer behind
+        and needs `count`. Raises InputError without one.
+        """
+        count = count or self._count
+        if max_tokens is not None and count is None:
+            raise InputError(
+                "a saved result has no tokenizer to count with: pass count=, a function from text to tokens"
+            )
+        text = ""
+        for rank, judgment in enumerate(self.judgments, start=1):
+            if not judgment.evidence:
+                continue
+            longer = f"{text}\n{_source(rank, judgment)}" if text else _source(rank, judgment)
+            if max_tokens is not None and count is not None and count(longer) > max_tokens:
+                break
+            text = longer
+        return text
+
+    def counting_with(self, count: CountTokens) -> RerankResult:
+        """The same result, whose `context` counts tokens with `count`."""
+        counting = self.model_copy()
+        counting._count = count
+        return counting
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return {**super().__getstate__(), "__pydantic_private__": {"_count": None}}  # a tokenizer is not a result
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RerankResult) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash((self.query, self.model, self.judgments))
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        out = StringIO()
+        Console(file=out, width=110, color_system=None, force_terminal=False).print(self.__rich__())
+        return out.getvalue()
+
+    def __rich__(self) -> Table:
+        return _table(self.judgments)
+
+    def _repr_html_(self) -> str:
+        return _html(self.query, self.judgments)
+
+
+def printable(text: str) -> str:
+    """Text that can only be read: what could steer a terminal becomes U+FFFD, one for one, so offsets stay right."""
+    return _UNPRINTABLE.sub("\ufffd", text.replace("\r", " "))
+
+
+# --- for an LLM ------------------------------------------------------------------------------------------------------
+
+
+def _source(rank: int, judgment: Judgment) -> str:
+    names = [f"{name}={_quoted(value)}" for name, value in (("id", judgment.id), ("title", judgment.title)) if value]
+    header = f"[{rank}] {' '.join(names) or f'document={judgment.index}'}"
+    if judgment.outcome is Outcome.CUT_OFF:
+        header += " (cut off)"
+    lines = [header]
+    if judgment.contribution:
+        lines.append(f"Contribution: {' '.join(printable(judgment.contribution).split())}")
+    lines += [f"> {line}".rstrip() for line in printable(judgment.evidence or "").splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(printable(text), ensure_ascii=False)
+
+
+# --- for people ------------------------------------------------------------------------------------------------------
+
+
+def source_name(judgment: Judgment) -> str:
+    """What to call a document in a table: its title, its id, or its place in the caller's list."""
+    return " · ".join(filter(None, (judgment.title, judgment.id))) or f"document {judgment.index}"
+
+
+def notes(judgment: Judgment) -> list[str]:
+    """What a reader should know before trusting a judgment."""
+    found = []
+    if judgment.error:
+        found.append(f"error: {judgment.error}")
+    if judgment.outcome in (Outcome.CUT_OFF, Outcome.MALFORMED):
+        found.append(f"written text {judgment.outcome.replace('_', ' ')}")
+    if judgment.truncation:
+        found.append(f"read {judgment.truncation.read_chars:,} of {judgment.truncation.total_chars:,} characters")
+    if judgment.unsupported:
+        found.append("not in the document: " + ", ".join(item.text for item in judgment.unsupported))
+    return found
+
+
+def _table(judgments: Sequence[Judgment]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 1, 0))
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("document", max_width=28, overflow="fold")
+    table.add_column("what it contributes", overflow="fold", ratio=1)
+    for rank, judgment in enumerate(judgments, start=1):
+        score = "" if judgment.score is None else f"{judgment.score:.3f}"
+        table.add_row(
+            Text(str(rank)),
+            Text(score),
+            Text(judgment.verdict or "error"),
+            _text(source_name(judgment)),
+            _cell(judgment),
+        )
+    return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    from rich.text import Text
+
+    return Text(printable(text), style)
+
+
+def _cell(judgment: Judgment) -> Text:
+    from rich.text import Text
+
+    parts = [_text(judgment.contribution, "bold")] if judgment.contribution else []
+    parts += [_text(judgment.evidence)] if judgment.evidence else []
+    parts += [_text(f"({note})", "yellow") for note in notes(judgment)]
+    return Text("\n").join(parts)
+
+
+def _html(query: str, judgments: Sequence[Judgment]) -> str:
+    rows = "".join(_row(rank, judgment) for rank, judgment in enumerate(judgments, start=1))
+    head = "".join(f"<th>{name}</th>" for name in ("", "score", "verdict", "document", "what it contributes"))
+    return f"<table><caption>{_escaped(query)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _row(rank: int, judgment: Judgment) -> str:
+    score = "" if judgment.score is None else f"{judgment.score:.3f}"
+    parts = [f"<b>{_escaped(judgment.contribution)}</b>"] if judgment.contribution else []
+    parts += [_escaped(judgment.evidence)] if judgment.evidence else []
+    parts += [f"<i>({_escaped(note)})</i>" for note in notes(judgment)]
+    cells = (str(rank), score, judgment.verdict or "error", _escaped(source_name(judgment)), "<br>".join(parts))
+    return "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>"
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text)).replace("\n", "<br>")

@@ -1,0 +1,395 @@
+"""How a pair becomes token ids, and how written text becomes contribution and evidence.
+
+One object does both, in training, evaluation and serving alike, so the prompt can never differ between them:
+
+    TemplateSpec   the text, label words, tags and limits: plain data, stored in a checkpoint's `prism.json`
+    Template       a spec bound to a tokenizer: renders, supervises, truncates the document only, parses
+
+Control tokens come from the template's own text alone. What a caller sends is tokenized with the tokenizer's added
+tokens removed, so a document that contains `<|im_end|>` stays text and cannot end the turn or forge an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, ValidationError, field_validator
+
+from prism.errors import InputError, TemplateError
+from prism.types import Document, Outcome, Record, Truncation, Verdict, first_problem
+
+_SLOTS = re.compile(r"\{(instruction|query|document)\}")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_CHARS_PER_TOKEN = 16
+"""First guess of how much text can fill a budget; widened until it does."""
+
+
+class TemplateSpec(Record):
+    """Everything about a prompt that travels with a checkpoint."""
+
+    name: str
+    text: str
+    """The prompt up to the label, with `{query}`, `{document}` and, if the model takes one, `{instruction}`."""
+    default_instruction: str = ""
+    yes: str = "yes"
+    no: str = "no"
+    contribution_tag: str = Field(default="contribution", pattern=r"^[A-Za-z][\w-]*$")
+    evidence_tag: str = Field(default="evidence", pattern=r"^[A-Za-z][\w-]*$")
+    end_of_turn: str = "<|im_end|>"
+    max_prompt_tokens: int = Field(default=8192, ge=16)
+    max_written_tokens: int = Field(default=512, ge=8)
+
+    @field_validator("text")
+    @classmethod
+    def _slots(cls, text: str) -> str:
+        slots = _SLOTS.findall(text)
+        if slots.count("document") != 1 or "query" not in slots:
+            raise ValueError(f"a template needs {{query}} and exactly one {{document}}, got the slots {slots}")
+        return text
+
+
+PRISM = TemplateSpec(
+    name="prism",
+    text="<|im_start|>user\n{instruction}\nQuery: {query}\nDocument: {document}<|im_end|>\n<|im_start|>assistant\n",
+    default_instruction="Does the document help to answer the query?",
+)
+
+QWEN3_RERANKER = TemplateSpec(
+    # The published interface of Qwen3-Reranker (model card of Qwen/Qwen3-Reranker-4B), to the letter.
+    name="qwen3-reranker",
+    text=(
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct"
+        ' provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+        "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+        "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    ),
+    default_instruction="Given a web search query, retrieve relevant passages that answer the query",
+)
+
+BUILT_IN: Mapping[str, TemplateSpec] = {spec.name: spec for spec in (PRISM, QWEN3_RERANKER)}
+
+
+def load_spec(name_or_path: str | Path) -> TemplateSpec:
+    """A built-in template by name, or one from a JSON file of `TemplateSpec` fields.
+
+    Raises TemplateError naming the built-ins when neither fits.
+    """
+    if str(name_or_path) in BUILT_IN:
+        return BUILT_IN[str(name_or_path)]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise TemplateError(
+            f"no template {str(name_or_path)!r}: expected one of {', '.join(BUILT_IN)} or a JSON file of template fields"
+        )
+    try:
+        return TemplateSpec.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise TemplateError(f"{path} is not a template: {first_problem(error)}") from error
+
+
+def spec_from_chat_template(tokenizer: Any) -> TemplateSpec | None:
+    """Read the prompt of a checkpoint that follows the sentence-transformers reranker convention.
+
+    Such a chat template takes the roles `query` and `document` (and `system` for the instruction). It is rendered with
+    sentinels and cut at them, never retyped: public copies of one such prompt already differ by a character.
+    Returns None when the tokenizer has no chat template of that kind.
+    """
+    sentinels = {slot: f"\ue000{slot}\ue001" for slot in ("instruction", "query", "document")}
+    pair = [{"role": role, "content": sentinels[role]} for role in ("query", "document")]
+    system = {"role": "system", "content": sentinels["instruction"]}
+    plain = _render_chat(tokenizer, pair)
+    if plain is None or any(plain.count(message["content"]) != 1 for message in pair):
+        return None
+    instructed = _render_chat(tokenizer, [system, *pair])
+    default = ""
+    text = plain
+    if instructed is not None and instructed.count(sentinels["instruction"]) == 1:
+        default = _default_instruction(plain, instructed, sentinels)
+        text = instructed
+    for slot, sentinel in sentinels.items():
+        text = text.replace(sentinel, f"{{{slot}}}")
+    return TemplateSpec(name="chat-template", text=text, default_instruction=default)
+
+
+def _render_chat(tokenizer: Any, messages: list[dict[str, str]]) -> str | None:
+    from jinja2 import TemplateError as JinjaError
+
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    try:
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except (JinjaError, ValueError, TypeError, KeyError):  # an ordinary chat template refuses the roles
+        return None
+    return rendered if isinstance(rendered, str) else None
+
+
+def _default_instruction(plain: str, instructed: str, sentinels: Mapping[str, str]) -> str:
+    """What the chat template itself says where the instruction would stand."""
+    before, rest = instructed.split(sentinels["instruction"])
+    after = rest[: rest.index(sentinels["query"]) + len(sentinels["query"])]
+    if plain.startswith(before) and after in plain:
+        return plain[len(before) : plain.index(after)]
+    return QWEN3_RERANKER.default_instruction
+
+
+class Prompt(NamedTuple):
+    """A rendered pair."""
+
+    ids: list[int]
+    truncation: Truncation | None
+    """None when the whole document is in the prompt."""
+
+
+class Part(Enum):
+    """What a token of a supervised sequence is there for."""
+
+    PROMPT = 0
+    TEXT = 1
+    """Prompt tokens of the query and document texts: where a language-model loss may apply."""
+    LABEL = 2
+    WRITTEN = 3
+
+
+class Supervised(NamedTuple):
+    """A training sequence."""
+
+    ids: list[int]
+    parts: list[Part]
+    """One per id; exactly one is LABEL."""
+    truncation: Truncation | None
+
+
+class Written(NamedTuple):
+    """What was read out of a written text."""
+
+    outcome: Outcome
+    contribution: str | None
+    evidence: str | None
+
+
+class Template:
+    """A `TemplateSpec` bound to a tokenizer.
+
+    Raises TemplateError when the tokenizer cannot carry the template: a label that is not a single token, an unknown
+    end-of-turn token, or a tokenizer without a fast backend.
+    """
+
+    def __init__(self, spec: TemplateSpec, tokenizer: Any) -> None:
+        self.spec = spec
+        self.tokenizer = tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise TemplateError(f"{type(tokenizer).__name__} has no fast backend: save the tokenizer as tokenizer.json")
+        self._plain = _without_added_tokens(backend)
+        self._control = {token.content: id_ for id_, token in tokenizer.added_tokens_decoder.items()}
+        self._split_control = re.compile(
+            "|".join(map(re.escape, sorted(self._control, key=len, reverse=True))) or r"(?!)"
+        )
+        self._prompt = self._chunks(spec.text)
+        tags = f"\n{self.contribution_open}{{query}}{self.contribution_close}\n{self.evidence_open}{{document}}"
+        self._target = self._chunks(tags + self.evidence_close + spec.end_of_turn)
+        self.yes_id = self._single(spec.yes)
+        self.no_id = self._single(spec.no)
+        if spec.end_of_turn not in self._control:
+            raise TemplateError(
+                f"template {spec.name!r} ends turns with {spec.end_of_turn!r}, which is not a token of this tokenizer:"
+                " pass the template the checkpoint was trained with"
+            )
+        eos = tokenizer.eos_token_id
+        self.stop_ids = frozenset({self._control[spec.end_of_turn]} | ({eos} if eos is not None else set()))
+        self.stop_strings = (self.evidence_close,)
+
+    contribution_open = property(lambda self: f"<{self.spec.contribution_tag}>")
+    contribution_close = property(lambda self: f"</{self.spec.contribution_tag}>")
+    evidence_open = property(lambda self: f"<{self.spec.evidence_tag}>")
+    evidence_close = property(lambda self: f"</{self.spec.evidence_tag}>")
+
+    @property
+    def label_ids(self) -> tuple[int, int]:
+        """Token ids of (yes, no)."""
+        return self.yes_id, self.no_id
+
+    @property
+    def takes_instruction(self) -> bool:
+        return "{instruction}" in self.spec.text
+
+    # --- rendering ---------------------------------------------------------------------------------------------------
+
+    def render(
+        self, query: str, document: Document, *, instruction: str | None = None, max_tokens: int | None = None
+    ) -> Prompt:
+        """Token ids of a pair, at most `max_tokens` (default: the template's limit). Only the document is cut.
+
+        Raises InputError when the instruction and query alone leave no room for the document.
+        """
+        limit = self.spec.max_prompt_tokens if max_tokens is None else max_tokens
+        fills = self._fills(query, document, instruction)
+        encoded, cut = self._fit(fills, limit)
+        ids = [id_ for id_, _ in encoded]
+        return Prompt(ids, _truncation(document, fills["document"], cut))
+
+    def supervise(
+        self,
+        query: str,
+        document: Document,
+        verdict: Verdict,
+        *,
+        contribution: str | None = None,
+        evidence: str | None = None,
+        instruction: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Supervised:
+        """The prompt, the label and (for a yes with both texts) the written part, ended by the end-of-turn token.
+
+        A yes without texts stops after its label: nothing is known about what should follow. The document is cut until
+        prompt and target fit in `max_tokens`. Raises InputError when they cannot.
+        """
+        limit = self.spec.max_prompt_tokens + self.spec.max_written_tokens if max_tokens is None else max_tokens
+        target = [(self.yes_id if verdict == "yes" else self.no_id, Part.LABEL)]
+        if verdict == "no":
+            target.append((self._control[self.spec.end_of_turn], Part.WRITTEN))
+        elif contribution and evidence:
+            fills = {"query": clean(contribution), "document": clean(evidence)}
+            target += [(id_, Part.WRITTEN) for id_, _ in self._encode(self._target, fills)]
+        fills = self._fills(query, document, instruction)
+        encoded, cut = self._fit(fills, limit - len(target))
+        sequence = encoded + target
+        return Supervised(
+            [id_ for id_, _ in sequence], [part for _, part in sequence], _truncation(document, fills["document"], cut)
+        )
+
+    def _fills(self, query: str, document: Document, instruction: str | None) -> dict[str, str]:
+        if instruction is not None and not self.takes_instruction:
+            raise InputError(f"template {self.spec.name!r} takes no instruction: leave it out")
+        chosen = self.spec.default_instruction if instruction is None else instruction
+        body = f"{document.title}\n{document.text}" if document.title else document.text
+        return {"instruction": clean(chosen), "query": clean(query), "document": clean(body)}
+
+    def _fit(self, fills: dict[str, str], limit: int) -> tuple[list[tuple[int, Part]], int]:
+        """Encoded prompt within `limit` tokens, and how many characters of the document it holds."""
+        body = fills["document"]
+        # A budget's worth of text first: a megabyte is not tokenized to be thrown away.
+        taken = min(len(body), max(limit, 1) * _CHARS_PER_TOKEN)
+        while True:
+            encoded = self._encode(self._prompt, {**fills, "document": body[:taken]})
+            if len(encoded) > limit:
+                return self._cut(fills, body[:taken], limit)
+            if taken == len(body):
+                return encoded, len(body)
+            taken = min(len(body), taken * 4)
+
+    def _cut(self, fills: dict[str, str], body: str, limit: int) -> tuple[list[tuple[int, Part]], int]:
+        """Shorten `body` until the prompt fits; the suffix the score is read after always survives."""
+        fixed = len(self._encode(self._prompt, {**fills, "document": ""}))
+        if fixed >= limit:
+            raise InputError(
+                f"instruction and query take {fixed} of {limit} tokens and leave no room for a document:"
+                " shorten the query or raise the limit"
+            )
+        starts = [start for start, _ in self._plain.encode(body, add_special_tokens=False).offsets]
+        keep = min(limit - fixed, len(starts) - 1)
+        while True:
+            # Token borders shift a little where the text meets its neighbours: re-encode and give way until it fits.
+            cut = starts[keep] if keep > 0 else 0
+            encoded = self._encode(self._prompt, {**fills, "document": body[:cut]})
+            if len(encoded) <= limit or cut == 0:
+                return encoded, cut
+            keep -= max(1, len(encoded) - limit)
+
+    def _encode(
+        self, chunks: Iterable[int | list[tuple[str, bool]]], fills: Mapping[str, str]
+    ) -> list[tuple[int, Part]]:
+        """Ids with their part. Text between two control tokens is tokenized in one piece, as the whole string would be."""
+        out: list[tuple[int, Part]] = []
+        for chunk in chunks:
+            if isinstance(chunk, int):
+                out.append((chunk, Part.PROMPT))
+                continue
+            text, filled = "", []
+            for piece, is_slot in chunk:
+                value = fills.get(piece, "") if is_slot else piece
+                if is_slot and piece != "instruction":
+                    filled.append((len(text), len(text) + len(value)))
+                text += value
+            encoding = self._plain.encode(text, add_special_tokens=False)
+            for id_, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+                inside = any(low <= start and end <= high for low, high in filled)
+                out.append((id_, Part.TEXT if inside else Part.PROMPT))
+        return out
+
+    def _chunks(self, text: str) -> list[int | list[tuple[str, bool]]]:
+        """Cut template text at its control tokens: ids, and runs of (literal, False) and (slot name, True)."""
+        chunks: list[int | list[tuple[str, bool]]] = []
+        position = 0
+        for match in [*self._split_control.finditer(text), None]:
+            run = text[position : match.start() if match else len(text)]
+            if run:
+                parts = _SLOTS.split(run)
+                chunks.append([(part, bool(i % 2)) for i, part in enumerate(parts) if part])
+            if match:
+                chunks.append(self._control[match.group()])
+                position = match.end()
+        return chunks
+
+    def _single(self, label: str) -> int:
+        ids = self._plain.encode(label, add_special_tokens=False).ids
+        if len(ids) != 1:
+            raise TemplateError(
+                f"label {label!r} is {len(ids)} tokens in this tokenizer, expected one: choose other labels"
+            )
+        return int(ids[0])
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of written ids; special tokens leave no text."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def parse(self, text: str, finish: Literal["stop", "length"] = "stop") -> Written:
+        """Contribution and evidence of a text written after `yes`. Never raises, never guesses.
+
+        complete: both tagged parts, non-empty, in order, with nothing but white space around them;
+        cut_off: the token limit came first (what is there is kept); malformed: anything else.
+        """
+        contribution, rest, closed = _between(text, self.contribution_open, self.contribution_close)
+        evidence, tail, ended = _between(rest, self.evidence_open, self.evidence_close) if closed else (None, "", False)
+        if closed and ended and contribution and evidence and not tail.strip():
+            return Written(Outcome.COMPLETE, contribution, evidence)
+        if finish == "length" and not ended:
+            return Written(Outcome.CUT_OFF, contribution or None, evidence or None)
+        return Written(Outcome.MALFORMED, contribution if closed and contribution else None, None)
+
+
+def _between(text: str, opening: str, closing: str) -> tuple[str | None, str, bool]:
+    """(content, what follows, whether it was closed); content is None when `text` does not begin with `opening`."""
+    stripped = text.lstrip()
+    if not stripped.startswith(opening):
+        return None, text, False
+    content, found, rest = stripped[len(opening) :].partition(closing)
+    return content.strip(), rest, bool(found)
+
+
+def clean(text: str) -> str:
+    """Lone surrogates, which no tokenizer or UTF-8 stream accepts, become U+FFFD one for one: offsets stay right."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def _truncation(document: Document, body: str, cut: int) -> Truncation | None:
+    if cut >= len(body):
+        return None
+    ahead = len(body) - len(document.text)
+    return Truncation(read_chars=max(0, cut - ahead), total_chars=len(document.text))
+
+
+def _without_added_tokens(backend: Any) -> Any:
+    """A copy of the tokenizer for which `<|im_end|>`, `</think>` and their like are ordinary text."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(backend.to_str())
+    state.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+    return Tokenizer.from_str(json.dumps(state))

@@ -1,0 +1,139 @@
+"""Records -> tokenized rows, in training order, with every dropped record counted and named."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prism.errors import InputError
+from prism.template import Part, Supervised, Template
+from prism.types import Document, Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORED = -100
+"""torch's cross-entropy skips this label."""
+
+
+class Row(NamedTuple):
+    """One training sequence, not yet padded."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """Cross-entropy targets: the written part, and the label token where no teacher score exists. The rest is IGNORED.
+
+    With a soft teacher the label's cross-entropy would fight the distillation term, so that token is masked.
+    """
+    lm_labels: list[int]
+    """Language-model targets on the query and document texts; all IGNORED for most records."""
+    label_position: int
+    """Where the label stands; the logits one step before it are the score."""
+    teacher_score: float
+    """NaN when the record does not distil."""
+
+
+class Drops:
+    """Counts of dropped records by reason, with the first few named."""
+
+    def __init__(self, named: int = 20) -> None:
+        self.counts: Counter[str] = Counter()
+        self.named: list[str] = []
+        self._limit = named
+
+    def add(self, reason: str, number: int, example: Example) -> None:
+        self.counts[reason] += 1
+        if len(self.named) < self._limit:
+            self.named.append(f"record {number} (query {example.query[:60]!r}, document {example.doc_id!r}): {reason}")
+
+
+def make_row(example: Example, template: Template, max_tokens: int, lm: bool) -> Row:
+    """Tokenize one record. Raises InputError with the reason when it must be dropped."""
+    sequence = _supervise(example, template, max_tokens)
+    position = sequence.parts.index(Part.LABEL)
+    distils = "distill" in example.losses and example.teacher_score is not None
+    writes = "sft" in example.losses
+    labels, lm_labels = [], []
+    for id_, part in zip(sequence.ids, sequence.parts, strict=True):
+        wanted = (part is Part.WRITTEN and writes) or (part is Part.LABEL and writes and not distils)
+        labels.append(id_ if wanted else IGNORED)
+        lm_labels.append(id_ if lm and part is Part.TEXT else IGNORED)
+    teacher = example.teacher_score if distils and example.teacher_score is not None else float("nan")
+    return Row(sequence.ids, labels, lm_labels, position, teacher)
+
+
+def _supervise(example: Example, template: Template, max_tokens: int) -> Supervised:
+    if not example.query.strip() or not example.document.strip():
+        raise InputError("blank query or document")
+    if not example.losses:
+        raise InputError("no losses")
+    sequence = template.supervise(
+        example.query,
+        Document(text=example.document, title=example.title),
+        example.verdict,
+        contribution=example.contribution,
+        evidence=example.evidence,
+        max_tokens=max_tokens,
+    )
+    if sequence.truncation and example.verdict == "yes":
+        raise InputError(f"prompt and target exceed {max_tokens} tokens")  # the evidence may be in what was cut
+    return sequence
+
+
+def rows(
+    examples: Iterable[Example], template: Template, *, max_tokens: int, lm_share: float, seed: int, drops: Drops
+) -> Iterator[Row]:
+    """Tokenized rows in the order of the records; what cannot be used goes into `drops`."""
+    rng = random.Random(seed)
+    for number, example in enumerate(examples, 1):
+        lm = rng.random() < lm_share
+        try:
+            yield make_row(example, template, max_tokens, lm)
+        except InputError as error:
+            drops.add(str(error), number, example)
+
+
+def order(lengths: list[int], batch_size: int, *, shuffle: bool, seed: int, block_batches: int = 64) -> list[int]:
+    """A training order with batches of similar length: little padding, and reproducible, so a run resumes exactly.
+
+    Within blocks of `block_batches` batches rows are sorted by length, then the batches of the block are shuffled: with
+    `shuffle` off, the order of the data (a curriculum) holds from block to block.
+    """
+    rng = random.Random(seed)
+    indices = list(range(len(lengths)))
+    if shuffle:
+        rng.shuffle(indices)
+    block = batch_size * block_batches
+    ordered: list[int] = []
+    for start in range(0, len(indices), block):
+        chunk = sorted(indices[start : start + block], key=lengths.__getitem__)
+        batches = [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+        last = [batches.pop()] if len(batches[-1]) < batch_size else []
+        rng.shuffle(batches)
+        ordered += [index for batch in batches + last for index in batch]
+    return ordered
+
+
+def collator(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+    """Right-pads rows into a batch. `score_positions` is the position whose next-token logits give the score."""
+    import torch
+
+    def pad(batch: list[dict[str, Any]], key: str, value: int) -> Tensor:
+        longest = max(len(row["input_ids"]) for row in batch)
+        return torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in batch])
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        lengths = torch.tensor([len(row["input_ids"]) for row in batch])
+        input_ids = pad(batch, "input_ids", pad_id)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": (torch.arange(input_ids.shape[1])[None] < lengths[:, None]).long(),
+            "labels": pad(batch, "labels", IGNORED),
+            "lm_labels": pad(batch, "lm_labels", IGNORED),
+            "score_positions": torch.tensor([row["label_position"] - 1 for row in batch]),
+            "teacher_scores": torch.tensor([row["teacher_score"] for row in batch], dtype=torch.float32),
+        }
+
+    return collate

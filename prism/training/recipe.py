@@ -1,0 +1,180 @@
+"""Recipes: one YAML file says everything about one training run. Unknown keys are errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from prism.data.settings import Pairs
+from prism.errors import RecipeError
+from prism.types import Record, first_problem
+
+
+class Scratch(Record):
+    """A Qwen3 model that starts from nothing, with its own tokenizer."""
+
+    vocab_size: int = Field(ge=512)
+    hidden_size: int = Field(ge=64)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    head_dim: int = 64
+    """Not below 64: smaller heads are refused by some serving kernels."""
+    mlp_size: int = Field(ge=64)
+    max_positions: int = 8192
+    same_token_attention: float = Field(default=1.0, ge=0.0, le=1.0)
+    """How far key projections start as copies of the query projections: equal tokens then attend to each other, which
+    is most of lexical matching and half of copying."""
+
+
+class Model(Record):
+    """What is trained: an existing checkpoint, or a new model."""
+
+    base: str | None = None
+    """Directory or hub id of a causal LM."""
+    scratch: Scratch | None = None
+    template: str | None = None
+    """Built-in name or file; default: the base's own template, `prism` for a new model."""
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _one(self) -> Model:
+        if (self.base is None) == (self.scratch is None):
+            raise ValueError("give either `base` (a checkpoint) or `scratch` (a new model)")
+        return self
+
+
+class Data(Record):
+    """Where records come from: JSONL files, or pairs made from corpora."""
+
+    files: tuple[Path, ...] = ()
+    pairs: Pairs | None = None
+    max_tokens: int = Field(default=2048, ge=64)
+    """Longest training sequence. A record whose target does not fit is dropped, never cut."""
+    lm_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the records that also train plain language modelling on their texts."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Data:
+        if bool(self.files) == (self.pairs is not None):
+            raise ValueError("give either `files` or `pairs`")
+        return self
+
+
+class Losses(Record):
+    """Weights of the terms of the training loss (`prism.training.losses`)."""
+
+    distill: float = Field(default=20.0, ge=0.0)
+    sft: float = Field(default=1.0, ge=0.0)
+    lm: float = Field(default=0.0, ge=0.0)
+
+
+class Optimizer(Record):
+    """AdamW for everything, or Muon for the matrices inside the layers and AdamW for the rest."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = Field(default=1e-5, gt=0.0)
+    """AdamW's learning rate."""
+    muon_lr: float = Field(default=0.02, gt=0.0)
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = Field(default=100, ge=0)
+    min_lr_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """The cosine ends at this share of the peak."""
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+
+
+class Schedule(Record):
+    """Batches, passes and how often to save."""
+
+    epochs: float = Field(default=1.0, gt=0.0)
+    max_steps: int = -1
+    batch_size: int = Field(default=8, ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    shuffle: bool = True
+    """Off keeps the order of the data (a curriculum); batches are grouped by length either way."""
+    save_steps: int = Field(default=200, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    log_steps: int = Field(default=20, ge=1)
+    bf16: bool | None = None
+    """bf16 autocast; default: where the hardware has it."""
+    gradient_checkpointing: bool = False
+
+
+class Recipe(Record):
+    """A whole training run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    output: Path | None = None
+    """Default: `runs/<name>`."""
+    seed: int = 17
+    model: Model
+    data: Data
+    losses: Losses = Losses()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+
+    @property
+    def folder(self) -> Path:
+        return self.output or Path("runs") / self.name
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe, follow its `extends:` (a path relative to it), apply `a.b=c` overrides, validate.
+
+    Raises RecipeError: one line naming the file, the key and what was expected.
+    """
+    raw = _read(path, ())
+    for override in overrides or ():
+        _apply(raw, override)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {first_problem(error)}") from error
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise RecipeError(f"{path}: `extends` goes round in a circle")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"no recipe {path}: expected a YAML file, such as recipes/nano.yaml") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read recipe {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path}: expected keys and values at the top level, got {type(raw).__name__}")
+    parent = raw.pop("extends", None)
+    if parent is None:
+        return raw
+    return _merge(_read(path.parent / str(parent), (*seen, path.resolve())), raw)
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"override {override!r}: expected key.path=value, such as optimizer.lr=2e-5")
+    *path, last = key.split(".")
+    node = raw
+    for part in path:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise RecipeError(f"override {override!r}: {part!r} holds a value, not keys")
+    node[last] = yaml.safe_load(value)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

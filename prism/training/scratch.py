@@ -1,0 +1,82 @@
+"""A new Qwen3 model and its tokenizer, from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from prism.template import TemplateSpec
+from prism.training.recipe import Scratch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Words apart from punctuation, numbers digit by digit, runs of white space: the split the Qwen tokenizers use
+# (tokenizer.json of Qwen/Qwen3-0.6B), which keeps numbers copyable.
+_PRE_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def train_tokenizer(texts: Iterable[str], spec: TemplateSpec, vocab_size: int) -> Any:
+    """Byte-level BPE with the template's control tokens; the written tags are tokens too, which saves writing them."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import AddedToken, PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PRE_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", spec.end_of_turn]
+    tags = [f"<{mark}{tag}>" for tag in (spec.contribution_tag, spec.evidence_tag) for mark in ("", "/")]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(specials) - len(tags),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    # The label words must be single tokens whatever the corpus holds.
+    labels = [f"{spec.yes} {spec.no}\n"] * 5000
+    backend.train_from_iterator((text for source in (texts, labels) for text in source), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=spec.end_of_turn, pad_token=specials[0], clean_up_tokenization_spaces=False
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": specials[1:2]})
+    tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in tags])
+    return tokenizer
+
+
+def new_model(scratch: Scratch, tokenizer: Any) -> PreTrainedModel:
+    """A Qwen3 with tied embeddings; seed torch first."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    vocabulary = -(-len(tokenizer) // 64) * 64  # whole tiles for matrix units
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=scratch.hidden_size,
+        num_hidden_layers=scratch.layers,
+        num_attention_heads=scratch.heads,
+        num_key_value_heads=scratch.heads,
+        head_dim=scratch.head_dim,
+        intermediate_size=scratch.mlp_size,
+        max_position_embeddings=scratch.max_positions,
+        # Slow rotations, as in Qwen3: equal tokens still find each other hundreds of positions apart.
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    model = Qwen3ForCausalLM(config)
+    share = scratch.same_token_attention
+    with torch.no_grad():
+        for layer in model.model.layers:
+            attention = layer.self_attn
+            attention.k_proj.weight.mul_(1 - share).add_(attention.q_proj.weight, alpha=share)
+    return model

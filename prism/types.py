@@ -1,0 +1,207 @@
+"""The frozen records every module shares. Offsets are Unicode code points, half-open; sizes are tokens unless named otherwise."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Verdict = Literal["yes", "no"]
+Support = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Document(Record):
+    """One candidate text."""
+
+    text: str
+    id: str | None = None
+    """The caller's name for the document; shown in results and in the rendered context."""
+    title: str | None = None
+    """Shown to the model above the text. Spans never point into it."""
+
+
+class Pair(Record):
+    """One query with one document."""
+
+    query: str
+    document: Document
+
+
+class Span(Record):
+    """`[start, end)` in the document text as the caller sent it."""
+
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+    support: Support
+    """How well this stretch of the document backs its evidence sentence."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Span:
+        if self.end <= self.start:
+            raise ValueError(f"a span needs start < end, got [{self.start}, {self.end})")
+        return self
+
+
+class EvidenceSentence(Record):
+    """One sentence of the evidence and where the document says it."""
+
+    text: str
+    start: int
+    """Offset of the sentence in the evidence text."""
+    end: int
+    spans: tuple[Span, ...]
+    """Where the document backs it, in reading order; empty when nothing does."""
+    support: Support
+
+
+class Unsupported(Record):
+    """Something the evidence states that the document does not contain."""
+
+    kind: Literal["number", "date", "url", "code", "name"]
+    text: str
+
+
+class Fidelity(Record):
+    """Whether the checkable facts of a written text occur in the document."""
+
+    checked: int = Field(ge=0)
+    """How many numbers, dates, URLs, code fragments and proper names were looked up."""
+    unsupported: tuple[Unsupported, ...]
+
+    @property
+    def score(self) -> float:
+        """Share of checked items found in the document; 1.0 when there was nothing to check."""
+        return 1.0 if self.checked == 0 else 1.0 - len(self.unsupported) / self.checked
+
+
+class EvidenceCheck(Record):
+    """Everything that was verified about one evidence text against its document."""
+
+    sentences: tuple[EvidenceSentence, ...]
+    spans: tuple[Span, ...]
+    """The sentences' spans, merged where they overlap, in reading order."""
+    support: Support
+    """Mean support of the sentences, weighted by their length in characters."""
+    fidelity: Fidelity
+    compression: float = Field(ge=0.0)
+    """Length of the evidence over length of the document, in characters."""
+
+
+class Outcome(StrEnum):
+    """What became of the written part of a judgment."""
+
+    COMPLETE = "complete"
+    CUT_OFF = "cut_off"
+    """The model ran into its token limit: what was written up to there is kept."""
+    MALFORMED = "malformed"
+    """The model stopped without the agreed tags."""
+    NOT_WRITTEN = "not_written"
+    """Nothing was asked of the model: verdict no, evidence off, past `top_n` or past the budget."""
+
+
+class Truncation(Record):
+    """How much of a document the model did not read."""
+
+    read_chars: int
+    """The model read `text[:read_chars]`."""
+    total_chars: int
+
+
+class Usage(Record):
+    """Tokens paid for."""
+
+    prompt_tokens: int = 0
+    """Tokens of all prompts as rendered, the shared prefix counted once per document."""
+    cached_tokens: int = 0
+    """Of those, tokens that were not computed again because a prefix was shared."""
+    written_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            written_tokens=self.written_tokens + other.written_tokens,
+        )
+
+
+class Judgment(Record):
+    """What Prism says about one pair."""
+
+    index: int
+    """Position of the document in the caller's list."""
+    id: str | None = None
+    title: str | None = None
+    score: float | None
+    """sigmoid(l_yes - l_no); None only when `error` is set."""
+    verdict: Verdict | None
+    outcome: Outcome = Outcome.NOT_WRITTEN
+    contribution: str | None = None
+    evidence: str | None = None
+    check: EvidenceCheck | None = None
+    truncation: Truncation | None = None
+    """None when the model read the whole document."""
+    error: str | None = None
+    """Why this document could not be judged; the other documents are unaffected."""
+    usage: Usage = Usage()
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Document spans that back the evidence; empty when there is none."""
+        return self.check.spans if self.check else ()
+
+    @property
+    def support(self) -> float | None:
+        return self.check.support if self.check else None
+
+    @property
+    def unsupported(self) -> tuple[Unsupported, ...]:
+        return self.check.fidelity.unsupported if self.check else ()
+
+
+class Vote(Record):
+    """One answer of one juror on one pair."""
+
+    pair_id: str
+    juror: str
+    label: int | None
+    """None when the juror refused or could not be parsed; then `failure` says why."""
+    failure: str | None = None
+
+
+class Example(Record):
+    """One training record: a line of a data file (DESIGN: data records)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    query: str
+    document: str
+    doc_id: str | None = None
+    query_id: str | None = None
+    title: str | None = None
+    source: str | None = None
+    language: str | None = None
+    teacher_score: float | None = Field(default=None, ge=0.0, le=1.0)
+    verdict: Verdict
+    contribution: str | None = None
+    evidence: str | None = None
+    losses: tuple[Literal["distill", "sft"], ...] = ("distill", "sft")
+    """Which losses this record feeds; `distill` needs `teacher_score`."""
+
+
+def first_problem(error: ValidationError) -> str:
+    """pydantic's first complaint in one line: where, what, and what was got."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "top level"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {problem['msg']}, got {_shorten(repr(problem.get('input')))}{more}"
+
+
+def _shorten(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

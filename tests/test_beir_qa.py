@@ -1,0 +1,397 @@
+"""eval/beir_qa.py end to end on a small made-up data set with a fake reranker: report, options, resuming, kill -9."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from prism.errors import DataError, EngineError, InputError
+from prism.evaluation.ranking import read_run
+from prism.types import Document, Judgment
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "eval" / "beir_qa.py"
+SHARED = ROOT / "../shared/data/beir"
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("beir_qa", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["beir_qa"] = module  # pydantic looks annotations up there
+    spec.loader.exec_module(module)
+    return module
+
+
+beir_qa = _load()
+
+
+class FakeReranker:
+    """Prefers documents that end in `!`; fails those that say `broken`; counts its calls."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.calls: list[tuple[str, list[str]]] = []
+        self.options: dict[str, object] = {}
+        self.closed = False
+        self._stop_at = stop_at
+
+    def rerank(self, query: str, documents: Sequence[Document], **options: object) -> SimpleNamespace:
+        if self._stop_at is not None and len(self.calls) == self._stop_at:
+            raise EngineError("out of memory")
+        self.calls.append((query, [str(document.id) for document in documents]))
+        self.options = options
+        return SimpleNamespace(judgments=[self._judge(index, document) for index, document in enumerate(documents)])
+
+    def _judge(self, index: int, document: Document) -> Judgment:
+        if "broken" in document.text:
+            return Judgment(index=index, score=None, verdict=None, error="the document is broken")
+        return Judgment(index=index, score=0.9 if document.text.endswith("!") else 0.1, verdict=None)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def make_set(folder: Path, queries: int = 4) -> Path:
+    """For query i three documents that BM25 ranks c, b, a (more often the word); `a` is the relevant one."""
+    (folder / "qrels").mkdir(parents=True)
+    corpus, asked, qrels = [], [], ["query-id\tcorpus-id\tscore"]
+    for i in range(queries):
+        word = f"word{i}x"
+        corpus += [{"_id": f"{i}{name}", "title": "", "text": f"{f'{word} ' * count}so!"} for name, count in [("a", 1)]]
+        corpus += [{"_id": f"{i}{n}", "title": "", "text": f"{f'{word} ' * c}so."} for n, c in [("b", 2), ("c", 3)]]
+        asked.append({"_id": f"q{i}", "text": word})
+        qrels.append(f"q{i}\t{i}a\t1")
+    for name, rows in (("corpus", corpus), ("queries", asked)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "qrels" / "test.tsv").write_text("\n".join(qrels) + "\n")
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    make_set(tmp_path / "beir" / "tiny")
+    return tmp_path / "beir"
+
+
+@pytest.fixture
+def run(data: Path, tmp_path: Path) -> Callable[..., tuple[dict[str, Any], FakeReranker, list[str]]]:
+    """Runs the evaluation; returns the report, the reranker it used and what was said."""
+
+    def go(**changes: Any) -> tuple[dict[str, Any], FakeReranker, list[str]]:
+        reranker = changes.pop("reranker", None) or FakeReranker()
+        said: list[str] = []
+        options = beir_qa.Options(**{"models": ("nano",), "data": data, "out": tmp_path / "out", **changes})
+        path = beir_qa.evaluate(options, said.append, lambda name, options: reranker)
+        return json.loads(path.read_text()), reranker, said
+
+    return go
+
+
+Go = Callable[..., tuple[dict[str, Any], FakeReranker, list[str]]]
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_report_by_hand(run: Go, tmp_path: Path) -> None:
+    report, reranker, _ = run()
+    # BM25 ranks the relevant document third: nDCG 1/log2(4) = 0.5, RR 1/3. The fake puts it first: everything 1.
+    bm25, nano = report["datasets"]["tiny"]["bm25"], report["datasets"]["tiny"]["nano"]
+    third = {"nDCG@10": 0.5, "nDCG@5": 0.5, "nDCG@1": 0, "Recall@100": 1, "MRR@10": 0.333333, "MRR": 0.333333}
+    assert bm25 == {**third, "MAP": 0.333333, "P@1": 0}
+    assert nano == dict.fromkeys(bm25, 1.0)
+    assert read_run(tmp_path / "out" / "tiny.bm25.run")["q2"] == ["2c", "2b", "2a"]
+    assert read_run(tmp_path / "out" / "tiny.nano.run")["q2"] == ["2a", "2b", "2c"]  # b and c tie: by id
+    meta = report["meta"]["tiny"]["nano"]
+    assert meta["queries"] == 4
+    assert meta["failures"] == {}
+    assert meta["options"]["top_k"] == 100
+    assert meta["versions"]["prism"]
+    assert reranker.closed
+    assert reranker.options == {"instruction": None, "top_n": None, "evidence": False, "max_prompt_tokens": None}
+
+
+def test_below_top_k_the_first_stage_order_stays(run: Go, tmp_path: Path) -> None:
+    report, reranker, _ = run(top_k=2)
+    assert reranker.calls[0] == ("word0x", ["0c", "0b"])
+    assert read_run(tmp_path / "out" / "tiny.nano.run")["q0"] == ["0b", "0c", "0a"]
+    assert report["datasets"]["tiny"]["nano"]["Recall@100"] == 1
+    assert report["datasets"]["tiny"]["nano"]["Recall@2"] == 0
+
+
+def test_failed_documents_go_below_the_scored_ones_and_are_counted(run: Go, data: Path, tmp_path: Path) -> None:
+    path = data / "tiny" / "corpus.jsonl"
+    path.write_text(path.read_text().replace("word1x word1x so.", "word1x word1x broken so."))
+    report, _, said = run()
+    # The replacement hits 1b and the end of 1c; the first stage had them in the order 1c, 1b.
+    assert read_run(tmp_path / "out" / "tiny.nano.run")["q1"] == ["1a", "1c", "1b"]
+    assert report["meta"]["tiny"]["nano"]["failures"] == {"the document is broken": 2}
+    assert "tiny nano: 2 documents could not be judged, most often: the document is broken" in said
+
+
+def test_queries_without_candidates_count_as_zero(run: Go, data: Path) -> None:
+    path = data / "tiny" / "queries.jsonl"
+    path.write_text(path.read_text().replace("word3x", "unheard"))
+    report, reranker, _ = run()
+    assert len(reranker.calls) == 3
+    assert report["datasets"]["tiny"]["nano"]["nDCG@10"] == 0.75
+    assert report["meta"]["tiny"]["nano"]["queries_without_candidates"] == 1
+
+
+def test_limit_measures_the_first_queries(run: Go, tmp_path: Path) -> None:
+    report, reranker, _ = run(limit=2)
+    assert [query for query, _ in reranker.calls] == ["word0x", "word1x"]
+    assert report["datasets"]["tiny"]["nano"]["nDCG@10"] == 1
+    assert "2 (first 2 only)" in (tmp_path / "out" / "report.md").read_text()
+    _, reranker, said = run()  # the others follow; the two are not ranked again
+    assert [query for query, _ in reranker.calls] == ["word2x", "word3x"]
+    assert "tiny nano: 2 queries were finished before, 2 to go" in said
+
+
+def test_a_run_file_instead_of_bm25(run: Go, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.dense.run"
+    path.write_text("q0 Q0 0b 1 9 x\nq0 Q0 0a 2 8 x\nq1 Q0 1b 1 9 x\nq9 Q0 0a 1 9 x\n")
+    report, reranker, _ = run(run=path)
+    # dense: q0 finds it second, q1 to q3 never. nano: q0 first.
+    assert report["datasets"]["tiny"]["dense"]["nDCG@10"] == pytest.approx(1 / math.log2(3) / 4, abs=1e-6)
+    assert report["datasets"]["tiny"]["nano"]["nDCG@10"] == 0.25
+    assert reranker.calls == [("word0x", ["0b", "0a"]), ("word1x", ["1b"])]
+    path.write_text("q0 Q0 elsewhere 1 9 x\n")
+    with pytest.raises(DataError, match=r"tiny.dense.run: document 'elsewhere' is not in tiny test"):
+        run(run=path)
+    path.write_text("other Q0 0a 1 9 x\n")
+    with pytest.raises(DataError, match=r"tiny.dense.run: query 'other' is not in tiny test"):
+        run(run=path)
+
+
+def test_a_second_model_joins_the_report(run: Go, data: Path, tmp_path: Path) -> None:
+    run()
+    make_set(data / "wee", queries=2)
+    report, _, said = run(models=("some/other", "nano"))
+    assert {name: list(columns) for name, columns in report["datasets"].items()} == {
+        "tiny": ["bm25", "nano", "other"],
+        "wee": ["bm25", "other", "nano"],
+    }
+    lines = (tmp_path / "out" / "report.md").read_text().splitlines()
+    assert lines[4:9] == [
+        "| data set | bm25 | nano | other |",
+        "|---|---|---|---|",
+        "| tiny | 0.5000 | 1.0000 | 1.0000 |",
+        "| wee | 0.5000 | 1.0000 | 1.0000 |",
+        "| mean | 0.5000 | 1.0000 | 1.0000 |",
+    ]
+    assert not any("replaces" in line for line in said)
+    _, _, said = run(top_k=2, datasets=("wee",))
+    assert "wee nano: replaces the column of an earlier run with other options" in said
+    assert not any(line.startswith("wee bm25: replaces") for line in said)
+
+
+def test_a_foreign_report_is_not_overwritten(run: Go, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "out" / "report.json").write_text(content)
+        with pytest.raises(DataError, match=r"report.json: not a report of this program"):
+            run()
+        assert (tmp_path / "out" / "report.json").read_text() == content
+
+
+def test_no_path_of_this_machine_gets_into_the_report(run: Go, tmp_path: Path) -> None:
+    model = tmp_path / "checkpoints" / "mine"
+    run(models=(str(model),))
+    for path in (tmp_path / "out").glob("report.*"):
+        assert str(tmp_path) not in path.read_text()
+    options = beir_qa.Options(
+        models=(str(model), "nano"),
+        data=Path("../shared/data/beir"),
+        datasets=("scifact", "nq"),
+        instruction="find it",
+        top_k=20,
+        resume=False,
+        out=Path.cwd() / "here",
+    )
+    assert beir_qa.command(options) == (
+        "python eval/beir_qa.py --model mine --model nano --data ../shared/data/beir --datasets scifact,nq --top-k 20"
+        " --instruction 'find it' --out here"
+    )
+
+
+def test_columns_need_different_names(run: Go) -> None:
+    for models in (("a/x", "b/x"), ("bm25",)):
+        with pytest.raises(InputError, match=r"column .* is taken"):
+            run(models=models)
+
+
+# --- resuming --------------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_run_goes_on(run: Go, tmp_path: Path) -> None:
+    with pytest.raises(EngineError):
+        run(reranker=FakeReranker(stop_at=2))
+    report, reranker, _ = run()
+    assert [query for query, _ in reranker.calls] == ["word2x", "word3x"]
+    assert report["datasets"]["tiny"]["nano"]["nDCG@10"] == 1
+    _, reranker, _ = run()
+    assert reranker.calls == []
+    assert not reranker.closed  # never loaded
+    _, reranker, _ = run(resume=False)
+    assert len(reranker.calls) == 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"top_k": 3}, {"instruction": "other"}, {"dtype": "float32"}, {"max_prompt_tokens": 9}, {"engine": "vllm"}],
+)
+def test_other_options_do_not_reuse_the_state(run: Go, changes: dict[str, Any]) -> None:
+    run()
+    _, reranker, said = run(**changes)
+    assert len(reranker.calls) == 4
+    assert "tiny nano: the model or the options differ from earlier runs, whose state is not used" in said
+
+
+def test_another_model_or_other_texts_do_not_reuse_the_state(run: Go, data: Path, tmp_path: Path) -> None:
+    model = tmp_path / "mine"
+    model.mkdir()
+    (model / "weights").write_text("one")
+    run(models=(str(model),))
+    assert run(models=(str(model),))[1].calls == []
+    (model / "weights").write_text("other")
+    assert len(run(models=(str(model),))[1].calls) == 4
+    path = data / "tiny" / "corpus.jsonl"
+    path.write_text(path.read_text().replace("word1x so!", "word1x so, so!"))
+    assert [query for query, _ in run(models=(str(model),))[1].calls] == ["word1x"]
+
+
+DRIVER = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import beir_qa
+from types import SimpleNamespace
+from pathlib import Path
+from prism.types import Judgment
+
+class Slow:
+    def rerank(self, query, documents, **options):
+        time.sleep(float(sys.argv[4]))
+        print(query, flush=True)
+        scores = [(sum(map(ord, d.id + query)) % 7) / 7 for d in documents]
+        return SimpleNamespace(judgments=[Judgment(index=i, score=s, verdict=None) for i, s in enumerate(scores)])
+
+    def close(self):
+        pass
+
+options = beir_qa.Options(models=("nano",), data=Path(sys.argv[2]), out=Path(sys.argv[3]), query_batch=2)
+beir_qa.evaluate(options, lambda message: print(message, file=sys.stderr), lambda name, options: Slow())
+"""
+
+
+def test_kill_dash_9_in_the_middle(tmp_path: Path) -> None:
+    make_set(tmp_path / "beir" / "tiny", queries=30)
+    (tmp_path / "driver.py").write_text(DRIVER)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def start(out: str, seconds: float) -> subprocess.Popen[str]:
+        words = [tmp_path / "driver.py", SCRIPT.parent, tmp_path / "beir", tmp_path / out, seconds]
+        pipe = subprocess.PIPE
+        command = [sys.executable, *map(str, words)]
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+    whole = start("whole", 0.0)
+    assert len(whole.communicate(timeout=120)[0].split()) == 30
+    assert whole.returncode == 0
+
+    killed = start("killed", 0.1)
+    deadline = time.monotonic() + 60
+    finished = 0
+    while finished < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+        finished = sum(path.read_bytes().count(b"\n") for path in tmp_path.glob("killed/state/*"))
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate(timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    [state] = tmp_path.glob("killed/state/*")
+    before = state.read_bytes().count(b"\n")
+    assert 5 <= before < 30
+    with state.open("ab") as file:
+        file.write(b'{"id":"q29","digest":"12')  # what a write that was cut off leaves behind
+
+    again = start("killed", 0.0)
+    ranked, said = again.communicate(timeout=120)
+    assert again.returncode == 0
+    assert len(ranked.split()) == 30 - before
+    assert "it was cut off; its query is ranked again" in said
+    assert f"{before} queries were finished before" in said
+    reports = [json.loads((tmp_path / out / "report.json").read_text())["datasets"] for out in ("whole", "killed")]
+    assert reports[0] == reports[1]
+    runs = [(tmp_path / out / "tiny.nano.run").read_bytes() for out in ("whole", "killed")]
+    assert runs[0] == runs[1]
+    assert state.read_bytes().count(b"\n") == 30
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def invoke(*words: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(beir_qa.app, [str(word) for word in words], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_help_names_every_option() -> None:
+    code, text, _ = invoke("--help")
+    assert code == 0
+    options = {"resume", "fresh"} | {name.replace("_", "-") for name in beir_qa.Options.model_fields} - {"models"}
+    assert {f"--{name}" for name in options | {"model"}} <= set(re.findall(r"--[a-z-]+", text))
+
+
+def test_command_line_without_a_model(data: Path, tmp_path: Path) -> None:
+    words = ("--model", "none", "--data", data, "--datasets", "tiny,tiny", "--limit", 3, "--out", tmp_path / "o")
+    code, text, said = invoke(*words)
+    assert (code, text.strip()) == (0, str(tmp_path / "o" / "report.json"))
+    assert "tiny bm25: nDCG@10 0.5000, Recall@100 1.0000, MRR@10 0.3333" in said
+    assert list(json.loads(Path(text.strip()).read_text())["datasets"]["tiny"]) == ["bm25"]
+
+
+def test_wrong_words_end_in_one_line_and_exit_code_2(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    cases = [
+        (("--data", tmp_path / "nowhere"), "no folder"),
+        (("--data", tmp_path / "empty"), "no data set in"),
+        (("--data", data, "--datasets", "nq"), "it holds tiny"),
+        (("--data", data, "--split", "dev"), "test found in qrels/"),
+        (("--data", data, "--run", tmp_path / "no.run"), "no file"),
+        (("--run", tmp_path / "no.run"), "--run holds the candidates of one data set, got 9: name it with --datasets"),
+        (("--data", data, "--out", tmp_path / "file" / "x"), "choose another --out"),
+    ]
+    for words, message in cases:
+        code, text, said = invoke("--out", tmp_path / "o", *words)
+        assert (code, text) == (2, "")
+        last = said.strip().splitlines()[-1]
+        assert last.startswith("error: ")
+        assert message in last
+    assert invoke("--top-k", 0)[0] == 2
+    assert invoke("--dtype", "float8")[0] == 2
+
+
+@pytest.mark.skipif(not (SHARED / "scifact").is_dir(), reason="needs the SciFact data beside the repository")
+def test_scifact_as_published(tmp_path: Path) -> None:
+    code, _, said = invoke("--data", SHARED, "--datasets", "scifact", "--out", tmp_path)
+    assert code == 0, said
+    figures = json.loads((tmp_path / "report.json").read_text())["datasets"]["scifact"]["bm25"]
+    assert figures["nDCG@10"] == pytest.approx(0.676, abs=0.005)  # BEIR's own BM25 (Anserini, flat): 0.679
+    assert figures["Recall@100"] == pytest.approx(0.913, abs=0.005)

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from prism import __version__, cli
+from prism.demo import DOCUMENTS, QUERIES
+from prism.errors import RecipeError
+from prism.types import EvidenceCheck, Fidelity, Judgment, Outcome, Span
+
+runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+@pytest.fixture
+def tiny(tiny_checkpoint: Path) -> list[str]:
+    """Options that load the tiny random checkpoint."""
+    return ["--model", str(tiny_checkpoint), "--template", "prism", "--dtype", "float32", "--no-self-test"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    jsonl = tmp_path / "documents.jsonl"
+    records = [
+        {"id": "lindau", "title": "Lindau", "text": "The harbour at Lindau froze in 1963."},
+        {"document": "Copper conducts electricity.", "url": "u"},
+        {"_id": 7, "contents": "Silver too.\u2028Yes."},
+    ]
+    jsonl.write_text("\n\n".join(json.dumps(record, ensure_ascii=False) for record in records), encoding="utf-8")
+    text = tmp_path / "note.txt"
+    text.write_bytes("\ufeffOne document,\r\nseveral lines.".encode())
+    return [str(jsonl), str(text)]
+
+
+def run(*arguments: str, stdin: str | bytes | None = None) -> Any:
+    return runner.invoke(cli.app, list(arguments), input=stdin)
+
+
+def fails(words: str, *arguments: str, stdin: str | bytes | None = None) -> None:
+    result = run(*arguments, stdin=stdin)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+
+
+# --- rerank ----------------------------------------------------------------------------------------------------------
+
+
+def test_rerank_files_as_json(tiny: list[str], files: list[str]) -> None:
+    result = run("rerank", "when?", *files, "--json", "--no-evidence", *tiny)
+    assert result.exit_code == 0, result.output
+    judgments = json.loads(result.stdout)["judgments"]
+    assert sorted((j["index"], j["id"], j["title"]) for j in judgments) == [
+        (0, "lindau", "Lindau"),
+        (1, f"{files[0]}:3", None),
+        (2, "7", None),
+        (3, files[1], None),
+    ]
+    assert {j["outcome"] for j in judgments} == {"not_written"}
+    scores = [j["score"] for j in judgments]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_rerank_prints_a_table(tiny: list[str], files: list[str]) -> None:
+    result = run("rerank", "when?", *files, "--top-n", "2", "--threshold", "0", "--evidence-tokens", "40", *tiny)
+    assert result.exit_code == 0, result.output
+    assert "verdict" in result.stdout
+    assert result.stdout.count("yes") >= 2
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("one\n\n  \ntwo\n", ["line 1", "line 4"]),
+        ('{"text": "a"}\n{"text": "b", "id": "x"}\n', ["standard input:1", "x"]),
+        ("{braces} but no JSON\nsecond\n", ["line 1", "line 2"]),
+    ],
+)
+def test_rerank_standard_input(tiny: list[str], text: str, ids: list[str]) -> None:
+    for sources in ([], ["-"]):
+        result = run("rerank", "when?", *sources, "--json", "--no-evidence", *tiny, stdin=text)
+        assert result.exit_code == 0, result.output
+        judgments = sorted(json.loads(result.stdout)["judgments"], key=lambda judgment: judgment["index"])
+        assert [judgment["id"] for judgment in judgments] == ids
+
+
+def test_rerank_prints_context(tiny: list[str], files: list[str]) -> None:
+    result = run("rerank", "when?", *files, "--no-evidence", "--context", "100", *tiny)
+    assert (result.exit_code, result.stdout) == (0, "")  # nothing written, nothing invented
+
+
+def test_nothing_in_a_document_steers_the_terminal(tiny: list[str], tmp_path: Path) -> None:
+    nasty = "\x1b[2J [bold red]x[/] \x9b31m \u202e :smile:"
+    path = tmp_path / "nasty.jsonl"
+    path.write_text(json.dumps({"text": nasty, "title": nasty, "id": nasty, nasty: 1}), encoding="utf-8")
+    for form in ([], ["--json"], ["--context", "500"]):
+        result = run("rerank", nasty, str(path), "--threshold", "0", *form, *tiny)
+        assert result.exit_code == 0, result.output
+        assert not set(result.output) & set("\x1b\x9b\u202e")
+        if form == []:
+            assert "[bold red]" in result.stdout
+            assert ":smile:" in result.stdout
+        elif form == ["--json"]:
+            assert json.loads(result.stdout)["judgments"][0]["title"] == nasty
+
+
+def test_rerank_input_errors(tiny: list[str], files: list[str], tmp_path: Path) -> None:
+    def file(content: bytes, name: str = "bad.jsonl") -> str:
+        path = tmp_path / name
+        path.write_bytes(content)
+        return str(path)
+
+    fails("bad.jsonl:2: not JSON", "rerank", "q", file(b'{"text": "a"}\n{"text":\n'), *tiny)
+    fails("bad.jsonl:1: expected an object", "rerank", "q", file(b"[1]"), *tiny)
+    fails("bad.jsonl:1: expected a string in text", "rerank", "q", file(b'{"body": "a"}'), *tiny)
+    fails("bad.jsonl:1: expected a string in text", "rerank", "q", file(b'{"text": 3}'), *tiny)
+    fails("bad.jsonl:2: not UTF-8", "rerank", "q", file(b'{"text": "a"}\n\xff'), *tiny)
+    fails("bad.jsonl:1: not JSON", "rerank", "q", file(b"[" * 100_000), *tiny)
+    fails("standard input:2: not JSON", "rerank", "q", *tiny, stdin='{"text": "a"}\nplain\n')
+    fails("cannot read", "rerank", "q", str(tmp_path / "absent.txt"), *tiny)
+    fails("cannot read", "rerank", "q", str(tmp_path), *tiny)
+    fails("no documents", "rerank", "q", file(b""), *tiny)
+    fails("no documents", "rerank", "q", *tiny, stdin="\n")
+    fails("query is blank", "rerank", " ", *files, *tiny)
+    fails("top_n must be at least 1", "rerank", "q", *files, "--top-n", "0", *tiny)
+
+
+def test_loading_errors(files: list[str], tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = str(tiny_checkpoint)
+    fails("absent", "rerank", "q", *files, "--model", str(tmp_path / "absent"))
+    fails("--template", "rerank", "q", *files, "--model", checkpoint)
+    fails("qwen3-reranker", "rerank", "q", *files, "--model", checkpoint, "--template", "wrong")
+
+
+def test_a_blank_document_is_its_own_error(tiny: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "blank.txt"
+    path.write_text(" \n")
+    result = run("rerank", "q", str(path), *tiny)
+    assert result.exit_code == 0
+    assert "blank" in result.stdout
+
+
+# --- demo ------------------------------------------------------------------------------------------------------------
+
+
+def test_demo(tiny: list[str]) -> None:
+    result = run("demo", "--query", "how do I mount a disk?", *tiny)
+    assert result.exit_code == 0, result.output
+    assert "how do I mount a disk?" in result.stdout
+    assert all(document.title in result.stdout for document in DOCUMENTS if document.title)
+
+
+def test_the_sample_is_well_formed() -> None:
+    assert len({document.id for document in DOCUMENTS}) == len(DOCUMENTS)
+    assert all(document.title and "  " not in document.text for document in DOCUMENTS)
+    assert len(QUERIES) >= 2
+
+
+def test_what_backs_the_evidence_is_highlighted() -> None:
+    [document] = [document for document in DOCUMENTS if document.id == "wsl-mount"]
+    quote = "attach it with `wsl --mount`"
+    start = document.text.index(quote)
+    span = Span(start=start, end=start + len(quote), support=1.0)
+    check = EvidenceCheck(
+        sentences=(), spans=(span,), support=1.0, fidelity=Fidelity(checked=0, unsupported=()), compression=0.1
+    )
+    judgment = Judgment(
+        index=0,
+        score=0.9,
+        verdict="yes",
+        outcome=Outcome.COMPLETE,
+        contribution="Says how.",
+        evidence=quote,
+        check=check,
+    )
+    shown = cli._shown(judgment, document)
+    marked = [shown.plain[s.start : s.end] for s in shown.spans if "reverse" in str(s.style)]
+    assert marked == [quote]
+    assert document.text in shown.plain
+    assert "contribution: Says how." in shown.plain
+
+
+# --- train, serve, version -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A trainer that notes how it was called."""
+    calls: list[Any] = []
+
+    def train(recipe: Path, *, overrides: list[str], resume: bool, output: Path | None) -> Path:
+        if recipe.name == "absent.yaml":
+            raise RecipeError(f"no recipe {recipe}:\nlook in recipes/")
+        calls.append((recipe, overrides, resume, output))
+        return Path("runs/one")
+
+    module = ModuleType("prism.training.trainer")
+    module.train = train  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "prism.training.trainer", module)
+    return calls
+
+
+def test_train(trainer: list[Any]) -> None:
+    result = run("train", "r.yaml")
+    assert (result.exit_code, result.stdout) == (0, "runs/one\n")
+    run("train", "r.yaml", "--set", "data.seed=1", "--set", "lr=2e-4", "--output", "out", "--fresh")
+    assert trainer == [
+        (Path("r.yaml"), [], True, None),
+        (Path("r.yaml"), ["data.seed=1", "lr=2e-4"], False, Path("out")),
+    ]
+    fails("no recipe absent.yaml: look in recipes/", "train", "absent.yaml")
+
+
+def test_prism_train_is_prism_train(
+    trainer: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["prism-train", "r.yaml", "--fresh"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main_train()
+    assert ended.value.code == 0
+    assert trainer == [(Path("r.yaml"), [], False, None)]
+    assert capsys.readouterr().out == "runs/one\n"
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    monkeypatch.delitem(sys.modules, "prism.serving.app", raising=False)
+    fails('pip install "prism-reranker[serve]"', "serve")
+
+
+def test_serve_warns_before_it_is_reachable(monkeypatch: pytest.MonkeyPatch, tiny: list[str]) -> None:
+    import uvicorn
+
+    served: list[Any] = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: served.append(options))
+    result = run("serve", "--host", "0.0.0.0", "--port", "1234", *tiny)
+    assert "no authentication" in result.stderr
+    assert run("serve", *tiny).stderr == ""
+    assert served == [{"host": "0.0.0.0", "port": 1234}, {"host": "127.0.0.1", "port": 8000}]
+    assert [cli._is_loopback(host) for host in ("localhost", "127.0.0.2", "::1", "10.0.0.1", "::")] == [True] * 3 + [
+        False
+    ] * 2
+
+
+def test_version() -> None:
+    assert run("version").stdout == f"{__version__}\n"
+
+
+def prism(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "prism.cli", *arguments],
+        capture_output=True, text=True, check=False, timeout=120, **options,
+    )  # fmt: skip
+
+
+def test_as_a_process(tmp_path: Path) -> None:
+    shown = prism("--help")
+    assert shown.returncode == 0
+    assert all(command in shown.stdout for command in ("rerank", "demo", "serve", "train", "version"))
+    failed = prism("rerank", "q", str(tmp_path / "absent.txt"))
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("error: cannot read")
+    assert "Traceback" not in failed.stderr
+    assert prism("rerank").returncode == 2
+    assert prism("nonsense").returncode == 2
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom prism.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print([name for name in ('torch', 'transformers', 'fastapi', 'pydantic') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"
