@@ -351,8 +351,7 @@ def _cell(values: Mapping[str, float], name: str) -> str:
 
 def _mean(values: Sequence[Mapping[str, float]]) -> str:
     """Over the data sets, unless one is missing."""
-    found = [of_set["nDCG@10"] for of_set in values if "nDCG@10" in of_set]
-    return f"{sum(found) / len(found):.4f}" if len(found) == len(values) else "–"
+    return f"{sum(v['nDCG@10'] for v in values) / len(values):.4f}" if all(values) else "–"
 
 
 def _facts(meta: Mapping[str, Any]) -> list[str]:

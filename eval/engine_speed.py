@@ -25,15 +25,18 @@ import torch
 import transformers
 import typer
 
+from prism.checkpoint import Checkpoint
 from prism.engines.base import WriteRequest
 from prism.engines.hf import HfEngine, choose_dtype
+from prism.template import Template
+from prism.types import Document
 
 INSTRUCTION = (
     "You read one document for one question and say whether a reader who has that question is helped by it. Judge the "
     "document alone: what it states, what it implies without a doubt, and nothing you happen to know from elsewhere. "
-    "Answer yes when some part of it bears on the question, also when it answers only a part; answer no when it shares "
-    "the topic or the words but leaves the reader where he was. After yes, write one sentence on what the document adds "
-    "for this question, then repeat everything in it that bears on the question so that it can be read on its own, with "
+    "Answer yes when a part of it bears on the question, also when it answers only a part; answer no when it shares "
+    "the topic or the words but leaves the reader where he was. After yes, write one sentence on what the document "
+    "adds for this question, then repeat all of it that bears on the question so that it can be read on its own, with "
     "names in place of pronouns, with every number and date as the document gives it, and with nothing added. "
 )
 QUERY = "Why did the bridge over the river have to be closed, and when was it opened to traffic again?"
@@ -98,15 +101,15 @@ def random_prompts(vocabulary: int, documents: int, texts: int) -> Prompts:
     return Prompts(prompts, prompts[:texts])
 
 
-def made_up_prompts(tokenizer: Any, documents: int, texts: int) -> Prompts:
-    """The same lengths, in words."""
+def made_up_prompts(template: Template, documents: int, texts: int) -> Prompts:
+    """About the same lengths, in words, as the checkpoint's own template renders them."""
     rng = random.Random(11)
+    instruction = INSTRUCTION if template.takes_instruction else None
     prompts = []
     for _ in range(documents):
-        body = " ".join(rng.sample(SENTENCES, rng.randint(4, 9)))
-        prompts.append(tokenizer.encode(f"{INSTRUCTION}\nQuery: {QUERY}\nDocument: {body}\nAnswer: "))
-    yes = tokenizer.encode("yes\n", add_special_tokens=False)
-    return Prompts(prompts, [ids + yes for ids in prompts[:texts]])
+        document = Document(text=" ".join(rng.sample(SENTENCES, rng.randint(4, 9))))
+        prompts.append(template.render(QUERY, document, instruction=instruction).ids)
+    return Prompts(prompts, [[*ids, template.yes_id] for ids in prompts[:texts]])
 
 
 @contextmanager
@@ -233,7 +236,7 @@ def markdown(title: str, unit: str, lines: Sequence[Line]) -> str:
 
 
 def main(
-    checkpoint: Annotated[str, typer.Option(help="A directory with weights and tokenizer, or `random`.")] = "random",
+    checkpoint: Annotated[str, typer.Option(help="A checkpoint with `prism.json`, `nano`, or `random`.")] = "random",
     documents: Annotated[int, typer.Option(min=2, help="Documents to score.")] = 100,
     texts: Annotated[int, typer.Option(min=1, help="Texts to write.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest text.")] = 128,
@@ -247,10 +250,9 @@ def main(
         model, stop_ids = nano_sized(), []
         prompts = random_prompts(model.config.vocab_size, documents, texts)
     else:
-        model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-        stop_ids = [tokenizer.eos_token_id]
-        prompts = made_up_prompts(tokenizer, documents, texts)
+        loaded = Checkpoint.load(checkpoint)
+        model, stop_ids = loaded.load_model("float32", "cpu"), sorted(loaded.template.stop_ids)
+        prompts = made_up_prompts(loaded.template, documents, texts)
     setting = (
         f"{checkpoint}, {model.num_parameters() / 1e6:.1f}M parameters, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, transformers {transformers.__version__}, {platform.machine()}, "

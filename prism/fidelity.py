@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Literal
 
@@ -199,7 +200,7 @@ def _date(match: re.Match[str]) -> Fact | None:
 
 _GROUP_GAP = re.compile(r"(?<=\d)(?<!\d{4})[ \u00a0\u202f\u2009](?=\d{3}(?!\d))")  # 10 000
 _GAP = "\u2063"
-_NUMBER = re.compile(rf"(?<![{_CASED}\d_])(?<!\d[.,])(?<![{_CASED}][-‑])\d[\d.,'’{_GAP}]*(?:\s?%)?")
+_NUMBER = re.compile(rf"(?<![{_CASED}\d_])(?<!\d[.,'’])(?<![{_CASED}][-‑])\d[\d.,'’{_GAP}]*(?:\s?%)?")
 _ANY_NUMBER = re.compile(r"\d[\d.,'’]*")
 _LIST_COMMA = re.compile(r"，(?!\d{3}(?!\d))")
 
@@ -353,6 +354,7 @@ class Haystack:
     def __init__(self, text: str, language: str | None = None) -> None:
         prepared = _prepare(text)
         plain = prepared.replace(_GAP, " ")
+        self.source = text
         self.language = language or language_of(text)
         self.text = " ".join(fold(plain).split())
         self.urls = {key for m in _URL.finditer(plain) if (fact := _url(m)) for key in fact.keys}
@@ -366,7 +368,7 @@ class Haystack:
                 self._add_date(_date(match))
         self.words: dict[str, dict[str, None]] = {}
         for match in _WORD.finditer(plain):
-            for word in (_bare(match[0]), *re.split("[-‑]", match[0])):
+            for word in (_bare(match[0]), *re.split("['’‑-][0-9]*", match[0])):
                 self.words.setdefault(_plain_word(word)[:3], {})[_plain_word(word)] = None
 
     def _add_date(self, fact: Fact | None) -> None:
@@ -377,7 +379,15 @@ class Haystack:
                 self.dates |= {key, (None, month, day), (year, month, None)}
                 self.numbers |= {str(part) for part in (year, day) if part is not None}
 
+    @cached_property
+    def facts(self) -> set[tuple[Kind, frozenset[str | Date]]]:
+        """The text's own facts, read as a written text's are: whatever is copied is found, however odd its borders."""
+        return {(fact.kind, fact.keys) for fact in facts(self.source, self.language)}
+
     def has(self, fact: Fact) -> bool:
+        return self._finds(fact) or (fact.kind, fact.keys) in self.facts
+
+    def _finds(self, fact: Fact) -> bool:
         if fact.kind == "url":
             return not fact.keys.isdisjoint(self.urls)
         if fact.kind == "date":
@@ -385,7 +395,7 @@ class Haystack:
         if fact.kind == "number":
             return not fact.keys.isdisjoint(self.numbers)
         key = str(next(iter(fact.keys)))
-        if fact.kind == "name" and _WORD.match(key):
+        if fact.kind == "name" and all(_WORD.fullmatch(word) for word in fact.text.split(" ")):
             return all(self._knows(word) for word in fact.text.split(" "))
         return _occurs(key, self.text)
 
@@ -433,7 +443,7 @@ def _occurs(needle: str, hay: str) -> bool:
 
 
 def _glued(hay: str, at: int) -> bool:
-    return 0 < at < len(hay) and all(c == "_" or (c.isalnum() and c < "\u2e80") for c in hay[at - 1 : at + 1])
+    return 0 < at < len(hay) and all(c == "_" or (c.isascii() and c.isalnum()) for c in hay[at - 1 : at + 1])
 
 
 def verify(texts: Iterable[tuple[tuple[Fact, ...], tuple[Haystack, ...]]]) -> Fidelity:

@@ -86,7 +86,7 @@ def tiny_qwen35() -> Any:
         linear_value_head_dim=16,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
-        initializer_range=0.15,
+        initializer_range=0.08,
     )
     torch.manual_seed(20260102)
     return Qwen3_5ForCausalLM(config).eval()

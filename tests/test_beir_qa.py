@@ -210,23 +210,26 @@ def test_a_foreign_report_is_not_overwritten(run: Go, tmp_path: Path) -> None:
         assert (tmp_path / "out" / "report.json").read_text() == content
 
 
-def test_no_path_of_this_machine_gets_into_the_report(run: Go, tmp_path: Path) -> None:
+def test_no_path_of_this_machine_gets_into_the_report(run: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "work" / "prism"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
     model = tmp_path / "checkpoints" / "mine"
     run(models=(str(model),))
     for path in (tmp_path / "out").glob("report.*"):
         assert str(tmp_path) not in path.read_text()
     options = beir_qa.Options(
         models=(str(model), "nano"),
-        data=Path("../shared/data/beir"),
+        data=here.parent / "shared" / "beir",
         datasets=("scifact", "nq"),
         instruction="find it",
         top_k=20,
         resume=False,
-        out=Path.cwd() / "here",
+        out=here / "results",
     )
     assert beir_qa.command(options) == (
-        "python eval/beir_qa.py --model mine --model nano --data ../shared/data/beir --datasets scifact,nq --top-k 20"
-        " --instruction 'find it' --out here"
+        "python eval/beir_qa.py --model mine --model nano --data ../shared/beir --datasets scifact,nq --top-k 20"
+        " --instruction 'find it' --out results"
     )
 
 

@@ -415,7 +415,7 @@ def test_shared_length_leaves_a_token_of_every_prompt() -> None:
     same = list(range(40))
     assert shared_length([same, [*same, 1]]) == 39
     assert shared_length([[*same, 1], [*same, 2, 3], [*same, 2, 4]]) == 40
-    assert shared_length([same[:15] + [1], same[:15] + [2]]) == 0
+    assert shared_length([[*same[:15], 1], [*same[:15], 2]]) == 0
     assert shared_length([same]) == shared_length([]) == 0
 
 

@@ -229,6 +229,11 @@ def test_bm25_stems_and_drops_stop_words() -> None:
 def test_bm25_ties_break_by_position_also_at_the_cut() -> None:
     index = Bm25(["same words here"] * 50 + ["other"])
     assert [position for position, _ in index.search(["words"], 7)[0]] == list(range(7))
+    # Of one length: twice the word beats once, and within each kind positions ascend.
+    index = Bm25(["copper copper" if i % 3 == 0 else "copper cable" for i in range(1000)])
+    expected = [*range(0, 1000, 3), *(i for i in range(1000) if i % 3)]
+    assert [position for position, _ in index.search(["copper"], 1000)[0]] == expected
+    assert [position for position, _ in index.search(["copper"], 500)[0]] == expected[:500]
 
 
 def test_bm25_never_returns_documents_without_a_common_word() -> None:

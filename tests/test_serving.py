@@ -139,9 +139,9 @@ def test_nulls_mean_defaults(client: httpx.Client) -> None:
 
 
 def test_what_is_not_heeded_is_said(client: httpx.Client) -> None:
-    documents = [{"text": GOOD, "url": {"a": [1]}}]
+    documents = [{"text": GOOD, "id": 7, "url": {"a": [1]}}]
     body = post(client, documents=documents, model="rerank-v9", top_k=3, truncation=True, priority=None).json()
-    assert body["model"] == "fake"
+    assert (body["model"], body["results"][0]["id"]) == ("fake", "7")
     assert body["meta"]["warnings"] == [
         "answered by 'fake': there is no model 'rerank-v9' here",
         "ignored fields: priority, top_k, truncation",
@@ -185,7 +185,8 @@ def test_lone_surrogates_keep_offsets_and_come_back_encodable(client: httpx.Clie
         ({"query": 3}, 422, "query"),
         ({"documents": None}, 422, "documents"),
         ({"documents": "text"}, 422, "documents"),
-        ({"documents": ["a", 3]}, 422, "documents.1"),
+        ({"documents": ["a", 3]}, 422, "documents.1: Input should be a text or an object {text, id, title}, got 3"),
+        ({"documents": [{"text": "a", "id": 1.5}]}, 422, "documents.0.object.id: Input should be a valid string"),
         ({"documents": [["a"]]}, 422, "documents.0"),
         ({"documents": [{"content": "a"}]}, 422, "documents.0"),
         ({"documents": [{"text": None}]}, 422, "documents.0"),

@@ -71,10 +71,9 @@ def _stage(corpus: Corpus, stage: Stage, rng: random.Random) -> list[Example]:
     """One stage of the curriculum, shuffled."""
     passages = cut(corpus.texts, stage.max_chars)
     lexicon = Lexicon(passages)
-    made = make_queries(passages, lexicon, rng, per_passage=2)
-    rng.shuffle(made)
     human = place_questions(corpus.questions, passages, lexicon) * stage.human
-    queries = [*human, *made][: stage.queries]
+    made = make_queries(passages, lexicon, rng, per_passage=2, count=max(0, stage.queries - len(human)))
+    queries = [*human, *made]
     others = negatives(queries, passages, lexicon, hard=stage.hard, easy=stage.easy, rng=rng)
     records = [positive(query, passages) for query in queries]
     records += [negative(q, i, passages, lexicon) for q, found in zip(queries, others, strict=True) for i in found]

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from prism.data.passages import Passage, words
@@ -78,10 +79,15 @@ class Lexicon:
 # --- queries ---------------------------------------------------------------------------------------------------------
 
 
-def make_queries(passages: Sequence[Passage], lexicon: Lexicon, rng: random.Random, per_passage: int) -> list[Query]:
-    """Rule-made queries: per passage up to `per_passage` of kinds drawn at random."""
+def make_queries(
+    passages: Sequence[Passage], lexicon: Lexicon, rng: random.Random, *, per_passage: int, count: int | None = None
+) -> list[Query]:
+    """Rule-made queries, `count` in all: from passages in random order up to `per_passage` of kinds drawn at random."""
     queries: list[Query] = []
-    for index, passage in enumerate(passages):
+    for index in rng.sample(range(len(passages)), len(passages)):
+        if count is not None and len(queries) >= count:
+            break
+        passage = passages[index]
         kinds: list[Kind] = ["keyword", "keyword", "question"]
         rng.shuffle(kinds)
         # Headings are the queries nearest to what people type, and there is one to several passages: they go first.
@@ -223,44 +229,45 @@ def negatives(
     Neighbours of the same section, and those with all of the query's words in one sentence, may well answer: left out.
     """
     limits = _Quota(queries, hard + easy) if quota else None
-    order = list(range(len(queries)))
-    rng.shuffle(order)
+    # With a quota only passages that are somebody's positive can serve, so only those are searched.
+    pool = sorted({query.passage for query in queries}) if quota else list(range(len(passages)))
+    neighbours = _neighbours(queries, passages, pool, depth) if hard else [[] for _ in queries]
     found: list[list[int]] = [[] for _ in queries]
-    neighbours = Bm25([passage.text for passage in passages]).search([q.text for q in queries], depth) if hard else None
-    for position in order:
-        query = queries[position]
-        ranked = [index for index, _ in neighbours[position]] if neighbours else []
-        taken = list(_admitted(ranked, hard, query, passages, lexicon, limits))
-        pool = (rng.randrange(len(passages)) for _ in range(50 * (easy + hard)))
+    for position in rng.sample(range(len(queries)), len(queries)):
+        admit = _Admission(queries[position], passages, lexicon, limits)
+        taken = list(islice(filter(admit, neighbours[position]), hard))
+        # A quota that ran out for the neighbours is made up with random passages, so that the balance holds.
         wanted = easy + (hard - len(taken) if quota else 0)
-        taken += list(_admitted(pool, wanted, query, passages, lexicon, limits, set(taken)))
-        found[position] = taken
+        drawn = (rng.choice(pool) for _ in range(50 * wanted))
+        found[position] = taken + list(islice(filter(admit, drawn), wanted))
     return found
 
 
-def _admitted(
-    candidates: Iterable[int],
-    count: int,
-    query: Query,
-    passages: Sequence[Passage],
-    lexicon: Lexicon,
-    limits: _Quota | None,
-    seen: set[int] | None = None,
-) -> Iterator[int]:
-    own = passages[query.passage]
-    asked = words(query.text)
-    seen = set(seen or ())
-    for index in candidates:
-        if count <= 0:
-            return
-        other = passages[index]
-        same = other.group == own.group and other.heading == own.heading
-        if same or index in seen or lexicon.coverage(asked, index)[0] > 0.95:
-            continue
-        if limits is None or limits.take(index):
-            seen.add(index)
-            count -= 1
-            yield index
+def _neighbours(
+    queries: Sequence[Query], passages: Sequence[Passage], pool: Sequence[int], depth: int
+) -> list[list[int]]:
+    ranked = Bm25(passages[index].text for index in pool).search([query.text for query in queries], depth)
+    return [[pool[position] for position, _ in hits] for hits in ranked]
+
+
+class _Admission:
+    """Whether a passage may serve as a negative of one query; what is admitted is booked."""
+
+    def __init__(self, query: Query, passages: Sequence[Passage], lexicon: Lexicon, limits: _Quota | None) -> None:
+        self._own = passages[query.passage]
+        self._asked = words(query.text)
+        self._passages, self._lexicon, self._limits = passages, lexicon, limits
+        self._seen: set[int] = set()
+
+    def __call__(self, index: int) -> bool:
+        other = self._passages[index]
+        same = other.group == self._own.group and other.heading == self._own.heading
+        if same or index in self._seen or self._lexicon.coverage(self._asked, index)[0] > 0.95:
+            return False
+        if self._limits is not None and not self._limits.take(index):
+            return False
+        self._seen.add(index)
+        return True
 
 
 # --- records ---------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Batched greedy decoding with prompt-lookup speculation: token for token what greedy decoding one by one writes.
 
-A model whose layers all keep plain keys and values decodes *slotted*: a row's token at position p lives in cache slot p, so
-a rejected draft is simply overwritten and rows of different lengths need no padding in the cache. Any other model (linear
-attention, sliding windows) decodes *padded*, one token a step, because its state cannot be taken back.
+A model whose layers all keep plain keys and values decodes *slotted*: the token at position p lives in cache slot p, so
+a rejected draft is simply overwritten and rows of different lengths need no padding in the cache. Any other model
+(linear attention, sliding windows) decodes *padded*, one token a step, because its state cannot be taken back.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def shared_length(prompts: Collection[Sequence[int]]) -> int:
-    """Length of the prefix worth computing once; leaves at least one token of every prompt. 0 when sharing does not pay."""
+    """Length of the prefix worth computing once, 0 for none. Leaves at least one token of every prompt."""
     if len(prompts) < 2:
         return 0
-    first, last = min(prompts), max(prompts)  # what these two share, all share
+    first, last = min(prompts, key=tuple), max(prompts, key=tuple)  # what these two share, all share
     limit = min(map(len, prompts)) - 1
     length = next((at for at in range(limit) if first[at] != last[at]), limit)
     return length if length >= MIN_SHARED_TOKENS else 0
@@ -221,8 +221,10 @@ class LanguageModel:
 class _Slots:
     """Where the tokens of the current forward pass go; shared by all layers of a cache."""
 
-    positions_BT: Tensor
-    rows_B1: Tensor
+    positions: Tensor
+    """[B, T]"""
+    rows: Tensor
+    """[B, 1]"""
     used: int
     """Slots that any row may read in this pass."""
 
@@ -241,8 +243,8 @@ class _SlotLayer(DynamicLayer):  # type: ignore[misc]
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
         if self.keys.shape[2] < slots.used:
             self.keys, self.values = _grown(self.keys, slots.used), _grown(self.values, slots.used)
-        self.keys[slots.rows_B1, :, slots.positions_BT] = key_states.transpose(1, 2)
-        self.values[slots.rows_B1, :, slots.positions_BT] = value_states.transpose(1, 2)
+        self.keys[slots.rows, :, slots.positions] = key_states.transpose(1, 2)
+        self.values[slots.rows, :, slots.positions] = value_states.transpose(1, 2)
         return self.keys[:, :, : slots.used], self.values[:, :, : slots.used]
 
 
@@ -288,17 +290,17 @@ class _SlottedRows:
         model, slots = self._model, self._slots
         ids_BT = pad(feeds, model.pad_id, model.device)
         B, T = ids_BT.shape
-        slots.positions_BT = torch.tensor(starts, device=model.device)[:, None] + torch.arange(T, device=model.device)
-        slots.rows_B1 = torch.arange(B, device=model.device)[:, None]
+        slots.positions = torch.tensor(starts, device=model.device)[:, None] + torch.arange(T, device=model.device)
+        slots.rows = torch.arange(B, device=model.device)[:, None]
         slots.used = max(starts) + T
-        mask_B1TS = torch.arange(slots.used, device=model.device) <= slots.positions_BT[:, None, :, None]
+        mask_B1TS = torch.arange(slots.used, device=model.device) <= slots.positions[:, None, :, None]
         if model.attention == "eager":  # adds the mask to the scores instead of selecting by it
             mask_B1TS = torch.zeros_like(mask_B1TS, dtype=model.dtype).masked_fill(
                 ~mask_B1TS, torch.finfo(model.dtype).min
             )
         return model.hidden(
             ids_BT,
-            position_ids=slots.positions_BT,
+            position_ids=slots.positions,
             attention_mask=mask_B1TS,
             past_key_values=self._cache,
             use_cache=True,
@@ -319,20 +321,20 @@ class _PaddedRows:
         check()
         model = self._model
         ids_BT = pad(prompts, model.pad_id, model.device, left=True)
-        self._mask_BT = pad([[1] * len(ids) for ids in prompts], 0, model.device, left=True)
-        positions_BT = (self._mask_BT.cumsum(1) - 1).clamp(min=0)
+        self._mask = pad([[1] * len(ids) for ids in prompts], 0, model.device, left=True)
+        positions_BT = (self._mask.cumsum(1) - 1).clamp(min=0)
         return model.best(self._forward(ids_BT, positions_BT)[:, -1:])
 
     def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
         ids_B1 = torch.tensor(feeds, device=self._model.device)
-        self._mask_BT = torch.cat([self._mask_BT, torch.ones_like(ids_B1)], dim=1)
+        self._mask = torch.cat([self._mask, torch.ones_like(ids_B1)], dim=1)
         return self._model.best(self._forward(ids_B1, torch.tensor(starts, device=self._model.device)[:, None]))
 
     def _forward(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
         return self._model.hidden(
             ids_BT,
             position_ids=positions_BT,
-            attention_mask=self._mask_BT,
+            attention_mask=self._mask,
             past_key_values=self._cache,
             use_cache=True,
         )
@@ -340,7 +342,7 @@ class _PaddedRows:
     def keep(self, rows: Sequence[int]) -> None:
         index = torch.tensor(rows, device=self._model.device)
         self._cache.reorder_cache(index)
-        self._mask_BT = self._mask_BT[index]
+        self._mask = self._mask[index]
 
 
 class Decoder:

@@ -40,7 +40,7 @@ def choose_dtype(device: torch.device | str, requested: Literal["auto", "float32
 
 
 def _cpu_multiplies_bf16() -> bool:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.11
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 

@@ -15,6 +15,10 @@ def _encodable(value: object) -> object:
     return clean(value) if isinstance(value, str) else value
 
 
+def _name(value: object) -> object:
+    return str(value) if type(value) is int else _encodable(value)
+
+
 Text = Annotated[str, BeforeValidator(_encodable)]
 """A string; a lone surrogate, legal in JSON but in no encoding, is replaced one for one."""
 
@@ -25,7 +29,8 @@ class DocumentIn(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     text: Text
-    id: Text | int | None = None
+    id: Annotated[str | None, BeforeValidator(_name)] = None
+    """A string, or a database's whole number."""
     title: Text | None = None
 
     def fields(self) -> dict[str, Any]:
@@ -33,7 +38,9 @@ class DocumentIn(BaseModel):
 
 
 def _kind(document: object) -> str | None:
-    return {str: "text", dict: "object"}.get(type(document))
+    if isinstance(document, str):
+        return "text"
+    return "object" if isinstance(document, dict | DocumentIn) else None
 
 
 AnyDocument = Annotated[
@@ -41,7 +48,7 @@ AnyDocument = Annotated[
     Discriminator(
         _kind,
         custom_error_type="document_type",
-        custom_error_message="Input should be a text or an object {{text, id, title}}",
+        custom_error_message="Input should be a text or an object {text, id, title}",
     ),
 ]
 

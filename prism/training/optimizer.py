@@ -6,16 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prism.training.recipe import Optimizer as Settings
 
 
 class Combined(Optimizer):
-    """Several optimizers over disjoint parameters that step together; schedulers see all their groups."""
+    """Several optimizers over disjoint parameters that step together; schedulers see all their groups.
 
-    def __init__(self, parts: list[Optimizer]) -> None:
+    They work on fp32 copies of the model's parameters: updates too small for a bf16 weight still add up. Without that,
+    a pure bf16 run stops learning once its learning rate has decayed.
+    """
+
+    def __init__(self, masters: list[tuple[Tensor, Tensor]], parts: list[Optimizer]) -> None:
+        self.masters = masters
+        """Pairs of (model parameter, its fp32 copy); both the same tensor where the model is fp32 anyway."""
         self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()
@@ -28,31 +34,55 @@ class Combined(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         if closure is not None:
             raise ValueError("closures are not supported: call backward first, then step()")
+        for parameter, master in self.masters:
+            if master is not parameter:
+                master.grad = None if parameter.grad is None else parameter.grad.float()
         for part in self.parts:
             part.step()
+        for parameter, master in self.masters:
+            if master is not parameter:
+                parameter.copy_(master)
+                master.grad = None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter, _ in self.masters:
+            parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self.parts]}
+        return {
+            "parts": [part.state_dict() for part in self.parts],
+            "masters": [master.detach() for parameter, master in self.masters if master is not parameter],
+        }
 
+    @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
+        copies = (master for parameter, master in self.masters if master is not parameter)
+        for master, stored in zip(copies, state_dict["masters"], strict=True):
+            master.copy_(stored)
         self._share()
 
 
-def build_optimizer(model: nn.Module, settings: Settings) -> Optimizer:
+def _master(parameter: Tensor) -> Tensor:
+    return parameter if parameter.dtype is torch.float32 else parameter.detach().float().requires_grad_()
+
+
+def build_optimizer(model: nn.Module, settings: Settings) -> Combined:
     """The recipe's optimizer. Vectors (norms, biases) and embeddings get no weight decay."""
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    masters = [(p, _master(p)) for p in model.parameters() if p.requires_grad]
+    copy_of = {id(p): master for p, master in masters}
+    trained = [(name, copy_of[id(p)]) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trained if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
     inside = {id(p) for p in matrices}
     rest = [p for _, p in trained if id(p) not in inside]
-    if settings.name == "muon":
+    parts: list[Optimizer] = []
+    if rest:
+        parts.append(torch.optim.AdamW(rest, lr=settings.lr, betas=settings.betas, weight_decay=0.0))
+    if matrices and settings.name == "muon":
         # Muon: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
-        muon = torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay)
-        adamw = torch.optim.AdamW(rest, lr=settings.lr, betas=settings.betas, weight_decay=0.0)
-        return Combined([muon, adamw])
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=settings.betas)
+        parts.append(torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay))
+    elif matrices:
+        decay = settings.weight_decay
+        parts.append(torch.optim.AdamW(matrices, lr=settings.lr, betas=settings.betas, weight_decay=decay))
+    return Combined(masters, parts)

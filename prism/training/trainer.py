@@ -65,7 +65,10 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
     ) -> Any:
         """Weighted sum of the recipe's terms over one batch; see `prism.training.losses`."""
         outputs = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False, logits_to_keep=1
+            # No mask: rows are padded on the right, where a causal model's real positions never look.
+            input_ids=inputs["input_ids"],
+            use_cache=False,
+            logits_to_keep=1,
         )
         hidden_BTH, self._hidden = self._hidden, None
         assert hidden_BTH is not None  # the hook ran in this very forward
@@ -192,13 +195,21 @@ def _model(recipe: Recipe, folder: Path) -> tuple[Any, Any, Template]:
         base = Checkpoint.load(
             recipe.model.base, template=recipe.model.template, trust_remote_code=recipe.model.trust_remote_code
         )
-        return base.tokenizer, base.load_model(dtype="float32"), base.template
+        model = base.load_model(dtype="float32").to(_dtype(recipe))
+        model.set_attn_implementation(recipe.schedule.attention)
+        return base.tokenizer, model, base.template
     assert recipe.model.scratch is not None  # the recipe's validator saw to it
     spec = load_spec(recipe.model.template or "prism")
     tokenizer = _tokenizer(recipe, folder, spec)
-    model = new_model(recipe.model.scratch, tokenizer)
+    model = new_model(recipe.model.scratch, tokenizer).to(_dtype(recipe))
+    model.set_attn_implementation(recipe.schedule.attention)
     _say(f"new model: {sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer):,}")
     return tokenizer, model, Template(spec, tokenizer)
+
+
+def _dtype(recipe: Recipe) -> torch.dtype:
+    requested = "auto" if recipe.schedule.bf16 is None else "bfloat16" if recipe.schedule.bf16 else "float32"
+    return choose_dtype("cuda" if torch.cuda.is_available() else "cpu", requested)
 
 
 def _tokenizer(recipe: Recipe, folder: Path, spec: Any) -> Any:
@@ -239,7 +250,6 @@ def _dataset(recipe: Recipe, folder: Path, template: Template) -> tuple[Any, Dro
 def _arguments(recipe: Recipe, folder: Path) -> SFTConfig:
     schedule, optimizer = recipe.schedule, recipe.optimizer
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    bf16 = choose_dtype(device, "auto") is torch.bfloat16 if schedule.bf16 is None else schedule.bf16
     return SFTConfig(
         output_dir=str(folder / "state"),
         num_train_epochs=schedule.epochs,
@@ -252,7 +262,7 @@ def _arguments(recipe: Recipe, folder: Path) -> SFTConfig:
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": optimizer.min_lr_share},
         warmup_steps=optimizer.warmup_steps,
-        bf16=bf16,
+        bf16=False,  # no autocast: the model itself is bf16, the optimizer keeps fp32 copies
         use_cpu=device == "cpu",
         train_sampling_strategy="sequential",  # `dataset.order` has decided
         dataset_kwargs={"skip_prepare_dataset": True},
