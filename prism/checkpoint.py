@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from prism.engines.base import Engine
 
 CONFIG_NAME = "prism.json"
+Dtype = Literal["auto", "float32", "bfloat16"]
 NANO = Path(__file__).parent / "nano"
 
 _OBVIOUS_QUERY = "how to rotate access keys"
-_OBVIOUS_YES = "To rotate access keys, create a second access key, update your applications, and delete the old access key."
+_OBVIOUS_YES = (
+    "To rotate access keys, create a second access key, update your applications, and delete the old access key."
+)
 _OBVIOUS_NO = "The borrow checker compares scopes to determine whether all borrows of a value are valid."
 
 
@@ -74,18 +77,21 @@ class Checkpoint:
         config = _config(path, source, tokenizer, template)
         return cls(path, config, tokenizer, Template(config.template, tokenizer), trust_remote_code)
 
-    def load_model(self, dtype: str = "auto", device: str = "auto") -> PreTrainedModel:
-        """The causal LM in eval mode. `dtype`: auto (bf16 where it is faster), float32 or bfloat16; `device`: auto, cpu,
-        cuda, …. Raises CheckpointError when the weights do not load or do not match the tokenizer."""
+    def load_model(self, dtype: Dtype = "auto", device: str = "auto") -> PreTrainedModel:
+        """The causal LM in eval mode.
+
+        `dtype`: auto (bf16 where it is faster), float32 or bfloat16; `device`: auto, cpu, cuda, cuda:1, ….
+        Raises CheckpointError when the weights do not load or do not match the tokenizer.
+        """
         from transformers import AutoModelForCausalLM
 
         from prism.engines.hf import choose_device, choose_dtype
 
-        target = choose_device(device)
         try:
+            target = choose_device(device)
             model = AutoModelForCausalLM.from_pretrained(
                 self.path,
-                dtype=choose_dtype(target, dtype),  # type: ignore[arg-type]
+                dtype=choose_dtype(target, dtype),
                 use_safetensors=True,
                 trust_remote_code=self.trust_remote_code,
             )
@@ -97,7 +103,7 @@ class Checkpoint:
                 f"{self.name}: the model has {rows} embeddings, its tokenizer {len(self.tokenizer)} tokens:"
                 " weights and tokenizer are not of one checkpoint"
             )
-        return model.to(target).eval()  # type: ignore[no-any-return]
+        return model.to(target).eval()
 
     async def self_test(self, engine: Engine) -> None:
         """Score one obvious yes and one obvious no. Raises CheckpointError unless the yes ranks clearly first.
@@ -149,7 +155,12 @@ def _locate(source: str | Path, revision: str | None) -> Path:
 
 def _download(source: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         # Weights as safetensors only: pickles run code when they load.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -84,7 +85,7 @@ def load_spec(name_or_path: str | Path) -> TemplateSpec:
     path = Path(name_or_path)
     if not path.is_file():
         raise TemplateError(
-            f"no template {str(name_or_path)!r}: expected one of {', '.join(BUILT_IN)} or a JSON file of template fields"
+            f"no template {str(name_or_path)!r}: expected {', '.join(BUILT_IN)} or a JSON file of template fields"
         )
     try:
         return TemplateSpec.model_validate_json(path.read_bytes())
@@ -304,7 +305,7 @@ class Template:
     def _encode(
         self, chunks: Iterable[int | list[tuple[str, bool]]], fills: Mapping[str, str]
     ) -> list[tuple[int, Part]]:
-        """Ids with their part. Text between two control tokens is tokenized in one piece, as the whole string would be."""
+        """Ids with their part. Text between control tokens is tokenized in one piece, as in the whole string."""
         out: list[tuple[int, Part]] = []
         for chunk in chunks:
             if isinstance(chunk, int):
@@ -317,9 +318,12 @@ class Template:
                     filled.append((len(text), len(text) + len(value)))
                 text += value
             encoding = self._plain.encode(text, add_special_tokens=False)
-            for id_, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-                inside = any(low <= start and end <= high for low, high in filled)
-                out.append((id_, Part.TEXT if inside else Part.PROMPT))
+            parts = [Part.PROMPT] * len(encoding.ids)
+            starts, ends = [start for start, _ in encoding.offsets], [end for _, end in encoding.offsets]
+            for low, high in filled:
+                first, last = bisect_left(starts, low), bisect_right(ends, high)
+                parts[first:last] = [Part.TEXT] * (last - first)
+            out += zip(encoding.ids, parts, strict=True)
         return out
 
     def _chunks(self, text: str) -> list[int | list[tuple[str, bool]]]:

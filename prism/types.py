@@ -1,4 +1,4 @@
-"""The frozen records every module shares. Offsets are Unicode code points, half-open; sizes are tokens unless named otherwise."""
+"""The frozen records every module shares. Offsets are Unicode code points, half-open; sizes are in tokens."""
 
 from __future__ import annotations
 

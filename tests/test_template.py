@@ -160,7 +160,9 @@ def test_parsing_never_raises(tiny_tokenizer, text, finish):
 
 
 @settings(max_examples=200, deadline=None)
-@given(pieces=st.lists(st.sampled_from(["<contribution>", "</contribution>", "<evidence>", "</evidence>", "a", " ", "\n"])))
+@given(
+    pieces=st.lists(st.sampled_from(["<contribution>", "</contribution>", "<evidence>", "</evidence>", "a", " ", "\n"]))
+)
 def test_only_whole_outputs_are_complete(tiny_tokenizer, pieces):
     text = "".join(pieces)
     written = Template(PRISM, tiny_tokenizer).parse(text)
@@ -192,7 +194,7 @@ def test_outcomes(template, text, finish, expected):
 def test_qwen3_reranker_is_the_published_interface():
     # Model card of Qwen/Qwen3-Reranker-4B: `prefix`, `format_instruction` and `suffix` of its usage example.
     prefix = (
-        '<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct '
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
         'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
     )
     body = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"

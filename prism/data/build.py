@@ -11,9 +11,9 @@ from pathlib import Path
 from prism.data.pairs import Lexicon, Query, make_queries, negative, negatives, place_questions, positive
 from prism.data.passages import cut
 from prism.data.records import stable_id, write_examples
+from prism.data.settings import HeldOut, Pairs, Stage
 from prism.data.sources import READERS, Corpus, Question, Text
 from prism.errors import DataError
-from prism.data.settings import HeldOut, Pairs, Stage
 from prism.types import Example
 
 Say = Callable[[str], None]
@@ -35,10 +35,18 @@ def build(pairs: Pairs, folder: Path, seed: int, say: Say = lambda _: None) -> d
     train, dev = split(read(pairs, say), pairs.held_out.share)
     report = {"settings": settings}
     report["dev"] = _write(folder / "dev.jsonl", _dev(dev, pairs.held_out, random.Random(seed)), say)
-    stages = (r for number, stage in enumerate(pairs.stages) for r in _stage(train, stage, random.Random(seed + number + 1)))
+    stages = (
+        r for number, stage in enumerate(pairs.stages) for r in _stage(train, stage, random.Random(seed + number + 1))
+    )
     report["train"] = _write(folder / "train.jsonl", stages, say)
     report_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def build_dev(pairs: Pairs, path: Path, seed: int, say: Say = lambda _: None) -> dict[str, object]:
+    """Only the held-out groups of a recipe: what evaluation needs, in seconds."""
+    _, dev = split(read(pairs, say), pairs.held_out.share)
+    return _write(path, _dev(dev, pairs.held_out, random.Random(seed)), say)
 
 
 def read(pairs: Pairs, say: Say) -> Corpus:
@@ -113,4 +121,3 @@ def _write(path: Path, examples: Iterator[Example], say: Say) -> dict[str, objec
     total = write_examples(path, counted())
     say(f"{path.name}: {total:,} records")
     return {"records": total, "by_source": dict(sorted(counts.items()))}
-

@@ -13,7 +13,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Literal, NamedTuple
 
 from prism.data.passages import Passage, words
@@ -25,10 +25,12 @@ from prism.types import Example
 Kind = Literal["keyword", "question", "heading", "title", "human"]
 
 _STOP_WORDS = frozenset(
-    "a an and are as at be been but by can could do does for from had has have he her his how i if in into is it its"
-    " may me more most must my no not of on one only or other our should so some such than that the their them then"
-    " there these they this those to two up use used using was we were what when where which while who why will with"
-    " would you your also all any each same see following example e.g i.e".split()
+    """
+    a an and are as at be been but by can could do does for from had has have he her his how i if in into is it its
+    may me more most must my no not of on one only or other our should so some such than that the their them then
+    there these they this those to two up use used using was we were what when where which while who why will with
+    would you your also all any each same see following example e.g i.e
+    """.split()  # noqa: SIM905  (a list of 100 strings reads worse)
 )
 _QUESTION_OPENINGS = (
     "what is", "what are", "how to", "how do i", "how does", "how can i", "when should i use", "why", "which",
@@ -143,7 +145,9 @@ def _question(sentence: str, rng: random.Random) -> str | None:
         return None
     length = min(len(surface), rng.randint(4, 9))
     start = rng.randrange(len(surface) - length + 1)
-    stretch = [word for word in surface[start : start + length] if rng.random() > 0.15 or word.lower() not in _STOP_WORDS]
+    stretch = [
+        word for word in surface[start : start + length] if rng.random() > 0.15 or word.lower() not in _STOP_WORDS
+    ]
     while stretch and stretch[-1].lower() in _STOP_WORDS:
         stretch.pop()
     if len(_content(words(" ".join(stretch)))) < 2:
@@ -179,7 +183,7 @@ def place_questions(questions: Iterable[Question], passages: Sequence[Passage], 
             passage = passages[index]
             low, high = question.start - passage.offset, question.end - passage.offset
             inside = tuple(i for i, (a, b) in enumerate(passage.sentences) if a < high and low < b)
-            if question.end and 0 <= low and high <= len(passage.text) and 1 <= len(inside) <= 3:
+            if question.end and low >= 0 and high <= len(passage.text) and 1 <= len(inside) <= 3:
                 placed.append(Query(question.query, "human", index, inside, question.answer))
                 break
         else:
@@ -277,14 +281,16 @@ def positive(query: Query, passages: Sequence[Passage]) -> Example:
     """The record of a query with its own passage: evidence verbatim, contribution by rule, teacher score 0.95."""
     passage = passages[query.passage]
     spans = [passage.sentences[i] for i in query.evidence]
-    evidence = passage.text[spans[0][0] : spans[-1][1]] if _adjacent(query.evidence) else " ".join(
-        passage.text[a:b] for a, b in spans
+    evidence = (
+        passage.text[spans[0][0] : spans[-1][1]]
+        if _adjacent(query.evidence)
+        else " ".join(passage.text[a:b] for a, b in spans)
     )
     return _example(query, passage, "yes", 0.95, _contribution(query, evidence), evidence)
 
 
 def _adjacent(indices: Sequence[int]) -> bool:
-    return all(b == a + 1 for a, b in zip(indices, indices[1:], strict=False))
+    return all(b == a + 1 for a, b in pairwise(indices))
 
 
 def _contribution(query: Query, evidence: str) -> str:
@@ -306,7 +312,12 @@ def negative(query: Query, index: int, passages: Sequence[Passage], lexicon: Lex
 
 
 def _example(
-    query: Query, passage: Passage, verdict: Literal["yes", "no"], teacher: float, contribution: str | None, evidence: str | None
+    query: Query,
+    passage: Passage,
+    verdict: Literal["yes", "no"],
+    teacher: float,
+    contribution: str | None,
+    evidence: str | None,
 ) -> Example:
     # A title above the text would answer heading and title queries without reading; elsewhere it is often there.
     titled = query.kind not in ("heading", "title") and passage.title and int(stable_id(passage.id), 16) % 2
@@ -322,4 +333,3 @@ def _example(
         contribution=contribution,
         evidence=evidence,
     )
-

@@ -95,7 +95,11 @@ def covidqa(root: Path) -> Corpus:
     return Corpus(texts, questions)
 
 
-_DETOKENIZE = ((re.compile(r" (n't|'s|[.,;:!?%)\]])"), r"\1"), (re.compile(r"([(\[]) "), r"\1"), (re.compile(r" - "), "-"))
+_DETOKENIZE = (
+    (re.compile(r" (n't|'s|[.,;:!?%)\]])"), r"\1"),
+    (re.compile(r"([(\[]) "), r"\1"),
+    (re.compile(r" - "), "-"),
+)
 
 
 def qed(root: Path) -> Corpus:

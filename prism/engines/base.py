@@ -9,7 +9,7 @@ from prism.errors import DocumentError
 
 
 class LabelLogits(NamedTuple):
-    """Log-probabilities of the two labels at the first answer position, up to one shared constant (it cancels in the score)."""
+    """Log-probabilities of the two labels at the first answer position, up to a constant that both share."""
 
     yes: float
     no: float
@@ -33,12 +33,13 @@ class WriteRequest(NamedTuple):
 class WritePiece(NamedTuple):
     """A piece of one written text. The last piece of each request carries `finish`."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
     """Position of the request in the call."""
     text: str
     tokens: int
     finish: Literal["stop", "length"] | None
-    """`stop`: the end-of-turn token or a stop string (not part of `text`); `length`: the token limit."""
+    """`stop`: the end-of-turn token (no part of `text`) or a stop string (its last part, so the parser sees the closing
+    tag); `length`: the token limit."""
 
 
 class Engine(Protocol):

@@ -25,6 +25,20 @@ def score_mse(label_logits_B2: Tensor, teacher_B: Tensor) -> Tensor:
     return F.mse_loss(score_tensor(label_logits_B2), teacher_B.float())
 
 
+def score_cross_entropy(label_logits_B2: Tensor, teacher_B: Tensor) -> Tensor:
+    """Soft cross-entropy on the two labels: mean over rows of -t log p - (1 - t) log (1 - p), p the score.
+
+    Shapes as `score_mse`; needs no clamping, since it is computed from the logit. Source: distillation by cross-entropy
+    with soft targets (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2), two classes.
+    Gradient: (p - t) / B on l_yes. Unlike the squared error's it does not vanish where the score is saturated and
+    wrong, which is where a model that starts from nothing soon finds itself.
+    """
+    if teacher_B.numel() == 0:
+        return label_logits_B2.sum() * 0.0
+    difference_B = label_logits_B2.float()[:, 0] - label_logits_B2.float()[:, 1]
+    return F.binary_cross_entropy_with_logits(difference_B, teacher_B.float())
+
+
 def token_cross_entropy(hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor) -> Tensor:
     """Mean over N positions of -log softmax(hidden @ head^T)[target]: the SFT and language-model losses.
 

@@ -70,19 +70,19 @@ def _master(parameter: Tensor) -> Tensor:
 
 def build_optimizer(model: nn.Module, settings: Settings) -> Combined:
     """The recipe's optimizer. Vectors (norms, biases) and embeddings get no weight decay."""
-    masters = [(p, _master(p)) for p in model.parameters() if p.requires_grad]
+    masters: list[tuple[Tensor, Tensor]] = [(p, _master(p)) for p in model.parameters() if p.requires_grad]
     copy_of = {id(p): master for p, master in masters}
     trained = [(name, copy_of[id(p)]) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trained if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
     inside = {id(p) for p in matrices}
     rest = [p for _, p in trained if id(p) not in inside]
+    shared: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps}
     parts: list[Optimizer] = []
     if rest:
-        parts.append(torch.optim.AdamW(rest, lr=settings.lr, betas=settings.betas, weight_decay=0.0))
+        parts.append(torch.optim.AdamW(rest, weight_decay=0.0, **shared))
     if matrices and settings.name == "muon":
         # Muon: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
         parts.append(torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay))
     elif matrices:
-        decay = settings.weight_decay
-        parts.append(torch.optim.AdamW(matrices, lr=settings.lr, betas=settings.betas, weight_decay=decay))
+        parts.append(torch.optim.AdamW(matrices, weight_decay=settings.weight_decay, **shared))
     return Combined(masters, parts)

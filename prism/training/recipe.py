@@ -67,6 +67,9 @@ class Losses(Record):
     """Weights of the terms of the training loss (`prism.training.losses`)."""
 
     distill: float = Field(default=20.0, ge=0.0)
+    """Squared error between score and teacher score."""
+    distill_ce: float = Field(default=0.0, ge=0.0)
+    """Soft cross-entropy between them: for models that start from nothing."""
     sft: float = Field(default=1.0, ge=0.0)
     lm: float = Field(default=0.0, ge=0.0)
 
@@ -80,6 +83,9 @@ class Optimizer(Record):
     muon_lr: float = Field(default=0.02, gt=0.0)
     weight_decay: float = Field(default=0.01, ge=0.0)
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0.0)
+    """AdamW's epsilon. With tied embeddings a larger one (1e-6) keeps the tiny softmax gradients of absent tokens from
+    being blown up into full steps, which would draw all rare tokens together."""
     warmup_steps: int = Field(default=100, ge=0)
     min_lr_share: float = Field(default=0.0, ge=0.0, le=1.0)
     """The cosine ends at this share of the peak."""
@@ -179,4 +185,4 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

@@ -1,6 +1,6 @@
 """recipe -> checkpoint: data, model, TRL's `SFTTrainer` with the distillation term, save.
 
-    train(recipe) : load_recipe -> records -> rows -> model -> DistillTrainer.train (resumable) -> Checkpoint.save
+train(recipe) : load_recipe -> records -> rows -> model -> DistillTrainer.train (resumable) -> Checkpoint.save
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prism.engines.hf import choose_dtype
 from prism.errors import DataError, RecipeError
 from prism.template import Template, load_spec
 from prism.training.dataset import IGNORED, Drops, collator, order, rows
-from prism.training.losses import score_mse, token_cross_entropy
+from prism.training.losses import score_cross_entropy, score_mse, token_cross_entropy
 from prism.training.optimizer import build_optimizer
 from prism.training.recipe import Losses, Recipe, dump_recipe, load_recipe
 from prism.training.scratch import new_model, train_tokenizer
@@ -55,7 +55,7 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
     def _catch(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self._hidden = output.last_hidden_state
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
         if self.optimizer is None:
             self.optimizer = build_optimizer(model or self.model, self._recipe.optimizer)
         return self.optimizer
@@ -96,7 +96,10 @@ def loss_terms(
     distilled = ~teacher_B.isnan()
     score_hidden_BH = hidden_BTH[rows_B, inputs["score_positions"]]
     label_logits_B2 = score_hidden_BH.float() @ head_VH[label_ids].float().T
-    terms = {"distill": score_mse(label_logits_B2[distilled], teacher_B[distilled])}
+    terms = {
+        "distill": score_mse(label_logits_B2[distilled], teacher_B[distilled]),
+        "distill_ce": score_cross_entropy(label_logits_B2[distilled], teacher_B[distilled]),
+    }
     for name, key in (("sft", "labels"), ("lm", "lm_labels")):
         targets_BT = inputs[key][:, 1:]
         wanted = targets_BT != IGNORED
@@ -164,7 +167,9 @@ def _guard(recipe: Recipe, folder: Path, resume: bool) -> None:
     stored = folder / "recipe.yaml"
     text = dump_recipe(recipe)
     if resume and stored.is_file() and stored.read_text(encoding="utf-8") != text and _last_state(folder):
-        raise RecipeError(f"{folder} holds a run of a different recipe: pass --fresh to start over, or --output elsewhere")
+        raise RecipeError(
+            f"{folder} holds a run of a different recipe: pass --fresh to start over, or --output elsewhere"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     stored.write_text(text, encoding="utf-8")
 
@@ -208,8 +213,10 @@ def _model(recipe: Recipe, folder: Path) -> tuple[Any, Any, Template]:
 
 
 def _dtype(recipe: Recipe) -> torch.dtype:
-    requested = "auto" if recipe.schedule.bf16 is None else "bfloat16" if recipe.schedule.bf16 else "float32"
-    return choose_dtype("cuda" if torch.cuda.is_available() else "cpu", requested)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if recipe.schedule.bf16 is None:
+        return choose_dtype(device, "auto")
+    return torch.bfloat16 if recipe.schedule.bf16 else torch.float32
 
 
 def _tokenizer(recipe: Recipe, folder: Path, spec: Any) -> Any:
@@ -230,7 +237,12 @@ def _dataset(recipe: Recipe, folder: Path, template: Template) -> tuple[Any, Dro
     drops = Drops()
     data = recipe.data
     made = rows(
-        _records(recipe, folder), template, max_tokens=data.max_tokens, lm_share=data.lm_share, seed=recipe.seed, drops=drops
+        _records(recipe, folder),
+        template,
+        max_tokens=data.max_tokens,
+        lm_share=data.lm_share,
+        seed=recipe.seed,
+        drops=drops,
     )
     table = [row._asdict() for row in made]
     for reason, count in drops.counts.items():

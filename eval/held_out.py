@@ -1,0 +1,74 @@
+"""Measure a checkpoint on held-out groups: one positive among BM25 negatives.
+
+    python eval/held_out.py --model nano --groups runs/nano/data/dev.jsonl
+
+Groups come from a recipe's data build; without one, `--recipe recipes/nano.yaml` makes them (a minute).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer import Option
+
+from prism.data.build import build_dev
+from prism.errors import PrismError, RecipeError
+from prism.evaluation.held_out import evaluate, markdown, read_groups
+from prism.reranker import Reranker
+from prism.training.recipe import load_recipe
+
+_CONSOLE = Console(stderr=True)
+
+
+def _groups_file(groups: Path | None, recipe: Path) -> Path:
+    if groups is not None:
+        return groups
+    resolved = load_recipe(recipe)
+    if resolved.data.pairs is None:
+        raise RecipeError(f"{recipe} holds out no documents: pass --groups FILE")
+    path = resolved.folder / "data" / "dev.jsonl"
+    if not path.is_file():
+        build_dev(resolved.data.pairs, path, resolved.seed, _CONSOLE.print)
+    return path
+
+
+def main(
+    model: Annotated[str, Option(help="Checkpoint: nano, a directory, or a hub id.")] = "nano",
+    groups: Annotated[Path | None, Option(help="JSONL groups; default: those of the recipe.")] = None,
+    recipe: Annotated[Path, Option(help="Recipe whose held-out documents to use.")] = Path("recipes/nano.yaml"),
+    limit: Annotated[int | None, Option(help="Only the first N groups of each kind of query.")] = None,
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], Option(help="Arithmetic.")] = "auto",
+    out: Annotated[Path | None, Option(help="Folder for report.json and report.md.")] = None,
+) -> None:
+    """Rank, write and check held-out groups; print the tables."""
+    try:
+        chosen = read_groups(_groups_file(groups, recipe))
+        if limit is not None:
+            kinds = sorted({group.kind for group in chosen})
+            chosen = [g for kind in kinds for g in [c for c in chosen if c.kind == kind][:limit]]
+        columns = (TextColumn("groups"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Reranker.load(model, dtype=dtype) as reranker, Progress(*columns, console=_CONSOLE) as progress:
+            task = progress.add_task("", total=len(chosen))
+            report = evaluate(reranker, chosen, progress=lambda done: progress.update(task, completed=done))
+            name = reranker.name
+    except PrismError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    text = markdown(name, report)
+    print(text)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        command = f"python eval/held_out.py --model {name}"
+        (out / "report.md").write_text(f"{text}\nCommand: `{command}`\n", encoding="utf-8")
+        body = {"command": command, "parse_rate": report.parse_rate, **report.model_dump(mode="json")}
+        (out / "report.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,162 @@
+"""Loading and saving: what a checkpoint without `prism.json` gets, unsafe weights, the self-test, clear failures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from prism.checkpoint import NANO, Checkpoint
+from prism.engines.base import LabelLogits, ScoreOutput
+from prism.errors import CheckpointError, DocumentError, TemplateError
+from prism.template import PRISM, QWEN3_RERANKER, Template
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*incorrect regex pattern.*")
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tiny_qwen3, tiny_tokenizer) -> Path:
+    from copy import deepcopy
+
+    path = tmp_path / "mine"
+    Checkpoint.save(
+        path, model=deepcopy(tiny_qwen3), template=Template(PRISM, tiny_tokenizer), name="mine", recipe="a: 1\n"
+    )
+    return path
+
+
+def test_saved_checkpoint_loads_with_its_template_and_weights(saved, tiny_qwen3):
+    checkpoint = Checkpoint.load(saved)
+    assert checkpoint.name == "mine"
+    assert checkpoint.template.spec == PRISM
+    model = checkpoint.load_model(dtype="float32", device="cpu")
+    assert not model.training
+    expected = tiny_qwen3.model.embed_tokens.weight.to(torch.bfloat16).float()
+    assert torch.equal(model.model.embed_tokens.weight, expected)
+    assert (saved / "recipe.yaml").read_text() == "a: 1\n"
+
+
+def test_nano_is_packaged_in_safe_weights():
+    assert sum(path.stat().st_size for path in NANO.iterdir()) < 30e6
+    assert not [path for path in NANO.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
+    checkpoint = Checkpoint.load("nano")
+    assert checkpoint.name == "nano"
+    parameters = sum(p.numel() for p in checkpoint.load_model(dtype="float32").parameters())
+    assert 8e6 <= parameters <= 12e6
+
+
+def test_without_prism_json_the_template_must_be_named(saved):
+    (saved / "prism.json").unlink()
+    with pytest.raises(TemplateError, match=r"prism or qwen3-reranker"):
+        Checkpoint.load(saved)
+    assert Checkpoint.load(saved, template="qwen3-reranker").template.spec == QWEN3_RERANKER
+
+
+def test_without_prism_json_a_reranker_chat_template_is_read(saved):
+    (saved / "prism.json").unlink()
+    (saved / "chat_template.jinja").write_text(
+        "<|im_start|>user\n{{ messages | selectattr('role', 'eq', 'query') | map(attribute='content') | first }}\n"
+        "{{ messages | selectattr('role', 'eq', 'document') | map(attribute='content') | first }}"
+        "<|im_end|>\n<|im_start|>assistant{{ '\n' }}"
+    )
+    checkpoint = Checkpoint.load(saved)
+    assert checkpoint.template.spec.text == ("<|im_start|>user\n{query}\n{document}<|im_end|>\n<|im_start|>assistant\n")
+    assert (checkpoint.template.spec.contribution_tag, checkpoint.template.spec.evidence_tag) == (
+        "contribution",
+        "evidence",
+    )
+
+
+def test_an_explicit_template_wins(saved):
+    assert Checkpoint.load(saved, template="qwen3-reranker").template.spec == QWEN3_RERANKER
+    with pytest.raises(TemplateError, match="no template 'nonsense'"):
+        Checkpoint.load(saved, template="nonsense")
+
+
+def test_pickled_weights_are_refused(saved):
+    (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin, which can run code"):
+        Checkpoint.load(saved)
+    (saved / "pytorch_model.bin").unlink()
+    with pytest.raises(CheckpointError, match="no weights"):
+        Checkpoint.load(saved)
+
+
+def test_missing_and_broken_checkpoints_say_so_in_one_line(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for source, message in (
+        (tmp_path / "nowhere" / "at" / "all", "no such directory"),
+        (tmp_path, "no config.json"),
+    ):
+        with pytest.raises(CheckpointError, match=message) as caught:
+            Checkpoint.load(source)
+        assert "\n" not in str(caught.value)
+    (saved / "prism.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not JSON"):
+        Checkpoint.load(saved)
+    (saved / "prism.json").write_text(json.dumps({"name": "x"}))
+    with pytest.raises(CheckpointError, match="template: Field required"):
+        Checkpoint.load(saved)
+
+
+def test_truncated_weights_and_wrong_device_say_so(saved):
+    weights = saved / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="cannot load the weights"):
+        Checkpoint.load(saved).load_model(dtype="float32", device="cpu")
+    weights.write_bytes(whole)
+    with pytest.raises(CheckpointError, match="nonsense"):
+        Checkpoint.load(saved).load_model(dtype="float32", device="nonsense")
+
+
+def test_tokenizer_of_another_checkpoint_is_refused(saved, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    tokenizer.add_tokens([f"<extra{i}>" for i in range(100)])
+    tokenizer.save_pretrained(saved)
+    with pytest.raises(CheckpointError, match="not of one checkpoint"):
+        Checkpoint.load(saved).load_model(dtype="float32", device="cpu")
+
+
+class Fixed:
+    """An engine that answers the same labels whatever it is asked."""
+
+    def __init__(self, *labels: LabelLogits | DocumentError) -> None:
+        self.labels = list(labels)
+
+    async def score(self, prompts) -> ScoreOutput:
+        return ScoreOutput(self.labels, 0)
+
+    def write(self, requests):
+        raise AssertionError("the self-test writes nothing")
+
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("yes", "no", "passes"),
+    [
+        (LabelLogits(2.0, 0.0), LabelLogits(0.0, 2.0), True),
+        (LabelLogits(0.0, 0.0), LabelLogits(0.0, 0.0), False),  # the constant 0.5 of a wrong prompt or a lost head
+        (LabelLogits(0.0, 2.0), LabelLogits(2.0, 0.0), False),
+        (DocumentError("too long"), LabelLogits(0.0, 2.0), False),
+    ],
+)
+def test_self_test(saved, yes, no, passes):
+    checkpoint = Checkpoint.load(saved)
+    if passes:
+        asyncio.run(checkpoint.self_test(Fixed(yes, no)))
+        return
+    with pytest.raises(CheckpointError, match="self-test"):
+        asyncio.run(checkpoint.self_test(Fixed(yes, no)))
+
+
+def test_a_copied_checkpoint_is_the_same(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "copy")
+    assert Checkpoint.load(tmp_path / "copy").config == Checkpoint.load(saved).config

@@ -1,0 +1,123 @@
+"""Records to rows: masks, drops, order, padding."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prism.data.records import read_examples, stable_id, write_examples
+from prism.errors import DataError
+from prism.template import PRISM, Template
+from prism.training.dataset import IGNORED, Drops, collator, make_row, order, rows
+from prism.types import Example
+
+
+@pytest.fixture
+def template(tiny_tokenizer) -> Template:
+    return Template(PRISM, tiny_tokenizer)
+
+
+def yes(**changes) -> Example:
+    base = {
+        "query": "when did it freeze",
+        "document": "The harbour froze in 1963. Nobody came.",
+        "teacher_score": 0.9,
+        "verdict": "yes",
+        "contribution": "It names the year.",
+        "evidence": "The harbour froze in 1963.",
+    }
+    return Example(**{**base, **changes})
+
+
+def test_label_is_masked_where_a_teacher_scores_it(template):
+    row = make_row(yes(), template, 400, lm=False)
+    assert row.input_ids[row.label_position] == template.yes_id
+    assert row.labels[: row.label_position + 1] == [IGNORED] * (row.label_position + 1)
+    assert row.labels[row.label_position + 1 :] == row.input_ids[row.label_position + 1 :]
+    assert row.teacher_score == 0.9
+    assert set(row.lm_labels) == {IGNORED}
+
+
+def test_label_is_learnt_where_there_is_no_teacher(template):
+    for example in (yes(teacher_score=None), yes(losses=("sft",))):
+        row = make_row(example, template, 400, lm=False)
+        assert row.labels[row.label_position] == template.yes_id
+        assert math.isnan(row.teacher_score)
+
+
+def test_distill_only_writes_nothing(template):
+    row = make_row(yes(losses=("distill",)), template, 400, lm=False)
+    assert set(row.labels) == {IGNORED}
+    assert row.teacher_score == 0.9
+
+
+def test_language_model_targets_are_the_texts_only(template):
+    row = make_row(yes(), template, 400, lm=True)
+    kept = [id_ for id_ in row.lm_labels if id_ != IGNORED]
+    text = template.tokenizer.decode(kept)
+    assert "harbour froze in 1963" in text
+    assert "Query" not in text
+
+
+def test_bad_records_are_dropped_counted_and_named(template):
+    drops = Drops()
+    examples = [yes(), yes(query=" "), yes(document=""), yes(document="long " * 300), yes(losses=())]
+    kept = list(rows(examples, template, max_tokens=200, lm_share=0.0, seed=0, drops=drops))
+    assert len(kept) == 1
+    assert sum(drops.counts.values()) == 4
+    assert drops.counts["blank query or document"] == 2
+    assert any("exceed 200 tokens" in reason for reason in drops.counts)
+    assert "record 2" in drops.named[0]
+
+
+@given(st.lists(st.integers(1, 50), max_size=200), st.integers(1, 9), st.booleans())
+def test_order_is_a_permutation_and_reproducible(lengths, batch_size, shuffle):
+    first = order(lengths, batch_size, shuffle=shuffle, seed=5, block_batches=4)
+    assert sorted(first) == list(range(len(lengths)))
+    assert first == order(lengths, batch_size, shuffle=shuffle, seed=5, block_batches=4)
+
+
+def test_order_groups_lengths_and_keeps_a_curriculum():
+    lengths = [10, 90] * 16 + [50] * 32
+    arranged = order(lengths, 4, shuffle=False, seed=1, block_batches=8)
+    assert set(arranged[:32]) == set(range(32))  # the first block stays first
+    for start in range(0, 32, 4):
+        assert len({lengths[i] for i in arranged[start : start + 4]}) == 1
+
+
+def test_collator_pads_right(template):
+    made = [
+        make_row(yes(), template, 400, lm=True)._asdict(),
+        make_row(yes(query="x"), template, 400, lm=True)._asdict(),
+    ]
+    batch = collator(0)(made)
+    longest = max(len(row["input_ids"]) for row in made)
+    assert batch["input_ids"].shape == (2, longest)
+    assert batch["attention_mask"].sum(1).tolist() == [len(row["input_ids"]) for row in made]
+    for index, row in enumerate(made):
+        position = batch["score_positions"][index].item()
+        assert batch["input_ids"][index, position + 1].item() == template.yes_id
+        assert (batch["labels"][index, len(row["labels"]) :] == IGNORED).all()
+
+
+def test_records_round_trip_and_name_the_bad_line(tmp_path):
+    path = tmp_path / "deep" / "train.jsonl"
+    examples = [yes(), yes(document="Ünïcode 证据 \u2028 line")]
+    assert write_examples(path, examples) == 2
+    assert list(read_examples(path)) == examples
+    path.write_text(path.read_text() + '{"query": "x"}\n')
+    with pytest.raises(DataError, match=r"train\.jsonl:3: document"):
+        list(read_examples(path))
+    with pytest.raises(DataError, match="no training file"):
+        list(read_examples(tmp_path / "none.jsonl"))
+
+
+def test_ids_are_stable():
+    # blake2b with an 8-byte digest over the parts joined by the unit separator.
+    import hashlib
+
+    assert stable_id("a", "b") == hashlib.blake2b(b"a\x1fb", digest_size=8).hexdigest()
+    assert stable_id("ab") != stable_id("a", "b")

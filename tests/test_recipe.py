@@ -1,0 +1,81 @@
+"""Recipes: every one in the repository parses; wrong ones fail in one line that says where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prism.errors import RecipeError
+from prism.training.recipe import dump_recipe, load_recipe
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+MINIMAL = "name: tiny\nmodel: {base: some/model}\ndata: {files: [train.jsonl]}\n"
+
+
+def written(folder: Path, text: str, name: str = "r.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_there_is_a_recipe():
+    assert ROOT / "recipes" / "nano.yaml" in RECIPES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_recipes_parse_and_say_how_to_launch_them(path):
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    header = path.read_text(encoding="utf-8").partition("\nname:")[0]
+    assert f"prism-train recipes/{path.name}" in header
+
+
+def test_resolved_recipe_reads_back_the_same(tmp_path):
+    for path in RECIPES:
+        recipe = load_recipe(path)
+        assert load_recipe(written(tmp_path, dump_recipe(recipe))) == recipe
+
+
+def test_extends_merges_deeply(tmp_path):
+    written(tmp_path, MINIMAL + "optimizer: {lr: 0.5, weight_decay: 0.25}\n", "base.yaml")
+    recipe = load_recipe(written(tmp_path, "extends: base.yaml\nname: child\noptimizer: {lr: 0.1}\n"))
+    assert (recipe.name, recipe.optimizer.lr, recipe.optimizer.weight_decay) == ("child", 0.1, 0.25)
+
+
+def test_overrides(tmp_path):
+    recipe = load_recipe(written(tmp_path, MINIMAL), ["optimizer.lr=2e-5", "schedule.batch_size=4", "name=other"])
+    assert (recipe.optimizer.lr, recipe.schedule.batch_size, recipe.name) == (2e-5, 4, "other")
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (MINIMAL + "colour: red\n", [], "colour"),
+        (MINIMAL + "optimizer: {lr: -1}\n", [], "optimizer.lr"),
+        ("name: x\nmodel: {}\ndata: {files: [a]}\n", [], "either `base`"),
+        ("name: x\nmodel: {base: b}\ndata: {}\n", [], "either `files`"),
+        ("name: ../x\nmodel: {base: b}\ndata: {files: [a]}\n", [], "name"),
+        ("a: [1\n", [], "not YAML"),
+        ("- a\n- b\n", [], "keys and values"),
+        (MINIMAL, ["optimizer"], "key.path=value"),
+        (MINIMAL, ["name.x=1"], "holds a value"),
+        (MINIMAL, ["optimizer.learning_rate=1"], "learning_rate"),
+    ],
+)
+def test_wrong_recipes_fail_in_one_line(tmp_path, text, overrides, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(written(tmp_path, text), overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_circular_recipes(tmp_path):
+    with pytest.raises(RecipeError, match="no recipe"):
+        load_recipe(tmp_path / "none.yaml")
+    written(tmp_path, "extends: b.yaml\n", "a.yaml")
+    with pytest.raises(RecipeError, match="circle"):
+        load_recipe(written(tmp_path, "extends: a.yaml\n", "b.yaml"))
+    with pytest.raises(RecipeError, match="cannot read"):
+        load_recipe(tmp_path)

@@ -1,0 +1,135 @@
+"""The repository itself: layering, lazy imports, sizes, files the wheel needs, commands in the docs."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "prism").rglob("*.py"))
+# What each layer may import of prism. Anything not listed here is free for the layers above.
+LAYERS = {
+    "errors": set(),
+    "types": {"errors"},
+    "scoring": {"errors", "types"},
+    "template": {"errors", "types"},
+    "fidelity": {"errors", "types"},
+    "evidence": {"errors", "types", "fidelity"},
+    "engines": {"errors", "types", "scoring", "template", "engines"},
+    "checkpoint": {"errors", "types", "scoring", "template", "engines", "checkpoint"},
+    "evaluation": {"errors", "types", "evaluation", "data", "reranker", "evidence"},
+    "data": {"errors", "types", "evidence", "data", "evaluation"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Names of modules a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= (
+                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "prism" else {node.module}
+            )
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_layering(path):
+    names = imported(path)
+    assert not [n for n in names if n.split(".")[0] in {"eval", "serve", "tests", "recipes", "configs"}]
+    layer = path.relative_to(ROOT / "prism").parts[0].removesuffix(".py")
+    if layer in LAYERS:
+        used = {name.split(".")[1] for name in names if name.startswith("prism.")}
+        assert used <= LAYERS[layer], f"{layer} may not import {used - LAYERS[layer]}"
+
+
+def test_import_prism_is_light():
+    code = (
+        "import sys, prism; heavy = {'torch', 'vllm', 'transformers', 'pydantic', 'fastapi'} & set(sys.modules);"
+        "sys.exit(','.join(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_resolve():
+    import prism
+
+    assert set(prism.__all__) <= set(dir(prism))
+    for name in prism.__all__:
+        assert getattr(prism, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = prism.nonsense
+
+
+def test_files_stay_small():
+    tracked = [*MODULES, *(ROOT / "eval").glob("*.py"), *(ROOT / "tests").glob("*.py")]
+    assert {path.name: n for path in tracked if (n := len(path.read_text(encoding="utf-8").splitlines())) > 600} == {}
+
+
+def commands(path: Path) -> list[str]:
+    """Shell lines of a page's fenced `bash` blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.partition("  #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_the_docs_parses(page):
+    """Options exist, scripts exist, make targets exist: each command is parsed by the program it calls."""
+    for line in commands(page):
+        words = [word for word in shlex.split(line) if word != "|"]
+        program = words[0]
+        if program == "make":
+            targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+            assert set(words[1:]) <= set(targets), line
+        elif program in {"prism", "prism-train"}:
+            assert_options_exist(
+                ["-m", "prism.cli", *(["train"] if program == "prism-train" else [words[1]])], words, line
+            )
+        elif program == "python":
+            assert (ROOT / words[1]).is_file(), line
+            assert_options_exist([words[1]], words, line)
+        else:
+            assert program in {"curl", "pip", "git", "cd", "cat", "echo", "export"}, f"who checks {line!r}?"
+
+
+def assert_options_exist(command: list[str], words: list[str], line: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False, env=wide()
+    )
+    assert done.returncode == 0, f"{line}: {done.stderr}"
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        assert option in done.stdout, f"{line}: no option {option}"
+
+
+def wide() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "TERM": "dumb"}
+
+
+def test_nothing_of_the_workplace_is_in_the_tree():
+    """No machine paths in what ships."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    texts = {".py", ".md", ".yaml", ".yml", ".toml", ".json", ".txt", ""}
+    pattern = re.compile(r"(?<![\w.])/(?:work|root|mnt|home/\w+)/")
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in texts and path.is_file() and path.stat().st_size < 1_000_000 and path != Path(__file__):
+            found = pattern.search(path.read_text(encoding="utf-8", errors="replace"))
+            assert found is None, f"{name}: {found}"

@@ -1,0 +1,233 @@
+"""The real trainer on a tiny new model: parameters move, every term has a gradient, a killed run resumes exactly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from trl import SFTConfig
+
+from prism.checkpoint import Checkpoint
+from prism.data.records import write_examples
+from prism.errors import DataError, RecipeError
+from prism.template import PRISM, Template
+from prism.training.dataset import collator, make_row
+from prism.training.recipe import Losses, load_recipe
+from prism.training.trainer import DistillTrainer, body, train
+from prism.types import Document, Example
+
+ROOT = Path(__file__).parents[1]
+
+
+def example(number: int) -> Example:
+    asked = f"when did harbour {number} freeze"
+    if number % 2:
+        return Example(query=asked, document="Copper conducts heat. " * 3, teacher_score=0.1, verdict="no")
+    fact = f"Harbour {number} froze in {1900 + number}."
+    return Example(
+        query=asked,
+        document=f"{fact} Nobody came to harbour {number}.",
+        teacher_score=0.9,
+        verdict="yes",
+        contribution=f"It says when harbour {number} froze.",
+        evidence=fact,
+    )
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    write_examples(tmp_path / "train.jsonl", [example(i) for i in range(64)])
+    settings = {
+        "name": "tiny",
+        "output": str(tmp_path / "run"),
+        "model": {"scratch": {"vocab_size": 512, "hidden_size": 64, "layers": 2, "heads": 1, "mlp_size": 96}},
+        "data": {"files": [str(tmp_path / "train.jsonl")], "max_tokens": 256, "lm_share": 0.5},
+        "losses": {"distill": 20.0, "sft": 1.0, "lm": 0.3},
+        "optimizer": {"name": "muon", "lr": 1e-3, "warmup_steps": 2},
+        "schedule": {"batch_size": 4, "epochs": 2, "save_steps": 4, "log_steps": 2},
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return path
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_recipe_becomes_a_checkpoint_that_reranks(recipe, tmp_path):
+    folder = train(recipe)
+    assert {p.name for p in folder.iterdir()} >= {"model.safetensors", "prism.json", "recipe.yaml", "tokenizer.json"}
+    checkpoint = Checkpoint.load(folder)
+    assert checkpoint.name == "tiny"
+    assert checkpoint.template.spec == PRISM
+    from prism.reranker import Reranker
+
+    with Reranker.load(str(folder), dtype="float32", self_test=False) as reranker:
+        result = reranker.rerank("when did harbour 2 freeze", [example(2).document, example(3).document])
+        assert sorted(judgment.index for judgment in result) == [0, 1]
+        assert all(0.0 < judgment.score < 1.0 for judgment in result)
+    logged = yaml.safe_load((tmp_path / "run" / "log.json").read_text())
+    assert logged["steps"] == 32
+    assert {"distill", "sft", "lm"} <= logged["history"][0].keys()
+
+
+def trainer_for(tiny_tokenizer, model, folder: Path, weights: Losses) -> DistillTrainer:
+    from datasets import Dataset
+
+    template = Template(PRISM, tiny_tokenizer)
+    made = [make_row(example(i), template, 400, lm=True)._asdict() for i in range(8)]
+    return DistillTrainer(
+        label_ids=template.label_ids,
+        weights=weights,
+        settings=load_recipe(ROOT / "recipes" / "nano.yaml"),
+        model=model,
+        args=SFTConfig(
+            output_dir=str(folder),
+            max_steps=3,
+            per_device_train_batch_size=4,
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
+            max_length=None,
+            save_strategy="no",
+            dataloader_pin_memory=False,
+            gradient_checkpointing=False,
+        ),
+        data_collator=collator(tiny_tokenizer.pad_token_id),
+        train_dataset=Dataset.from_list(made),
+        processing_class=tiny_tokenizer,
+    )
+
+
+def test_every_parameter_moves(tiny_tokenizer, tiny_qwen3, tmp_path):
+    from copy import deepcopy
+
+    model = deepcopy(tiny_qwen3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainer_for(tiny_tokenizer, model, tmp_path, Losses(lm=0.3)).train()
+    still = [name for name, p in model.named_parameters() if torch.equal(before[name], p)]
+    assert still == []
+
+
+@pytest.mark.parametrize("term", ["distill", "distill_ce", "sft", "lm"])
+def test_each_term_alone_has_a_gradient_through_the_trainer(tiny_tokenizer, tiny_qwen3, tmp_path, term):
+    """The silent trap: a distillation term on outputs that were computed without gradient trains nothing."""
+    from copy import deepcopy
+
+    model = deepcopy(tiny_qwen3).train()
+    alone = Losses(**{**dict.fromkeys(("distill", "distill_ce", "sft", "lm"), 0.0), term: 1.0})
+    trainer = trainer_for(tiny_tokenizer, model, tmp_path, alone)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    trainer.compute_loss(model, batch).backward()
+    gradient = body(model).layers[0].self_attn.q_proj.weight.grad
+    assert gradient is not None
+    assert gradient.abs().max() > 0
+
+
+def test_distillation_gradient_reaches_the_score_position_only(tiny_tokenizer, tiny_qwen3, tmp_path):
+    """Minimising the distillation term alone brings scores to their teachers."""
+    from copy import deepcopy
+
+    model = deepcopy(tiny_qwen3).train()
+    trainer = trainer_for(tiny_tokenizer, model, tmp_path, Losses(distill=1.0, sft=0.0))
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = trainer.compute_loss(model, dict(batch))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def run_command(recipe: Path, output: Path) -> subprocess.Popen[bytes]:
+    code = (
+        f"from prism.cli import main_train; import sys; sys.argv[1:] = [{str(recipe)!r}, '--output', {str(output)!r}]"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{code}; main_train()"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_gives_the_same_weights(recipe, tmp_path):
+    whole = tmp_path / "whole"
+    assert run_command(recipe, whole).wait(timeout=300) == 0
+    broken = tmp_path / "broken"
+    process = run_command(recipe, broken)
+    deadline = time.monotonic() + 300
+    while not list(broken.glob("state/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (broken / "checkpoint" / "model.safetensors").exists()
+    assert run_command(recipe, broken).wait(timeout=300) == 0
+    assert same(weights(whole / "checkpoint"), weights(broken / "checkpoint"))
+
+
+def test_a_folder_of_another_recipe_is_not_continued(recipe, tmp_path):
+    train(recipe, overrides=["schedule.max_steps=4"])
+    with pytest.raises(RecipeError, match="another recipe"):
+        train(recipe, overrides=["schedule.max_steps=4", "optimizer.lr=0.5"])
+    train(recipe, overrides=["schedule.max_steps=4", "optimizer.lr=0.5"], resume=False)
+
+
+def test_wrong_data_fails_before_training(recipe, tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"query": "q", "document": "d", "verdict": "perhaps"}\n')
+    with pytest.raises(DataError, match=r"train\.jsonl:1: verdict"):
+        train(recipe)
+    write_examples(tmp_path / "train.jsonl", [Example(query=" ", document="d", verdict="no")])
+    with pytest.raises(DataError, match="no training records"):
+        train(recipe, overrides=["name=again"], resume=False)
+
+
+def test_optimizer_keeps_fp32_copies_of_bf16_weights(tiny_qwen3):
+    """An update far below bf16's resolution still adds up."""
+    from copy import deepcopy
+
+    from prism.training.optimizer import build_optimizer
+    from prism.training.recipe import Optimizer
+
+    model = deepcopy(tiny_qwen3).to(torch.bfloat16)
+    parameter = model.model.norm.weight
+    optimizer = build_optimizer(model, Optimizer(name="adamw", lr=1e-4, weight_decay=0.0))
+    start = parameter.detach().clone()
+    for _ in range(100):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        optimizer.zero_grad()
+    # 100 Adam steps of 1e-4 on weights of 1.0, where bf16 steps are 0.0039 below and 0.0078 above one.
+    assert torch.allclose(start - parameter, torch.full_like(start, 0.01), atol=4e-3)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_document_titles_reach_the_model(tiny_tokenizer):
+    template = Template(PRISM, tiny_tokenizer)
+    titled = example(2).model_copy(update={"title": "Lindau"})
+    row = make_row(titled, template, 400, lm=False)
+    prompt = template.render(titled.query, Document(text=titled.document, title="Lindau"))
+    assert row.input_ids[: row.label_position] == prompt.ids
