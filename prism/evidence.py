@@ -29,27 +29,23 @@ import math
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import pairwise
 from operator import itemgetter
 
-import sentencex
 from rapidfuzz import fuzz
 from rapidfuzz.distance import LCSseq
 
-from prism.fidelity import MARKS, MONTH, Haystack, clean, facts, fold, language_of, verify
-from prism.types import EvidenceCheck, EvidenceSentence, Span
+from prism.fidelity import MARKS, Haystack, facts, fold, verify
+from prism.sentences import UNIT, UNSPACED, UNSPACED_CHAR, sentences
+from prism.types import EvidenceCheck, EvidenceSentence, Span, clean
 
 SUPPORT_FLOOR = 0.45
 """Less counts as not backed. On real text nearly no sentence of another document reaches it, about nine in ten do
 that keep three quarters of their words."""
 
-MAX_SENTENCE_CHARS = 2_000
-"""A longer sentence is cut, at whitespace if there is any: nobody wrote it as one."""
-
-_BLOCK_CHARS = 10_000  # what is given to the splitter at once: unbalanced quotes cost it quadratic time
 _MAX_SPANS = 3
 _MAX_TRIES = 20  # places looked at before a short text that occurs inside words only is given up
 _CANDIDATES = 8
@@ -68,144 +64,9 @@ _WORK = 4_000_000_000
 _WORK_PER_SENTENCE = 100_000
 _WORK_PER_COMPARISON = 2_000_000
 
-_DENSE = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
-)
-_UNIT = re.compile(
-    rf"[{_DENSE}]"
-    r"|\d[\d.,]{0,40}(?<=\d)"
-    rf"|(?:[^\W{_DENSE}]|[{MARKS}]){{1,64}}"
-    r"|[<>=≤≥±%‰$€£¥°+]"
-)
 _Fits = Callable[[int], bool]
 
-_DENSE_CHAR = re.compile(f"[{_DENSE}]")
-_WORD_CHAR = re.compile(rf"[^\W{_DENSE}]|[{MARKS}]")
-
-# --- sentences -------------------------------------------------------------------------------------------------------
-
-_FENCE = re.compile(r"\s*(?:```|~~~)")
-_MARKER = re.compile(
-    rf"\s*(?:[-*+•·–—▪◦‣]\s|\(?\d{{1,3}}[.)]\s(?!{MONTH})|\d{{1,3}}、|\(?[a-z]\)\s|#{{1,6}}\s|[>|]|```|~~~)"
-)
-_NUMBERED = re.compile(rf"^\s*\d{{1,3}}\.\s(?!{MONTH})")
-_TERMINATED = re.compile(r"[.!?:;。！？：；…]['\"”’»)\]）」』]{0,3}$")
-_MISSED_STOP = re.compile(r"[。！？](?=[0-9A-Za-z])")  # the splitter misses these
-
-
-def sentences(text: str, language: str | None = None) -> list[tuple[int, int]]:
-    """Half-open code-point offsets of the sentences, trimmed, in order; together they cover all but whitespace.
-
-    List items, headings, table rows and lines of code are sentences of their own; prose wrapped at a column is not
-    broken at its line ends. Pieces without a letter or digit ("---") stay with the sentence before them. `language` is
-    an ISO 639-1 code; by default it is detected.
-    """
-    text = clean(text)
-    language = clean(language) if language else language_of(text)
-    found: list[tuple[int, int]] = []
-    for start, end in _blocks(text):
-        flat = text[start:end].replace("\n", " ").replace("\r", " ")
-        flat = _NUMBERED.sub(lambda match: match[0].replace(".", ","), flat, count=1)  # "1." ends no sentence
-        for lo, hi in _split(flat, language):
-            found.extend(_pieces(text, start + lo, start + hi))
-    return _merge_wordless(text, found)
-
-
-def _blocks(text: str) -> Iterator[tuple[int, int]]:
-    """Stretches in which a line end is only a line end, each short enough for the splitter."""
-    start = 0
-    for end in _hard_ends(text):
-        while end - start > _BLOCK_CHARS:
-            cut = _cut(text, start, start + _BLOCK_CHARS)
-            yield start, cut
-            start = cut
-        yield start, end
-        start = end
-
-
-def _cut(text: str, start: int, limit: int) -> int:
-    """Where to cut a stretch that is too long: after a sentence, else at whitespace, else anywhere."""
-    for mark in (". ", "。", "\n", " "):
-        at = text.rfind(mark, start + (limit - start) // 2, limit)
-        if at >= 0:
-            return at + len(mark)
-    return limit
-
-
-def _hard_ends(text: str) -> Iterator[int]:
-    """Offsets after which a new sentence starts because of a line end, and the end of the text."""
-    lines = text.splitlines(keepends=True)
-    offset, fenced = 0, False
-    for line, following, width in zip(lines, [*lines[1:], ""], _paragraph_widths(lines), strict=False):
-        offset += len(line)
-        fence = bool(_FENCE.match(line))
-        fenced ^= fence
-        if fence or fenced or not _continues(line, following, width):
-            yield offset
-
-
-def _paragraph_widths(lines: Sequence[str]) -> list[int]:
-    """For each line, the length of the longest line in its run of non-blank lines."""
-    widths: list[int] = []
-    for _, group in groupby(lines, key=lambda line: bool(line.strip())):
-        lengths = [len(line.rstrip()) for line in group]
-        widths += [max(lengths)] * len(lengths)
-    return widths
-
-
-def _continues(line: str, following: str, width: int) -> bool:
-    """Whether a sentence may run on over the end of `line`, in a paragraph whose longest line has `width` characters.
-
-    It may if the next word would not have fitted (wrapped at a column), or if it is in lower case and nothing ended.
-    """
-    line, following = line.rstrip(), following.strip()
-    if not line or not following or _MARKER.match(following) or line.lstrip()[0] in "#|>":
-        return False
-    dense = bool(_DENSE_CHAR.match(following))
-    next_word = 1 if dense else len(following.split(None, 1)[0])
-    if (20 if dense else 40) <= width <= 200 and len(line) + 1 + next_word > width:
-        return True
-    return width >= 20 and following[0].islower() and not _TERMINATED.search(line[-8:])
-
-
-def _split(flat: str, language: str) -> Iterator[tuple[int, int]]:
-    at = 0
-    ends = [int(boundary["end_index"]) for boundary in sentencex.get_sentence_boundaries(language, flat)]
-    for end in (*ends, len(flat)):
-        stops = [match.end() for match in _MISSED_STOP.finditer(flat, at, end)]
-        for stop in (*stops, end):
-            if stop > at:
-                yield at, stop
-                at = stop
-
-
-def _pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The sentence, trimmed, in pieces of at most `MAX_SENTENCE_CHARS`."""
-    while start < end:
-        piece = text[start : min(end, start + MAX_SENTENCE_CHARS)]
-        cut = start + len(piece)
-        if cut < end:
-            space = max(piece.rfind(" "), piece.rfind("\n"), piece.rfind("，"))
-            cut = start + space + 1 if space > MAX_SENTENCE_CHARS // 2 else cut
-            piece = text[start:cut]
-        if piece.strip():
-            yield start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())
-        start = cut
-
-
-def _merge_wordless(text: str, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
-    wordless = False  # whether the last one kept has no unit yet
-    for start, end in found:
-        has_units = _UNIT.search(text, start, end) is not None
-        if merged and (wordless or not has_units) and end - merged[-1][0] <= MAX_SENTENCE_CHARS:
-            start, has_units = merged.pop()[0], has_units or not wordless
-        merged.append((start, end))
-        wordless = not has_units
-    return merged
-
-
-# --- units -----------------------------------------------------------------------------------------------------------
+_WORD_CHAR = re.compile(rf"[^\W{UNSPACED}]|[{MARKS}]")
 
 
 @dataclass(frozen=True)
@@ -221,7 +82,7 @@ class _Units:
 
 def _units(text: str) -> _Units:
     units = _Units([], [], [], [], [])
-    for match in _UNIT.finditer(text):
+    for match in UNIT.finditer(text):
         form = fold(match[0])
         units.forms.append(form)
         units.keys.append(form[:4] if len(form) > 4 and form.isalpha() else form)
@@ -234,7 +95,7 @@ def _units(text: str) -> _Units:
 def _weight(form: str) -> float:
     if form[:1].isdigit():
         return float(min(max(len(form), 4), 8))
-    return 2.0 if _DENSE_CHAR.match(form) else float(min(len(form), 8))
+    return 2.0 if UNSPACED_CHAR.match(form) else float(min(len(form), 8))
 
 
 def _flat(text: str) -> tuple[str, list[int], list[int]]:
@@ -433,7 +294,7 @@ def _common_runs(ours: list[str], theirs: list[str], sentence: _Units, weights: 
 
     def strong(block: _Block) -> bool:
         first, size = block[0], block[2]
-        dense = sum(bool(_DENSE_CHAR.match(form)) for form in sentence.forms[first : first + size])
+        dense = sum(bool(UNSPACED_CHAR.match(form)) for form in sentence.forms[first : first + size])
         return dense >= 2 or max(sentence.weights[first : first + size]) >= _MIN_BLOCK_WEIGHT
 
     def near(a: _Block, b: _Block) -> bool:
@@ -576,21 +437,22 @@ def check(
     *,
     contribution: str | None = None,
     query: str | None = None,
+    title: str | None = None,
     language: str | None = None,
 ) -> EvidenceCheck:
     """Verify one evidence text, and the contribution if given, against its document.
 
-    Facts of the evidence must occur in the document; those of the contribution, in the document or the query.
+    Facts of the evidence must occur in the document or its title; those of the contribution, there or in the query.
     Compression is len(evidence) / len(document) in code points; an empty document counts as one.
     """
     aligned = align(evidence, document, language=language)
     length = sum(sentence.end - sentence.start for sentence in aligned)
     support = sum(sentence.support * (sentence.end - sentence.start) for sentence in aligned) / max(length, 1)
-    haystack = Haystack(document, language)
-    looked_up = [(facts(evidence, language), (haystack,))]
+    read = tuple(Haystack(text, language) for text in (document, title) if text is not None)
+    looked_up = [(facts(evidence, language), read)]
     if contribution is not None:
         asked = (Haystack(query, language),) if query is not None else ()
-        looked_up.append((facts(contribution, language), (haystack, *asked)))
+        looked_up.append((facts(contribution, language), (*read, *asked)))
     return EvidenceCheck(
         sentences=aligned,
         spans=_merged(aligned),

@@ -17,7 +17,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Literal
 
-from prism.types import Fidelity, Unsupported
+from prism.types import Fidelity, Unsupported, clean
 
 Kind = Literal["number", "date", "url", "code", "name"]
 Date = tuple[int | None, int, int | None]  # year, month, day
@@ -37,7 +37,6 @@ MARKS = "".join(
 """Combining marks of the living scripts; `\\w` leaves them out, words must not."""
 
 _MARK_RUN = re.compile(f"(?<=[{MARKS}]{{8}})[{MARKS}]+")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _CASED = "A-Za-zÀ-ÖØ-öø-ʯͰ-ϿЀ-ԯḀ-ỿἀ-῿"  # scripts with capitals; \w would swallow Chinese around a Latin name
 
 _ENGLISH = "the and of to is that for with was are on by this from it as be have not which were has at or an they"
@@ -56,11 +55,6 @@ _SCRIPTS = (
     ("el", re.compile("[\u0370-\u03ff]")),
 )
 _LATIN = re.compile("[A-Za-zÀ-ɏ]")
-
-
-def clean(text: str) -> str:
-    """Replace each lone surrogate by U+FFFD, one for one: offsets hold, and native code accepts the result."""
-    return _SURROGATE.sub("\ufffd", text)
 
 
 def language_of(text: str) -> str:

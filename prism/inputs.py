@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 
 from prism.errors import InputError
-from prism.template import clean
-from prism.types import Document
+from prism.types import Document, clean
 
 _FIELDS = frozenset(Document.model_fields)
 

@@ -25,8 +25,8 @@ from prism.errors import DocumentError, EngineError, InputError
 from prism.inputs import read_count, read_documents, read_fraction, read_text
 from prism.result import CountTokens, RerankResult
 from prism.scoring import score
-from prism.template import Prompt, Template, clean
-from prism.types import Document, Judgment, Outcome, Usage
+from prism.template import Prompt, Template
+from prism.types import Document, Judgment, Outcome, Usage, clean
 
 __all__ = ["MIN_WRITE_TOKENS", "RerankResult", "Reranker"]
 
@@ -237,7 +237,8 @@ class Reranker:
         if parsed.evidence:
             read_chars = judgment.truncation.read_chars if judgment.truncation else len(document.text)
             read = clean(document.text[:read_chars])
-            check = checks.check(parsed.evidence, read, contribution=parsed.contribution, query=query)
+            title = document.title and clean(document.title)
+            check = checks.check(parsed.evidence, read, contribution=parsed.contribution, query=query, title=title)
         update = {
             "outcome": parsed.outcome,
             "contribution": parsed.contribution,

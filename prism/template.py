@@ -22,10 +22,9 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, ValidationError, field_validator
 
 from prism.errors import InputError, TemplateError
-from prism.types import Document, Outcome, Record, Truncation, Verdict, first_problem
+from prism.types import Document, Outcome, Record, Truncation, Verdict, clean, first_problem
 
 _SLOTS = re.compile(r"\{(instruction|query|document)\}")
-_SURROGATES = re.compile("[\ud800-\udfff]")
 _CHARS_PER_TOKEN = 16
 """First guess of how much text can fill a budget; widened until it does."""
 
@@ -376,11 +375,6 @@ def _between(text: str, opening: str, closing: str) -> tuple[str | None, str, bo
         return None, text, False
     content, found, rest = stripped[len(opening) :].partition(closing)
     return content.strip(), rest, bool(found)
-
-
-def clean(text: str) -> str:
-    """Lone surrogates, which no tokenizer or UTF-8 stream accepts, become U+FFFD one for one: offsets stay right."""
-    return _SURROGATES.sub("\ufffd", text)
 
 
 def _truncation(document: Document, body: str, cut: int) -> Truncation | None:

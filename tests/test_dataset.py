@@ -73,19 +73,20 @@ def test_bad_records_are_dropped_counted_and_named(template):
     assert "record 2" in drops.named[0]
 
 
-@given(st.lists(st.integers(1, 50), max_size=200), st.integers(1, 9), st.booleans())
-def test_order_is_a_permutation_and_reproducible(lengths, batch_size, shuffle):
-    first = order(lengths, batch_size, shuffle=shuffle, seed=5, block_batches=4)
+@given(st.lists(st.integers(1, 50), max_size=200), st.integers(1, 5), st.integers(1, 4), st.booleans())
+def test_order_is_a_permutation_and_reproducible(lengths, batch_size, accumulation, shuffle):
+    first = order(lengths, batch_size, accumulation, shuffle=shuffle, seed=5)
     assert sorted(first) == list(range(len(lengths)))
-    assert first == order(lengths, batch_size, shuffle=shuffle, seed=5, block_batches=4)
+    assert first == order(lengths, batch_size, accumulation, shuffle=shuffle, seed=5)
 
 
-def test_order_groups_lengths_and_keeps_a_curriculum():
-    lengths = [10, 90] * 16 + [50] * 32
-    arranged = order(lengths, 4, shuffle=False, seed=1, block_batches=8)
-    assert set(arranged[:32]) == set(range(32))  # the first block stays first
-    for start in range(0, 32, 4):
-        assert len({lengths[i] for i in arranged[start : start + 4]}) == 1
+def test_order_sorts_within_a_step_and_never_groups_steps_by_length():
+    lengths = [10, 90] * 16
+    arranged = order(lengths, 4, 2, shuffle=False, seed=1)
+    for start in range(0, 32, 8):
+        step = arranged[start : start + 8]
+        assert set(step) == set(range(start, start + 8))  # the curriculum holds, and every step has both lengths
+        assert [lengths[i] for i in step] == [10] * 4 + [90] * 4
 
 
 def test_collator_pads_right(template):

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.evidence import MAX_SENTENCE_CHARS, SUPPORT_FLOOR, align, check, sentences
+from prism.evidence import SUPPORT_FLOOR, align, check
+from prism.sentences import MAX_SENTENCE_CHARS, sentences
 
 
 def cut(text: str, language: str | None = None) -> list[str]:

@@ -20,11 +20,12 @@ LAYERS = {
     "scoring": {"errors", "types"},
     "template": {"errors", "types"},
     "fidelity": {"errors", "types"},
-    "evidence": {"errors", "types", "fidelity"},
+    "sentences": {"fidelity"},
+    "evidence": {"errors", "types", "fidelity", "sentences"},
     "engines": {"errors", "types", "scoring", "template", "engines"},
     "checkpoint": {"errors", "types", "scoring", "template", "engines", "checkpoint"},
     "evaluation": {"errors", "types", "evaluation", "data", "reranker", "evidence"},
-    "data": {"errors", "types", "evidence", "data", "evaluation"},
+    "data": {"errors", "types", "sentences", "data", "evaluation"},
 }
 
 

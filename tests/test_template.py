@@ -15,11 +15,10 @@ from prism.template import (
     Part,
     Template,
     TemplateSpec,
-    clean,
     load_spec,
     spec_from_chat_template,
 )
-from prism.types import Document, Outcome
+from prism.types import Document, Outcome, clean
 
 SPECS = [PRISM, QWEN3_RERANKER]
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=80)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from prism.data.sources import Text
-from prism.evidence import sentences
+from prism.sentences import sentences
 
 _WORD = re.compile(r"[^\W_]+(?:[-_.][^\W_]+)*")
 

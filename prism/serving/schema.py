@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag
 
 from prism.reranker import RerankResult
-from prism.template import clean
-from prism.types import Judgment, Outcome, Record, Truncation, Unsupported, Verdict
+from prism.types import Judgment, Outcome, Record, Truncation, Unsupported, Verdict, clean
 
 
 def _encodable(value: object) -> object:

@@ -95,25 +95,19 @@ def rows(
             drops.add(str(error), number, example)
 
 
-def order(lengths: list[int], batch_size: int, *, shuffle: bool, seed: int, block_batches: int = 64) -> list[int]:
-    """A training order with batches of similar length: little padding, and reproducible, so a run resumes exactly.
+def order(lengths: list[int], batch_size: int, accumulation: int, *, shuffle: bool, seed: int) -> list[int]:
+    """A training order with little padding, reproducible, so that a run resumes exactly.
 
-    Within blocks of `block_batches` batches rows are sorted by length, then the batches of the block are shuffled: with
-    `shuffle` off, the order of the data (a curriculum) holds from block to block.
+    The rows of one optimizer step are drawn at random (with `shuffle` off: as the data has them, a curriculum) and only
+    then sorted by length into its `accumulation` batches. Grouping whole steps by length would put the long rows
+    together, which are the ones with verdict yes: each step would then push all scores one way.
     """
-    rng = random.Random(seed)
     indices = list(range(len(lengths)))
     if shuffle:
-        rng.shuffle(indices)
-    block = batch_size * block_batches
-    ordered: list[int] = []
-    for start in range(0, len(indices), block):
-        chunk = sorted(indices[start : start + block], key=lengths.__getitem__)
-        batches = [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
-        last = [batches.pop()] if len(batches[-1]) < batch_size else []
-        rng.shuffle(batches)
-        ordered += [index for batch in batches + last for index in batch]
-    return ordered
+        random.Random(seed).shuffle(indices)
+    size = batch_size * accumulation
+    steps = (indices[start : start + size] for start in range(0, len(indices), size))
+    return [index for step in steps for index in sorted(step, key=lengths.__getitem__)]
 
 
 def collator(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:

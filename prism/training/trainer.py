@@ -48,8 +48,8 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         self._hidden: Tensor | None = None
         self._terms: defaultdict[str, list[float]] = defaultdict(list)
         super().__init__(**kwargs)
-        # Our loss is a mean over this micro-batch, so let Trainer divide by the accumulation steps.
-        self.model_accepts_loss_kwargs = False
+        # Trainer then counts the targets of a whole optimizer step for us, and leaves the division to us.
+        self.model_accepts_loss_kwargs = True
         body(self.model).register_forward_hook(self._catch)
 
     def _catch(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -63,7 +63,11 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Weighted sum of the recipe's terms over one batch; see `prism.training.losses`."""
+        """Weighted sum of the recipe's terms over one batch, as its share of the optimizer step.
+
+        Means are over the whole step, however its rows fall into batches: row terms by equal batch sizes, the written
+        part by `num_items_in_batch`, the number of its targets in the step.
+        """
         outputs = model(
             # No mask: rows are padded on the right, where a causal model's real positions never look.
             input_ids=inputs["input_ids"],
@@ -73,7 +77,11 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         hidden_BTH, self._hidden = self._hidden, None
         assert hidden_BTH is not None  # the hook ran in this very forward
         terms = loss_terms(hidden_BTH, output_rows(self.model), inputs, self._label_ids)
-        loss = sum(getattr(self._weights, name) * term for name, term in terms.items())
+        batches = getattr(self, "current_gradient_accumulation_steps", 1)  # set by Trainer once a step begins
+        shares = dict.fromkeys(terms, 1.0 / batches if self.model.training else 1.0)
+        if num_items_in_batch is not None:
+            shares["sft"] = (inputs["labels"] != IGNORED).sum() / max(1, int(num_items_in_batch))
+        loss = sum(getattr(self._weights, name) * shares[name] * term for name, term in terms.items())
         for name, term in terms.items():
             self._terms[name].append(term.item())
         self._terms["tokens"].append(float(inputs["attention_mask"].sum()))
@@ -254,8 +262,7 @@ def _dataset(recipe: Recipe, folder: Path, template: Template) -> tuple[Any, Dro
     lengths = [len(row["input_ids"]) for row in table]
     _say(f"{len(table):,} records, {sum(lengths):,} tokens an epoch, longest {max(lengths):,}")
     schedule = recipe.schedule
-    size = schedule.batch_size * schedule.accumulation
-    arranged = order(lengths, size, shuffle=schedule.shuffle, seed=recipe.seed)
+    arranged = order(lengths, schedule.batch_size, schedule.accumulation, shuffle=schedule.shuffle, seed=recipe.seed)
     return Dataset.from_list([table[i] for i in arranged]), drops
 
 
