@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM, Qwen3_5TextConfig, Qwen3Config, Qwen3ForCausalLM
+
+settings.register_profile("prism", deadline=None)  # no test fails because a machine is slow
+settings.load_profile("prism")
 
 SENTENCES = (
     "Does this document answer the query? yes or no. yes. no. yes\nno\nyes no yes no",

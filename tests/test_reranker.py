@@ -108,7 +108,7 @@ def test_nothing_retrieved_is_an_empty_result(reranker: Reranker, engine: FakeEn
     assert engine.calls == []
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.lists(st.text(st.characters(exclude_categories=()), max_size=40), max_size=6), st.integers(1, 7))
 def test_whatever_the_documents_each_is_answered_once(reranker: Reranker, texts: list[str], top_n: int) -> None:
     full = reranker.rerank(QUERY, texts)

@@ -257,7 +257,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.dictionaries(st.sampled_from(["query", "documents", "top_n", "evidence", "threshold", "x"]), JSON), JSON)
 def test_nothing_crashes_it(client: httpx.Client, body: dict[str, Any], document: Any) -> None:
     for sent in (body, {"query": "q", "documents": [GOOD], **body}, {"query": "q", "documents": [document, GOOD]}):

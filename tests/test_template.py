@@ -44,7 +44,7 @@ def free_of_control(*texts: str) -> bool:
     return not any(mark in joined for mark in (*_CONTROL, "{document}", "{query}", "{instruction}"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(query=TEXT, document=TEXT, instruction=TEXT)
 def test_ids_equal_those_of_the_whole_string(tiny_tokenizer, query, document, instruction):
     if not free_of_control(query, document, instruction):
@@ -56,7 +56,7 @@ def test_ids_equal_those_of_the_whole_string(tiny_tokenizer, query, document, in
         assert prompt.truncation is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(query=TEXT, document=st.text(min_size=0, max_size=3000), limit=st.integers(120, 400))
 def test_only_the_document_is_cut_and_the_suffix_survives(tiny_tokenizer, query, document, limit):
     template = Template(QWEN3_RERANKER, tiny_tokenizer)
@@ -151,14 +151,14 @@ def test_what_is_supervised_parses_back(template):
     assert template.parse(template.decode(written)) == (Outcome.COMPLETE, "Gründe.", "证据 1.5 <b>")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(max_size=300), finish=st.sampled_from(["stop", "length"]))
 def test_parsing_never_raises(tiny_tokenizer, text, finish):
     written = Template(PRISM, tiny_tokenizer).parse(text, finish)
     assert written.outcome is not Outcome.NOT_WRITTEN
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     pieces=st.lists(st.sampled_from(["<contribution>", "</contribution>", "<evidence>", "</evidence>", "a", " ", "\n"]))
 )

@@ -231,3 +231,25 @@ def test_document_titles_reach_the_model(tiny_tokenizer):
     row = make_row(titled, template, 400, lm=False)
     prompt = template.render(titled.query, Document(text=titled.document, title="Lindau"))
     assert row.input_ids[: row.label_position] == prompt.ids
+
+
+def test_accumulated_batches_give_the_gradient_of_the_whole_step(tiny_tokenizer, tiny_qwen3, tmp_path):
+    """Rows of one step may be cut into batches as one likes: no term is weighted by how they fall."""
+    from copy import deepcopy
+
+    model = deepcopy(tiny_qwen3).train()
+    trainer = trainer_for(tiny_tokenizer, model, tmp_path, Losses(distill=20.0, sft=1.0))
+    rows = [trainer.train_dataset[i] for i in range(8)]
+    targets = sum((trainer.data_collator([row])["labels"] != -100).sum() for row in rows)
+
+    def gradient(batches: list[list[dict]]) -> torch.Tensor:
+        model.zero_grad()
+        trainer.current_gradient_accumulation_steps = len(batches)
+        for batch in batches:
+            trainer.compute_loss(model, trainer.data_collator(batch), num_items_in_batch=targets).backward()
+        return body(model).layers[0].mlp.up_proj.weight.grad.clone()
+
+    whole = gradient([rows])
+    assert torch.allclose(gradient([rows[:4], rows[4:]]), whole, atol=1e-6)
+    by_length = sorted(rows, key=lambda row: len(row["input_ids"]))
+    assert torch.allclose(gradient([by_length[i : i + 2] for i in range(0, 8, 2)]), whole, atol=1e-6)

@@ -79,7 +79,9 @@ def build_optimizer(model: nn.Module, settings: Settings) -> Combined:
     shared: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps}
     parts: list[Optimizer] = []
     if rest:
-        parts.append(torch.optim.AdamW(rest, weight_decay=0.0, **shared))
+        vectors = {"params": [p for p in rest if p.ndim < 2], "lr": settings.vector_lr or settings.lr}
+        groups = [{"params": [p for p in rest if p.ndim >= 2]}, vectors]
+        parts.append(torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=0.0, **shared))
     if matrices and settings.name == "muon":
         # Muon: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
         parts.append(torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay))

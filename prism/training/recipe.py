@@ -18,15 +18,14 @@ class Scratch(Record):
 
     vocab_size: int = Field(ge=512)
     hidden_size: int = Field(ge=64)
-    layers: int = Field(ge=1)
+    layers: int = Field(ge=2)
     heads: int = Field(ge=1)
     head_dim: int = 64
     """Not below 64: smaller heads are refused by some serving kernels."""
     mlp_size: int = Field(ge=64)
     max_positions: int = 8192
-    same_token_attention: float = Field(default=1.0, ge=0.0, le=1.0)
-    """How far key projections start as copies of the query projections: equal tokens then attend to each other, which
-    is most of lexical matching and half of copying."""
+    induction: bool = True
+    """Start with a copying circuit in the first two layers (`prism.training.scratch.wire_induction`)."""
 
 
 class Model(Record):
@@ -82,6 +81,8 @@ class Optimizer(Record):
     """AdamW's learning rate."""
     muon_lr: float = Field(default=0.02, gt=0.0)
     weight_decay: float = Field(default=0.01, ge=0.0)
+    vector_lr: float | None = Field(default=None, gt=0.0)
+    """AdamW's learning rate for vectors (norms, biases); default: `lr`."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0.0)
     """AdamW's epsilon. With tied embeddings a larger one (1e-6) keeps the tiny softmax gradients of absent tokens from
