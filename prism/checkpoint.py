@@ -83,20 +83,27 @@ class Checkpoint:
         `dtype`: auto (bf16 where it is faster), float32 or bfloat16; `device`: auto, cpu, cuda, cuda:1, ….
         Raises CheckpointError when the weights do not load or do not match the tokenizer.
         """
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
         from prism.engines.hf import choose_device, choose_dtype
 
         try:
             target = choose_device(device)
-            model = AutoModelForCausalLM.from_pretrained(
+            model, found = AutoModelForCausalLM.from_pretrained(
                 self.path,
                 dtype=choose_dtype(target, dtype),
                 use_safetensors=True,
                 trust_remote_code=self.trust_remote_code,
+                output_loading_info=True,
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"cannot load the weights of {self.name}: {_one_line(error)}") from error
+        if missing := sorted(found["missing_keys"]):  # transformers would fill them with random numbers
+            raise CheckpointError(
+                f"{self.name} lacks {len(missing)} weights of a causal language model, such as {missing[0]}:"
+                " it is another kind of checkpoint, or incomplete"
+            )
         rows = model.get_input_embeddings().num_embeddings
         if rows < len(self.tokenizer):
             raise CheckpointError(
@@ -204,9 +211,20 @@ def _config(path: Path, source: str | Path, tokenizer: Any, template: str | Path
             f"{source} has no {CONFIG_NAME} and no reranker chat template: say which prompt it was trained with,"
             f" --template {' or '.join(BUILT_IN)} or a file"
         )
+    spec = _within_context(spec, path)
     if stored:
         return stored.model_copy(update={"template": spec})
     return PrismConfig(name=Path(str(source)).name, template=spec)
+
+
+def _within_context(spec: TemplateSpec, path: Path) -> TemplateSpec:
+    """The template's limits lowered to what the model can read: prompt and written text share its context."""
+    config = json.loads((path / "config.json").read_bytes())
+    context = config.get("text_config", config).get("max_position_embeddings")
+    if not isinstance(context, int) or spec.max_prompt_tokens + spec.max_written_tokens <= context:
+        return spec
+    written = min(spec.max_written_tokens, context // 4)
+    return spec.model_copy(update={"max_prompt_tokens": context - written, "max_written_tokens": written})
 
 
 def _stored_config(path: Path) -> PrismConfig | None:

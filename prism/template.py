@@ -215,6 +215,18 @@ class Template:
         return self.yes_id, self.no_id
 
     @property
+    def first_id(self) -> int:
+        """The token every prompt begins with."""
+        return self.render("?", Document(text="?")).ids[0]
+
+    @property
+    def mark_id(self) -> int:
+        """The longest token of the words between query and document: what announces the document."""
+        between = self.spec.text.rpartition("{query}")[2].partition("{document}")[0].strip()
+        encoding = self._plain.encode(between, add_special_tokens=False)
+        return int(max(zip(encoding.tokens, encoding.ids, strict=True), key=lambda pair: len(pair[0]))[1])
+
+    @property
     def takes_instruction(self) -> bool:
         return "{instruction}" in self.spec.text
 

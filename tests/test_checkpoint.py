@@ -160,3 +160,21 @@ def test_self_test(saved, yes, no, passes):
 def test_a_copied_checkpoint_is_the_same(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "copy")
     assert Checkpoint.load(tmp_path / "copy").config == Checkpoint.load(saved).config
+
+
+def test_missing_weights_are_never_filled_with_random_numbers(saved):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(saved / "model.safetensors")
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks 1 weights .* up_proj"):
+        Checkpoint.load(saved).load_model(dtype="float32", device="cpu")
+
+
+def test_limits_stay_within_the_context(saved):
+    config = json.loads((saved / "config.json").read_text())
+    config["max_position_embeddings"] = 1000
+    (saved / "config.json").write_text(json.dumps(config))
+    spec = Checkpoint.load(saved).template.spec
+    assert (spec.max_prompt_tokens, spec.max_written_tokens) == (750, 250)

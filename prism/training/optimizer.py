@@ -79,9 +79,10 @@ def build_optimizer(model: nn.Module, settings: Settings) -> Combined:
     shared: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps}
     parts: list[Optimizer] = []
     if rest:
-        vectors = {"params": [p for p in rest if p.ndim < 2], "lr": settings.vector_lr or settings.lr}
-        groups = [{"params": [p for p in rest if p.ndim >= 2]}, vectors]
-        parts.append(torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=0.0, **shared))
+        wide, vectors = [p for p in rest if p.ndim >= 2], [p for p in rest if p.ndim < 2]
+        groups: list[dict[str, Any]] = [{"params": wide}] if wide else []
+        groups += [{"params": vectors, "lr": settings.vector_lr or settings.lr}] if vectors else []
+        parts.append(torch.optim.AdamW(groups, weight_decay=0.0, **shared))
     if matrices and settings.name == "muon":
         # Muon: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
         parts.append(torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay))

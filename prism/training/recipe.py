@@ -18,14 +18,13 @@ class Scratch(Record):
 
     vocab_size: int = Field(ge=512)
     hidden_size: int = Field(ge=64)
-    layers: int = Field(ge=2)
-    heads: int = Field(ge=1)
-    head_dim: int = 64
-    """Not below 64: smaller heads are refused by some serving kernels."""
+    layers: int = Field(ge=3)
+    heads: int = Field(ge=2)
+    """Attention heads of 64: smaller ones are refused by some serving kernels."""
     mlp_size: int = Field(ge=64)
     max_positions: int = 8192
-    induction: bool = True
-    """Start with a copying circuit in the first two layers (`prism.training.scratch.wire_induction`)."""
+    wired: bool = True
+    """Start with circuits for copying and for noticing what was asked (`prism.training.wiring`)."""
 
 
 class Model(Record):
@@ -36,6 +35,10 @@ class Model(Record):
     scratch: Scratch | None = None
     template: str | None = None
     """Built-in name or file; default: the base's own template, `prism` for a new model."""
+    max_prompt_tokens: int | None = Field(default=None, ge=16)
+    """Where the finished checkpoint cuts documents; default: the template's limit."""
+    max_written_tokens: int | None = Field(default=None, ge=8)
+    """How much it writes at most for one document; default: the template's limit."""
     trust_remote_code: bool = False
 
     @model_validator(mode="after")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from prism.template import TemplateSpec
+from prism.template import Template, TemplateSpec
 from prism.training.recipe import Scratch
+from prism.training.wiring import ROPE_THETA, wire
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
 # Words apart from punctuation, numbers digit by digit, runs of white space: the split the Qwen tokenizers use
@@ -52,10 +52,11 @@ def train_tokenizer(texts: Iterable[str], spec: TemplateSpec, vocab_size: int) -
     return tokenizer
 
 
-def new_model(scratch: Scratch, tokenizer: Any) -> PreTrainedModel:
+def new_model(scratch: Scratch, template: Template) -> PreTrainedModel:
     """A Qwen3 with tied embeddings; seed torch first."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
+    tokenizer = template.tokenizer
     vocabulary = -(-len(tokenizer) // 64) * 64  # whole tiles for matrix units
     config = Qwen3Config(
         vocab_size=vocabulary,
@@ -63,88 +64,17 @@ def new_model(scratch: Scratch, tokenizer: Any) -> PreTrainedModel:
         num_hidden_layers=scratch.layers,
         num_attention_heads=scratch.heads,
         num_key_value_heads=scratch.heads,
-        head_dim=scratch.head_dim,
+        head_dim=64,
         intermediate_size=scratch.mlp_size,
         max_position_embeddings=scratch.max_positions,
         # Slow rotations, as in Qwen3: equal tokens still find each other hundreds of positions apart.
-        rope_parameters={"rope_type": "default", "rope_theta": _ROPE_THETA},
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
     model = Qwen3ForCausalLM(config)
-    if scratch.induction:
-        wire_induction(model)
+    if scratch.wired:
+        wire(model, first_id=template.first_id, mark_id=template.mark_id, label_ids=template.label_ids)
     return model
-
-
-_ROPE_THETA = 1e6
-_EMBEDDING_CONSTANT = 4.0
-_LOGIT_SCALE = 0.05
-_SHARPNESS = 4.0
-_COPY_GAIN = 5.0
-_OFFSET_PAIRS = 4
-_CONTENT_PAIRS = 14
-
-
-def wire_induction(model: Any) -> None:
-    """Start layers 0 and 1 as an induction circuit, in place: what follows an earlier occurrence of a token is copied.
-
-    Layer 0 attends to the previous token and adds that token's embedding, turned by a random rotation M. Layer 1
-    attends to positions whose *previous* token equals the current one, and copies what stands there. It is the circuit
-    that models find by themselves after some millions of tokens (Olsson et al. 2022, "In-context Learning and Induction
-    Heads", section "Mechanistic"); here copying works before the first step, and lexical matching is near.
-
-    Embeddings get unit variance and one constant coordinate, from which layer 0 makes a query and a key that meet at
-    offset one through the fast rotary pairs. Content is compared in the slow pairs, which distance hardly turns.
-    """
-    import torch
-
-    hidden, heads, head_dim = (getattr(model.config, k) for k in ("hidden_size", "num_attention_heads", "head_dim"))
-    half = head_dim // 2
-    with torch.no_grad():
-        model.model.embed_tokens.weight.normal_(0.0, 1.0)[:, 0] = _EMBEDDING_CONSTANT
-        model.model.norm.weight.fill_(_LOGIT_SCALE)
-        content = torch.eye(hidden)
-        content[0, 0] = 0.0
-        slices, turn = _orthonormal(hidden, hidden), _orthonormal(hidden, hidden)
-        offset = torch.zeros(head_dim)
-        offset[:_OFFSET_PAIRS] = 1.0
-        slow = torch.zeros(head_dim)
-        slow[_CONTENT_PAIRS:half] = slow[half + _CONTENT_PAIRS :] = 1.0
-        previous, copy = (model.model.layers[i].self_attn for i in (0, 1))
-        for head in range(heads):
-            rows = slice(head * head_dim, (head + 1) * head_dim)
-            own = slices[rows] if rows.stop <= hidden else _orthonormal(head_dim, hidden)
-            previous.q_proj.weight[rows, 0] = offset
-            previous.k_proj.weight[rows, 0] = _rotated(offset, 1.0)
-            previous.v_proj.weight[rows] = own @ content
-            previous.o_proj.weight[:, rows] = content @ turn @ own.T
-            compared = slow[:, None] * (_orthonormal(head_dim, hidden) @ content)
-            copy.q_proj.weight[rows] = compared
-            copy.k_proj.weight[rows] = compared @ turn.T
-            copy.v_proj.weight[rows] = own @ content
-            copy.o_proj.weight[:, rows] = _COPY_GAIN * content @ own.T
-        for attention in (previous, copy):
-            attention.q_norm.weight.fill_(_SHARPNESS)
-        for layer in model.model.layers[2:]:  # later layers start by attending to equal tokens
-            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
-
-
-def _orthonormal(rows: int, columns: int) -> Tensor:
-    """Random orthonormal rows."""
-    import torch
-
-    return torch.linalg.qr(torch.randn(columns, rows))[0].T
-
-
-def _rotated(vector: Tensor, offset: float) -> Tensor:
-    """A head vector as rotary embedding turns it over `offset` positions (pairs are i and i + half)."""
-    import torch
-
-    half = len(vector) // 2
-    angles = offset * _ROPE_THETA ** (-torch.arange(half) / half)
-    first, second = vector[:half], vector[half:]
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([first * cos - second * sin, second * cos + first * sin])

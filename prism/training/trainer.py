@@ -22,7 +22,7 @@ from prism.data.build import build
 from prism.data.records import read_examples
 from prism.engines.hf import choose_dtype
 from prism.errors import DataError, RecipeError
-from prism.template import Template, load_spec
+from prism.template import Template, TemplateSpec, load_spec
 from prism.training.dataset import IGNORED, Drops, collator, order, rows
 from prism.training.losses import score_cross_entropy, score_mse, token_cross_entropy
 from prism.training.optimizer import build_optimizer
@@ -56,7 +56,7 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         self._hidden = output.last_hidden_state
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
-        if self.optimizer is None:
+        if self.optimizer is None:  # type: ignore[has-type]  # Trainer's constructor has set it
             self.optimizer = build_optimizer(model or self.model, self._recipe.optimizer)
         return self.optimizer
 
@@ -80,7 +80,7 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         batches = getattr(self, "current_gradient_accumulation_steps", 1)  # set by Trainer once a step begins
         shares = dict.fromkeys(terms, 1.0 / batches if self.model.training else 1.0)
         if num_items_in_batch is not None:
-            shares["sft"] = (inputs["labels"] != IGNORED).sum() / max(1, int(num_items_in_batch))
+            shares["sft"] = int((inputs["labels"] != IGNORED).sum()) / max(1, int(num_items_in_batch))
         loss = sum(getattr(self._weights, name) * shares[name] * term for name, term in terms.items())
         for name, term in terms.items():
             self._terms[name].append(term.item())
@@ -210,14 +210,20 @@ def _model(recipe: Recipe, folder: Path) -> tuple[Any, Any, Template]:
         )
         model = base.load_model(dtype="float32").to(_dtype(recipe))
         model.set_attn_implementation(recipe.schedule.attention)
-        return base.tokenizer, model, base.template
+        return base.tokenizer, model, Template(_limited(base.template.spec, recipe), base.tokenizer)
     assert recipe.model.scratch is not None  # the recipe's validator saw to it
-    spec = load_spec(recipe.model.template or "prism")
+    spec = _limited(load_spec(recipe.model.template or "prism"), recipe)
     tokenizer = _tokenizer(recipe, folder, spec)
-    model = new_model(recipe.model.scratch, tokenizer).to(_dtype(recipe))
+    template = Template(spec, tokenizer)
+    model = new_model(recipe.model.scratch, template).to(_dtype(recipe))
     model.set_attn_implementation(recipe.schedule.attention)
     _say(f"new model: {sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer):,}")
-    return tokenizer, model, Template(spec, tokenizer)
+    return tokenizer, model, template
+
+
+def _limited(spec: TemplateSpec, recipe: Recipe) -> TemplateSpec:
+    limits = {name: getattr(recipe.model, name) for name in ("max_prompt_tokens", "max_written_tokens")}
+    return spec.model_copy(update={name: limit for name, limit in limits.items() if limit is not None})
 
 
 def _dtype(recipe: Recipe) -> torch.dtype:
@@ -227,7 +233,7 @@ def _dtype(recipe: Recipe) -> torch.dtype:
     return torch.bfloat16 if recipe.schedule.bf16 else torch.float32
 
 
-def _tokenizer(recipe: Recipe, folder: Path, spec: Any) -> Any:
+def _tokenizer(recipe: Recipe, folder: Path, spec: TemplateSpec) -> Any:
     """Trained once per run, so that a resumed run has the same one."""
     from transformers import AutoTokenizer
 

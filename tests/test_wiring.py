@@ -1,0 +1,71 @@
+"""What a wired model can do before its first training step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from prism.template import PRISM, Template
+from prism.training.recipe import Scratch
+from prism.training.scratch import new_model
+from prism.training.wiring import orthonormal, rotated
+from prism.types import Document
+
+
+@pytest.fixture
+def template(tiny_tokenizer) -> Template:
+    return Template(PRISM, tiny_tokenizer)
+
+
+@pytest.fixture
+def model(template):
+    torch.manual_seed(0)
+    return new_model(Scratch(vocab_size=600, hidden_size=320, layers=3, heads=5, mlp_size=64), template).eval()
+
+
+def test_copies_what_follows_an_earlier_occurrence(model, template):
+    torch.manual_seed(1)
+    once = torch.randperm(500)[:80] + 50  # no token twice
+    ids = torch.cat([torch.tensor([template.first_id]), once, once])[None]
+    with torch.inference_mode():
+        guesses = model(ids).logits.argmax(-1)[0]
+    # From the second occurrence of the first token on, every next token is known.
+    known = guesses[81:-1] == ids[0, 82:]
+    assert known.float().mean() > 0.9
+
+
+def test_notices_words_of_the_query_in_the_document(model, template):
+    ids = template.render("copper zebra", Document(text="Iron is grey. The copper is red. The sky is blue.")).ids
+    states = {}
+    model.model.layers[1].register_forward_hook(
+        lambda _module, _inputs, output: states.update(h=output[0] if isinstance(output, tuple) else output)
+    )
+    with torch.inference_mode():
+        model.model(torch.tensor([ids]))
+    asked = states["h"].reshape(len(ids), -1)[:, 2]
+    query = template._plain.encode(" copper", add_special_tokens=False).ids
+    inside = [i for i, id_ in enumerate(ids) if id_ in query and i > len(ids) // 2]
+    unrelated = [i for i, id_ in enumerate(ids) if ids.count(id_) == 1 and len(ids) // 2 < i < len(ids) - 4]
+    assert inside
+    assert asked[inside].max() > 2.0
+    assert asked[unrelated].abs().median() < 1.0
+
+
+def test_all_weights_stay_trainable_and_finite(model):
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_orthonormal_rows():
+    rows = orthonormal(5, 9)
+    assert torch.allclose(rows @ rows.T, torch.eye(5), atol=1e-5)
+
+
+def test_rotation_by_hand():
+    # Pair 0 turns by one radian per position: (1, 0) becomes (cos 1, sin 1); the slowest pairs barely turn.
+    vector = torch.zeros(64)
+    vector[0] = vector[31] = 1.0
+    turned = rotated(vector, 1.0)
+    assert turned[0].item() == pytest.approx(0.5403, abs=1e-4)
+    assert turned[32].item() == pytest.approx(0.8415, abs=1e-4)
+    assert turned[31].item() == pytest.approx(1.0, abs=1e-4)
