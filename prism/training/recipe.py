@@ -26,6 +26,12 @@ class Scratch(Record):
     wired: bool = True
     """Start with circuits for copying and for noticing what was asked (`prism.training.wiring`)."""
 
+    @model_validator(mode="after")
+    def _room(self) -> Scratch:
+        if self.wired and self.hidden_size < 144:
+            raise ValueError("`wired` needs a hidden_size of at least 144: set `wired: false` for a smaller model")
+        return self
+
 
 class Model(Record):
     """What is trained: an existing checkpoint, or a new model."""
