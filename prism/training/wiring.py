@@ -1,8 +1,8 @@
 """Start a new model with two circuits it would otherwise have to discover: copying, and noticing what was asked for.
 
 Small models find the first by themselves, but only after some millions of tokens (Olsson et al. 2022, "In-context
-Learning and Induction Heads"); wired in, both work before the first step and training refines them. All of it is initial
-values: every weight stays free.
+Learning and Induction Heads"); wired in, both work before the first step and training refines them. All of it is
+initial values: every weight stays free.
 
     embedding   content in one half of the dimensions; a constant; marks on the tokens that open a prompt and a document
     layer 0     previous-token heads write the previous token's content into the other half;
@@ -124,7 +124,7 @@ def _shares(content: slice, heads: int) -> list[Tensor]:
     width = content.stop - content.start
     basis = torch.zeros(heads * 64, width)
     basis[: min(width, heads * 64)] = orthonormal(width, width)[: heads * 64]
-    return list(basis.split(64))
+    return [basis[64 * head : 64 * (head + 1)] for head in range(heads)]
 
 
 def _pairs(chosen: slice) -> Tensor:
