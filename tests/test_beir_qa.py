@@ -290,7 +290,7 @@ from prism.types import Judgment
 class Slow:
     def rerank(self, query, documents, **options):
         time.sleep(float(sys.argv[4]))
-        print(query, flush=True)
+        print(f"{query}\\n", end="", flush=True)
         scores = [(sum(map(ord, d.id + query)) % 7) / 7 for d in documents]
         return SimpleNamespace(judgments=[Judgment(index=i, score=s, verdict=None) for i, s in enumerate(scores)])
 
