@@ -72,7 +72,7 @@ def test_recipe_becomes_a_checkpoint_that_reranks(recipe, tmp_path):
     assert {p.name for p in folder.iterdir()} >= {"model.safetensors", "prism.json", "recipe.yaml", "tokenizer.json"}
     checkpoint = Checkpoint.load(folder)
     assert checkpoint.name == "tiny"
-    assert checkpoint.template.spec == PRISM
+    assert checkpoint.template.spec.text == PRISM.text
     from prism.reranker import Reranker
 
     with Reranker.load(str(folder), dtype="float32", self_test=False) as reranker:
