@@ -25,14 +25,14 @@ types: $(VENV)/.test
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-$(VENV)/.core: pyproject.toml
+$(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$(TORCH)"
-	$(PIP) --editable ".[serve]"
+	$(PIP) --constraint constraints.txt --editable ".[serve]"
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core pyproject.toml
-	$(PIP) --editable ".[test]"
+	$(PIP) --constraint constraints.txt --editable ".[test]"
 	touch $@
 
 clean:

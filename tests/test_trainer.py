@@ -190,7 +190,7 @@ def test_kill_9_and_resume_gives_the_same_weights(recipe, tmp_path):
 
 def test_a_folder_of_another_recipe_is_not_continued(recipe, tmp_path):
     train(recipe, overrides=["schedule.max_steps=4"])
-    with pytest.raises(RecipeError, match="another recipe"):
+    with pytest.raises(RecipeError, match="different recipe"):
         train(recipe, overrides=["schedule.max_steps=4", "optimizer.lr=0.5"])
     train(recipe, overrides=["schedule.max_steps=4", "optimizer.lr=0.5"], resume=False)
 
