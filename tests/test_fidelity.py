@@ -165,4 +165,4 @@ def test_dense_text_supports_itself(text: str) -> None:
 
 @pytest.mark.parametrize("piece", ["1.", "1,", "a@", "`a", "a_", "./", "1 May ", ".com", "http://", "《", "A'", "1月"])
 def test_adversarial_repetition_ends(piece: str) -> None:
-    fidelity(piece * 20_000, "nothing")
+    assert fidelity(piece * 20_000, "nothing").checked >= 0  # what counts is that it ends
