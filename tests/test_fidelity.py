@@ -165,4 +165,5 @@ def test_dense_text_supports_itself(text: str) -> None:
 
 @pytest.mark.parametrize("piece", ["1.", "1,", "a@", "`a", "a_", "./", "1 May ", ".com", "http://", "《", "A'", "1月"])
 def test_adversarial_repetition_ends(piece: str) -> None:
-    assert fidelity(piece * 20_000, "nothing").checked >= 0  # what counts is that it ends
+    found = fidelity(piece * 20_000, "nothing")  # what counts is that it ends
+    assert len(found.unsupported) <= found.checked
