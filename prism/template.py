@@ -41,6 +41,8 @@ class TemplateSpec(Record):
     contribution_tag: str = Field(default="contribution", pattern=r"^[A-Za-z][\w-]*$")
     evidence_tag: str = Field(default="evidence", pattern=r"^[A-Za-z][\w-]*$")
     end_of_turn: str = "<|im_end|>"
+    evidence_keeps_space: bool = False
+    """Evidence copied from behind a space is written with it, so that its first word is the document's own token."""
     max_prompt_tokens: int = Field(default=8192, ge=16)
     max_written_tokens: int = Field(default=512, ge=8)
 
@@ -57,6 +59,7 @@ PRISM = TemplateSpec(
     name="prism",
     text="<|im_start|>user\n{instruction}\nQuery: {query}\nDocument: {document}<|im_end|>\n<|im_start|>assistant\n",
     default_instruction="Does the document help to answer the query?",
+    evidence_keeps_space=True,
 )
 
 QWEN3_RERANKER = TemplateSpec(
@@ -219,11 +222,10 @@ class Template:
         """The token every prompt begins with."""
         return self.render("?", Document(text="?")).ids[0]
 
-    @property
-    def mark_id(self) -> int:
-        """The longest token of the words between query and document: what announces the document."""
-        between = self.spec.text.rpartition("{query}")[2].partition("{document}")[0].strip()
-        encoding = self._plain.encode(between, add_special_tokens=False)
+    def announcing_id(self, slot: Literal["query", "document"]) -> int:
+        """The longest token of the line before a slot: what announces the query, or the document."""
+        line = self.spec.text.partition(f"{{{slot}}}")[0].rstrip().rpartition("\n")[2]
+        encoding = self._plain.encode(line, add_special_tokens=False)
         return int(max(zip(encoding.tokens, encoding.ids, strict=True), key=lambda pair: len(pair[0]))[1])
 
     @property
@@ -266,7 +268,8 @@ class Template:
         if verdict == "no":
             target.append((self._control[self.spec.end_of_turn], Part.WRITTEN))
         elif contribution and evidence:
-            fills = {"query": clean(contribution), "document": clean(evidence)}
+            lead = self._space_before(evidence, document)
+            fills = {"query": clean(contribution), "document": lead + clean(evidence)}
             target += [(id_, Part.WRITTEN) for id_, _ in self._encode(self._target, fills)]
         fills = self._fills(query, document, instruction)
         encoded, cut = self._fit(fills, limit - len(target))
@@ -274,6 +277,13 @@ class Template:
         return Supervised(
             [id_ for id_, _ in sequence], [part for _, part in sequence], _truncation(document, fills["document"], cut)
         )
+
+    def _space_before(self, evidence: str, document: Document) -> str:
+        """The space that stands before the evidence in the prompt, where this template keeps it."""
+        body = self._fills("", document, None)["document"]
+        at = body.find(clean(evidence)) if self.spec.evidence_keeps_space else -1
+        ahead = self.spec.text.partition("{document}")[0] + body[:at]
+        return " " if at >= 0 and ahead.endswith(" ") else ""
 
     def _fills(self, query: str, document: Document, instruction: str | None) -> dict[str, str]:
         if instruction is not None and not self.takes_instruction:

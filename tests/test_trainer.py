@@ -48,7 +48,9 @@ def recipe(tmp_path: Path) -> Path:
     settings = {
         "name": "tiny",
         "output": str(tmp_path / "run"),
-        "model": {"scratch": {"vocab_size": 512, "hidden_size": 144, "layers": 3, "heads": 2, "mlp_size": 96}},
+        "model": {
+            "scratch": {"vocab_size": 512, "hidden_size": 144, "layers": 3, "heads": 2, "mlp_size": 96, "wired": False}
+        },
         "data": {"files": [str(tmp_path / "train.jsonl")], "max_tokens": 256, "lm_share": 0.5},
         "losses": {"distill": 20.0, "sft": 1.0, "lm": 0.3},
         "optimizer": {"name": "muon", "lr": 1e-3, "warmup_steps": 2},

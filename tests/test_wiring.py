@@ -20,7 +20,7 @@ def template(tiny_tokenizer) -> Template:
 @pytest.fixture
 def model(template):
     torch.manual_seed(0)
-    return new_model(Scratch(vocab_size=600, hidden_size=320, layers=3, heads=5, mlp_size=64), template).eval()
+    return new_model(Scratch(vocab_size=600, hidden_size=320, layers=4, heads=5, mlp_size=64), template).eval()
 
 
 def test_copies_what_follows_an_earlier_occurrence(model, template):
@@ -49,6 +49,18 @@ def test_notices_words_of_the_query_in_the_document(model, template):
     assert inside
     assert asked[inside].max() > 2.0
     assert asked[unrelated].abs().median() < 1.0
+
+
+def test_evidence_begins_like_the_sentence_that_was_asked_for(model, template):
+    document = Document(text="Iron is grey. Copper wire hums. Blue skies stay.")
+    prompt = template.render("wire hums", document).ids
+    written = template._plain.encode("\n", add_special_tokens=False).ids
+    tags = [template.tokenizer.convert_tokens_to_ids(f"<{tag}>") for tag in ("contribution", "evidence")]
+    ids = [*prompt, template.yes_id, *written, *tags]
+    with torch.inference_mode():
+        logits = model(torch.tensor([ids])).logits[0, -1]
+    starts = {word: template._plain.encode(f" {word}", add_special_tokens=False).ids[0] for word in ("Copper", "Blue")}
+    assert logits[starts["Copper"]] > logits[starts["Blue"]]
 
 
 def test_all_weights_stay_trainable_and_finite(model):

@@ -297,12 +297,34 @@ def _contribution(query: Query, evidence: str) -> str:
     """One sentence on what the passage does for the query, from its own words."""
     if query.answer and len(query.answer) <= 60 and query.answer in evidence:
         return f"It gives the answer: {query.answer.rstrip('.')}."
-    asked = set(_content(words(query.text)))
-    shared = [w for w in dict.fromkeys(_surface(evidence)) if asked & set(_content(words(w)))][:5]
-    if not shared:
+    phrases = _shared_phrases(query.text, evidence)
+    if not phrases:
         return f"It explains {' '.join(_surface(query.text))}."
-    listed = shared[0] if len(shared) == 1 else f"{', '.join(shared[:-1])} and {shared[-1]}"
+    listed = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
     return f"It covers {listed}."
+
+
+def _shared_phrases(asked: str, evidence: str) -> list[str]:
+    """The longest stretches of the query whose telling words all stand in the evidence, at most four."""
+    found = set(_content(words(evidence)))
+    phrases: list[list[str]] = [[]]
+    for word in filter(None, _surface(asked)):
+        telling = _content(words(word))
+        if not telling:
+            if phrases[-1]:
+                phrases[-1].append(word)
+        elif found.issuperset(telling):
+            phrases[-1].append(word)
+        elif phrases[-1]:
+            phrases.append([])
+    kept = (_without_tail(phrase) for phrase in phrases if phrase)
+    return list(dict.fromkeys(kept))[:4]
+
+
+def _without_tail(phrase: list[str]) -> str:
+    """A phrase up to its last telling word."""
+    last = max(i for i, word in enumerate(phrase) if _content(words(word)))
+    return " ".join(phrase[: last + 1])
 
 
 def negative(query: Query, index: int, passages: Sequence[Passage], lexicon: Lexicon) -> Example:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from prism.data.records import stable_id
 from prism.errors import InputError
 from prism.template import Part, Supervised, Template
 from prism.types import Document, Example
@@ -33,6 +34,8 @@ class Row(NamedTuple):
     """Where the label stands; the logits one step before it are the score."""
     teacher_score: float
     """NaN when the record does not distil."""
+    query: int
+    """Equal for the documents of one query."""
 
 
 class Drops:
@@ -61,7 +64,8 @@ def make_row(example: Example, template: Template, max_tokens: int, lm: bool) ->
         labels.append(id_ if wanted else IGNORED)
         lm_labels.append(id_ if lm and part is Part.TEXT else IGNORED)
     teacher = example.teacher_score if distils and example.teacher_score is not None else float("nan")
-    return Row(sequence.ids, labels, lm_labels, position, teacher)
+    query = int(stable_id(example.query_id or example.query), 16) % 2**31
+    return Row(sequence.ids, labels, lm_labels, position, teacher, query)
 
 
 def _supervise(example: Example, template: Template, max_tokens: int) -> Supervised:
@@ -110,6 +114,21 @@ def order(lengths: list[int], batch_size: int, accumulation: int, *, shuffle: bo
     return [index for step in steps for index in sorted(step, key=lengths.__getitem__)]
 
 
+def order_by_query(queries: list[int], *, shuffle: bool, seed: int) -> list[int]:
+    """A training order that keeps the documents of a query together, for losses that compare them.
+
+    Queries come in random order (with `shuffle` off: as the data first names them). Where a batch ends within a query,
+    its documents are compared in two parts.
+    """
+    members: dict[int, list[int]] = {}
+    for index, query in enumerate(queries):
+        members.setdefault(query, []).append(index)
+    groups = list(members.values())
+    if shuffle:
+        random.Random(seed).shuffle(groups)
+    return [index for group in groups for index in group]
+
+
 def collator(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
     """Right-pads rows into a batch. `score_positions` is the position whose next-token logits give the score."""
     import torch
@@ -127,6 +146,7 @@ def collator(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]
             "labels": pad(batch, "labels", IGNORED),
             "lm_labels": pad(batch, "lm_labels", IGNORED),
             "score_positions": torch.tensor([row["label_position"] - 1 for row in batch]),
+            "queries": torch.tensor([row["query"] for row in batch]),
             "teacher_scores": torch.tensor([row["teacher_score"] for row in batch], dtype=torch.float32),
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 
 from prism.scoring import score_tensor
@@ -35,8 +36,69 @@ def score_cross_entropy(label_logits_B2: Tensor, teacher_B: Tensor) -> Tensor:
     """
     if teacher_B.numel() == 0:
         return label_logits_B2.sum() * 0.0
-    difference_B = label_logits_B2.float()[:, 0] - label_logits_B2.float()[:, 1]
-    return F.binary_cross_entropy_with_logits(difference_B, teacher_B.float())
+    return F.binary_cross_entropy_with_logits(_difference(label_logits_B2), teacher_B.float())
+
+
+def logit_mse(label_logits_B2: Tensor, teacher_B: Tensor) -> Tensor:
+    """Distillation on the logit: mean over rows of (l_yes - l_no - logit(t))^2, logit(t) = ln(t / (1 - t)).
+
+    Shapes as `score_mse`; teacher scores are kept `TEACHER_MARGIN` away from 0 and 1, where logits are infinite.
+    Source: Ba and Caruana 2014, section 2.2 (regression on logits). Gradient with d the residual: 2 d / B on l_yes.
+    """
+    if teacher_B.numel() == 0:
+        return label_logits_B2.sum() * 0.0
+    return F.mse_loss(_difference(label_logits_B2), teacher_logit(teacher_B))
+
+
+def margin_mse(label_logits_B2: Tensor, teacher_B: Tensor, query_B: Tensor) -> Tensor:
+    """Distillation of differences: mean over pairs i < j of one query of ((d_i - d_j) - (t_i - t_j))^2, on logits.
+
+    d = l_yes - l_no, t = logit of the teacher score; `query_B`: rows with equal numbers are documents of one query.
+    What all documents of a query share is left free. Zero (with a gradient path) where no query has two rows. Source:
+    Hofstätter et al. 2020, "Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation",
+    section 3.1 (Margin-MSE), over all pairs instead of sampled triples.
+    """
+    pairs_BB = torch.triu(query_B[:, None] == query_B[None, :], diagonal=1)
+    if not pairs_BB.any():
+        return label_logits_B2.sum() * 0.0
+    residual_B = _difference(label_logits_B2) - teacher_logit(teacher_B)
+    return (residual_B[:, None] - residual_B[None, :])[pairs_BB].square().mean()
+
+
+def listwise_kl(label_logits_B2: Tensor, teacher_B: Tensor, query_B: Tensor) -> Tensor:
+    """Distillation of rankings: mean over queries of KL(softmax(t) || softmax(d)) over the documents of the query.
+
+    d, t, `query_B` and zero as in `margin_mse`. Source: top-one probabilities of ListNet (Cao et al. 2007, "Learning to
+    Rank: From Pairwise Approach to Listwise Approach", section 4), with the teacher's as the target; KL differs from
+    their cross-entropy by the target's entropy, a constant. Gradient on d_i: (softmax(d)_i - softmax(t)_i) / queries.
+    """
+    same_BB = query_B[:, None] == query_B[None, :]
+    several_B = same_BB.sum(1) > 1
+    if not several_B.any():
+        return label_logits_B2.sum() * 0.0
+    student_B = _log_softmax_within(_difference(label_logits_B2), same_BB)
+    target_B = _log_softmax_within(teacher_logit(teacher_B), same_BB)
+    terms_B = target_B.exp() * (target_B - student_B)
+    queries = len(query_B[several_B].unique())
+    return terms_B[several_B].sum() / queries
+
+
+TEACHER_MARGIN = 1e-4
+"""Teacher scores of exactly 0 or 1 count as this far from it: a logit of about 9."""
+
+
+def teacher_logit(teacher_B: Tensor) -> Tensor:
+    return torch.logit(teacher_B.float(), eps=TEACHER_MARGIN)
+
+
+def _difference(label_logits_B2: Tensor) -> Tensor:
+    return label_logits_B2.float()[:, 0] - label_logits_B2.float()[:, 1]
+
+
+def _log_softmax_within(values_B: Tensor, same_BB: Tensor) -> Tensor:
+    """Log-softmax of each value among those of its own query."""
+    among_BB = values_B[None, :].masked_fill(~same_BB, float("-inf"))
+    return values_B - torch.logsumexp(among_BB, dim=1)
 
 
 def token_cross_entropy(hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ class Scratch(Record):
 
     vocab_size: int = Field(ge=512)
     hidden_size: int = Field(ge=64)
-    layers: int = Field(ge=3)
+    layers: int = Field(ge=1)
     heads: int = Field(ge=2)
     """Attention heads of 64: smaller ones are refused by some serving kernels."""
     mlp_size: int = Field(ge=64)
@@ -28,9 +28,24 @@ class Scratch(Record):
 
     @model_validator(mode="after")
     def _room(self) -> Scratch:
-        if self.wired and self.hidden_size < 144:
-            raise ValueError("`wired` needs a hidden_size of at least 144: set `wired: false` for a smaller model")
+        room = self.layers >= 4 and self.hidden_size >= 272 and self.hidden_size <= 128 * (self.heads - 2) + 16
+        if self.wired and not room:
+            raise ValueError(
+                "`wired` needs four layers, a hidden_size of at least 272, and a head for every 128 of it plus two:"
+                f" got {self.layers} layers of {self.hidden_size} with {self.heads} heads; set `wired: false`"
+            )
         return self
+
+
+class Lora(Record):
+    """Low-rank adaptation (Hu et al. 2021): small matrices beside the frozen ones, merged into them at the end."""
+
+    rank: int = Field(default=64, ge=1)
+    alpha: int = Field(default=128, ge=1)
+    """The update counts alpha / rank times."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    targets: str | tuple[str, ...] = "all-linear"
+    """Module names; `all-linear`: every projection of attention (full and linear) and MLP, not the output layer."""
 
 
 class Model(Record):
@@ -46,11 +61,15 @@ class Model(Record):
     max_written_tokens: int | None = Field(default=None, ge=8)
     """How much it writes at most for one document; default: the template's limit."""
     trust_remote_code: bool = False
+    lora: Lora | None = None
+    """Default: every weight is trained."""
 
     @model_validator(mode="after")
     def _one(self) -> Model:
         if (self.base is None) == (self.scratch is None):
             raise ValueError("give either `base` (a checkpoint) or `scratch` (a new model)")
+        if self.lora is not None and self.base is None:
+            raise ValueError("`lora` adapts a `base`: a new model has nothing to adapt")
         return self
 
 
@@ -78,8 +97,19 @@ class Losses(Record):
     """Squared error between score and teacher score."""
     distill_ce: float = Field(default=0.0, ge=0.0)
     """Soft cross-entropy between them: for models that start from nothing."""
+    distill_logit: float = Field(default=0.0, ge=0.0)
+    """Squared error between their logits."""
+    margin: float = Field(default=0.0, ge=0.0)
+    """Squared error between differences of logits, over the documents of a query."""
+    listwise: float = Field(default=0.0, ge=0.0)
+    """Kullback-Leibler divergence between rankings, over the documents of a query."""
     sft: float = Field(default=1.0, ge=0.0)
     lm: float = Field(default=0.0, ge=0.0)
+
+    @property
+    def by_query(self) -> bool:
+        """Whether the documents of a query must be trained on together."""
+        return self.margin > 0 or self.listwise > 0
 
 
 class Optimizer(Record):

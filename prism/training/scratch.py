@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prism.template import Template, TemplateSpec
 from prism.training.recipe import Scratch
-from prism.training.wiring import ROPE_THETA, wire
+from prism.training.wiring import ROPE_THETA, Landmarks, wire
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,5 +76,26 @@ def new_model(scratch: Scratch, template: Template) -> PreTrainedModel:
     )
     model = Qwen3ForCausalLM(config)
     if scratch.wired:
-        wire(model, first_id=template.first_id, mark_id=template.mark_id, label_ids=template.label_ids)
+        wire(model, _landmarks(template))
     return model
+
+
+def _landmarks(template: Template) -> Landmarks:
+    tokenizer, spec = template.tokenizer, template.spec
+    texts = {id_: tokenizer.decode([id_]) for id_ in range(len(tokenizer))}
+    return Landmarks(
+        first=template.first_id,
+        query=template.announcing_id("query"),
+        document=template.announcing_id("document"),
+        labels=template.label_ids,
+        answer=tokenizer.convert_tokens_to_ids(f"<{spec.contribution_tag}>"),
+        evidence=tokenizer.convert_tokens_to_ids(f"<{spec.evidence_tag}>"),
+        borders={id_: certainty for id_, text in texts.items() if (certainty := _ends_sentence(text))},
+    )
+
+
+def _ends_sentence(text: str) -> float:
+    """How surely a sentence begins after a token: full stops, colons and empty lines, less so line breaks."""
+    if text.rstrip().endswith((".", "?", "!", ":", "。", "？", "！")) or text.count("\n") > 1:
+        return 1.0
+    return 0.3 if text.endswith("\n") else 0.0

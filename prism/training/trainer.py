@@ -23,10 +23,17 @@ from prism.data.records import read_examples
 from prism.engines.hf import choose_dtype
 from prism.errors import DataError, RecipeError
 from prism.template import Template, TemplateSpec, load_spec
-from prism.training.dataset import IGNORED, Drops, collator, order, rows
-from prism.training.losses import score_cross_entropy, score_mse, token_cross_entropy
+from prism.training.dataset import IGNORED, Drops, collator, order, order_by_query, rows
+from prism.training.losses import (
+    listwise_kl,
+    logit_mse,
+    margin_mse,
+    score_cross_entropy,
+    score_mse,
+    token_cross_entropy,
+)
 from prism.training.optimizer import build_optimizer
-from prism.training.recipe import Losses, Recipe, dump_recipe, load_recipe
+from prism.training.recipe import Lora, Losses, Recipe, dump_recipe, load_recipe
 from prism.training.scratch import new_model, train_tokenizer
 from prism.types import Example
 
@@ -104,9 +111,13 @@ def loss_terms(
     distilled = ~teacher_B.isnan()
     score_hidden_BH = hidden_BTH[rows_B, inputs["score_positions"]]
     label_logits_B2 = score_hidden_BH.float() @ head_VH[label_ids].float().T
+    student, teacher, query = label_logits_B2[distilled], teacher_B[distilled], inputs["queries"][distilled]
     terms = {
-        "distill": score_mse(label_logits_B2[distilled], teacher_B[distilled]),
-        "distill_ce": score_cross_entropy(label_logits_B2[distilled], teacher_B[distilled]),
+        "distill": score_mse(student, teacher),
+        "distill_ce": score_cross_entropy(student, teacher),
+        "distill_logit": logit_mse(student, teacher),
+        "margin": margin_mse(student, teacher, query),
+        "listwise": listwise_kl(student, teacher, query),
     }
     for name, key in (("sft", "labels"), ("lm", "lm_labels")):
         targets_BT = inputs[key][:, 1:]
@@ -164,7 +175,7 @@ def train(
         "history": trainer.state.log_history,
     }
     result = folder / "checkpoint"
-    Checkpoint.save(result, model=model, template=template, name=recipe.name, recipe=dump_recipe(recipe))
+    Checkpoint.save(result, model=_merged(trainer.model), template=template, name=recipe.name, recipe=dump_recipe(recipe))
     (folder / "log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
     _CONSOLE.print(f"wrote {result}", highlight=False, markup=False)
     return result
@@ -210,6 +221,8 @@ def _model(recipe: Recipe, folder: Path) -> tuple[Any, Any, Template]:
         )
         model = base.load_model(dtype="float32").to(_dtype(recipe))
         model.set_attn_implementation(recipe.schedule.attention)
+        if recipe.model.lora is not None:
+            model = _adapted(model, recipe.model.lora)
         return base.tokenizer, model, Template(_limited(base.template.spec, recipe), base.tokenizer)
     assert recipe.model.scratch is not None  # the recipe's validator saw to it
     spec = _limited(load_spec(recipe.model.template or "prism"), recipe)
@@ -219,6 +232,24 @@ def _model(recipe: Recipe, folder: Path) -> tuple[Any, Any, Template]:
     model.set_attn_implementation(recipe.schedule.attention)
     _say(f"new model: {sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer):,}")
     return tokenizer, model, template
+
+
+def _adapted(model: Any, lora: Lora) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise RecipeError(f"model.lora.targets {lora.targets!r}: {error}") from error
+
+
+def _merged(model: Any) -> Any:
+    """The plain model: adapters are folded into their weights in fp32, where nothing of them is rounded away."""
+    return model.float().merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def _limited(spec: TemplateSpec, recipe: Recipe) -> TemplateSpec:
@@ -268,7 +299,12 @@ def _dataset(recipe: Recipe, folder: Path, template: Template) -> tuple[Any, Dro
     lengths = [len(row["input_ids"]) for row in table]
     _say(f"{len(table):,} records, {sum(lengths):,} tokens an epoch, longest {max(lengths):,}")
     schedule = recipe.schedule
-    arranged = order(lengths, schedule.batch_size, schedule.accumulation, shuffle=schedule.shuffle, seed=recipe.seed)
+    if recipe.losses.by_query:
+        arranged = order_by_query([row["query"] for row in table], shuffle=schedule.shuffle, seed=recipe.seed)
+    else:
+        arranged = order(
+            lengths, schedule.batch_size, schedule.accumulation, shuffle=schedule.shuffle, seed=recipe.seed
+        )
     return Dataset.from_list([table[i] for i in arranged]), drops
 
 

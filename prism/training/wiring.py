@@ -1,20 +1,25 @@
-"""Start a new model with two circuits it would otherwise have to discover: copying, and noticing what was asked for.
+"""Start a new model with circuits it would otherwise have to discover: copying, noticing what was asked for, and where
+the sentence that answers begins.
 
 Small models find the first by themselves, but only after some millions of tokens (Olsson et al. 2022, "In-context
-Learning and Induction Heads"); wired in, both work before the first step and training refines them. All of it is
-initial values: every weight stays free.
+Learning and Induction Heads"), and had not found the last after two million; wired in, all work before the first step
+and training refines them. All of it is initial values: every weight stays free.
 
     embedding   content in one half of the dimensions; a constant; marks on the tokens that open a prompt and a document
     layer 0     previous-token heads write the previous token's content into the other half;
                 one head tells every position after the document's mark that it is in the document
     layer 1     heads look for positions whose previous token is the current one (nothing found: the first token) and
                 copy what stands there; one head notes when that place is before the document: a word of the query
-    layer 2     one head averages these notes over the document, one collects what matched
+    layer 2     one head averages these notes over the document, one collects what matched; two tell every position
+                the first token of its sentence
+    layer 3     where the evidence opens, two heads look at the noted words of the document and say how their sentences
+                begin
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,62 +28,111 @@ ROPE_THETA = 1e6
 """Slow rotations: equal tokens find each other hundreds of positions apart."""
 
 # Dimensions of the residual stream with a meaning of their own.
-_ONE, _IN_DOCUMENT, _ASKED, _DOCUMENT_MARK, _FIRST_MARK, _ASKED_MEAN = range(6)
-_RESERVED = 8
+(
+    _ONE,
+    _IN_DOCUMENT,
+    _ASKED,
+    _DOCUMENT_MARK,
+    _FIRST_MARK,
+    _ASKED_MEAN,
+    _BORDER,
+    _STARTS,
+    _ANSWER_MARK,
+    _IN_ANSWER,
+    _EVIDENCE_MARK,
+    _QUERY_MARK,
+    _IN_QUERY,
+) = range(13)
+_RESERVED = 16
 _ONE_VALUE, _MARK_VALUE = 4.0, 8.0
 _LOGIT_SCALE = 0.1
 
 # Rotary pairs by speed, for heads of 64: the fastest tell neighbours apart, the slowest do not turn at all.
-_FAST, _CONTENT, _STILL = slice(0, 4), slice(12, 30), slice(30, 32)
+# Those between fall off over a hundred positions: of several places, the nearest.
+_FAST, _NEAR, _CONTENT, _STILL = slice(0, 4), slice(7, 11), slice(12, 30), slice(30, 32)
 
 
-def wire(model: Any, *, first_id: int, mark_id: int, label_ids: tuple[int, int]) -> None:
-    """Set the initial values of a Qwen3 with heads of 64 and at least three layers and five heads, in place.
+class Landmarks(NamedTuple):
+    """Tokens the circuits hold on to."""
 
-    `first_id`: the token every prompt begins with. `mark_id`: the token that announces the document. `label_ids`: (yes,
-    no).
-    """
+    first: int
+    """The token every prompt begins with."""
+    query: int
+    """The token that announces the query."""
+    document: int
+    """The token that announces the document."""
+    labels: tuple[int, int]
+    """(yes, no)"""
+    answer: int
+    """The tag that opens the contribution."""
+    evidence: int
+    """The tag that opens the evidence."""
+    borders: Mapping[int, float]
+    """How surely a sentence begins after a token, 0 to 1; zero is left out."""
+
+
+def wire(model: Any, marks: Landmarks) -> None:
+    """Set the initial values of a Qwen3 with heads of 64, at least four layers and five heads, in place."""
     hidden, heads = model.config.hidden_size, model.config.num_attention_heads
     width = (hidden - _RESERVED) // 2
     content, before = slice(_RESERVED, _RESERVED + width), slice(hidden - width, hidden)
+    head = [slice(64 * h, 64 * (h + 1)) for h in range(heads)]
     with torch.no_grad():
-        _embed(model, content, first_id, mark_id, label_ids)
+        _embed(model, content, marks)
+        first = model.model.embed_tokens.weight[marks.first, content]
         layers = [layer.self_attn for layer in model.model.layers]
-        carrying = [slice(64 * h, 64 * (h + 1)) for h in range(heads - 1)]
-        flag = slice(64 * (heads - 1), 64 * heads)
-        _wire_previous(layers[0], carrying, flag, content, before)
-        _wire_copying(layers[1], carrying, flag, content, before)
-        _wire_asked(layers[2], slice(0, 64), slice(64, 128), content, before)
+        _wire_previous(layers[0], head, content, before, first)
+        _wire_copying(layers[1], head, content, before, first)
+        _wire_asked(layers[2], head[0], head[1], content, before, first)
+        through = orthonormal(128, width), orthonormal(128, width)
+        _wire_sentence_start(layers[2], head[2:4], content, before, first, through)
+        _wire_evidence_start(layers[3], head[:2], content, before, through)
 
 
-def _embed(model: Any, content: slice, first_id: int, mark_id: int, label_ids: tuple[int, int]) -> None:
+def _embed(model: Any, content: slice, marks: Landmarks) -> None:
     table = model.model.embed_tokens.weight
     table.normal_(0.0, 0.02)
     table[:, content] = torch.randn(len(table), content.stop - content.start)
     table[:, :_RESERVED] = 0.0
     table[:, _ONE] = _ONE_VALUE
-    table[mark_id, _DOCUMENT_MARK] = table[first_id, _FIRST_MARK] = _MARK_VALUE
-    table[label_ids[0], _ASKED_MEAN], table[label_ids[1], _ASKED_MEAN] = 2.0, -2.0
+    for token, mark in (
+        (marks.first, _FIRST_MARK),
+        (marks.query, _QUERY_MARK),
+        (marks.document, _DOCUMENT_MARK),
+        (marks.answer, _ANSWER_MARK),
+        (marks.evidence, _EVIDENCE_MARK),
+    ):
+        table[token, mark] = _MARK_VALUE
+    for token, certainty in marks.borders.items():
+        table[token, _BORDER] = _ONE_VALUE * certainty
+    table[marks.labels[0], _ASKED_MEAN], table[marks.labels[1], _ASKED_MEAN] = 2.0, -2.0
     model.model.norm.weight.fill_(_LOGIT_SCALE)
 
 
-def _wire_previous(attention: Any, carrying: list[slice], flag: slice, content: slice, before: slice) -> None:
+def _wire_previous(attention: Any, heads: list[slice], content: slice, before: slice, first: Tensor) -> None:
+    *carrying, flag = heads
     offset = _pairs(_FAST)
-    _silence(attention, [*carrying, flag])
+    _silence(attention, heads)
     for rows, carried in zip(carrying, _shares(content, len(carrying)), strict=True):
         attention.q_proj.weight[rows, _ONE] = offset
         attention.k_proj.weight[rows, _ONE] = rotated(offset, 1.0)
-        attention.v_proj.weight[rows, content] = carried
+        _carry(attention, rows, content, carried, first)
         attention.o_proj.weight[before, rows] = 0.72 * carried.T  # about the content's own size
+    spare = carrying[-1].stop - 1  # the last of these heads carries no content
+    attention.v_proj.weight[spare, _BORDER] = 1.0
+    attention.o_proj.weight[_STARTS, spare] = 1.0
     attention.q_proj.weight[flag, _ONE] = _pairs(_CONTENT)
-    attention.k_proj.weight[flag, _DOCUMENT_MARK] = _pairs(_CONTENT)
-    attention.v_proj.weight[flag.start, _DOCUMENT_MARK] = 1.0
-    attention.o_proj.weight[_IN_DOCUMENT, flag.start] = 0.425
+    # In the document this head looks at both marks, half each; before it, at the query's alone.
+    for row, mark, note in ((0, _DOCUMENT_MARK, _IN_DOCUMENT), (1, _QUERY_MARK, _IN_QUERY)):
+        attention.k_proj.weight[flag, mark] = _pairs(_CONTENT)
+        attention.v_proj.weight[flag.start + row, mark] = 1.0
+        attention.o_proj.weight[note, flag.start + row] = 0.85
     attention.q_norm.weight.fill_(4.0)
 
 
-def _wire_copying(attention: Any, carrying: list[slice], flag: slice, content: slice, before: slice) -> None:
-    _silence(attention, [*carrying, flag])
+def _wire_copying(attention: Any, heads: list[slice], content: slice, before: slice, first: Tensor) -> None:
+    *carrying, answer, flag = heads
+    _silence(attention, heads)
     width = content.stop - content.start
     for rows in [*carrying, flag]:
         compared = _pairs(_CONTENT)[:, None] * orthonormal(64, width)
@@ -88,15 +142,20 @@ def _wire_copying(attention: Any, carrying: list[slice], flag: slice, content: s
         attention.q_proj.weight[rows, _ONE] = 0.54 * _pairs(_STILL)
         attention.k_proj.weight[rows, _FIRST_MARK] = 4.0 * _pairs(_STILL)
     for rows, carried in zip(carrying, _shares(content, len(carrying)), strict=True):
-        attention.v_proj.weight[rows, content] = carried
+        _carry(attention, rows, content, carried, first)
         attention.o_proj.weight[content, rows] = 3.0 * carried.T
-    for dimension, weight in ((_ONE, 1.0), (_IN_DOCUMENT, -1.0), (_FIRST_MARK, -0.5)):
+    for dimension, weight in ((_IN_QUERY, 1.0), (_IN_DOCUMENT, -1.0)):
         attention.v_proj.weight[flag.start, dimension] = weight
     attention.o_proj.weight[_ASKED, flag.start] = 1.0
+    attention.q_proj.weight[answer, _ONE] = _pairs(_CONTENT)
+    attention.k_proj.weight[answer, _ANSWER_MARK] = _pairs(_CONTENT)
+    attention.k_proj.weight[answer, _ONE] = 0.5 * _pairs(_FAST)  # keys are normalised: noise must not be all of one
+    attention.v_proj.weight[answer.start, _ANSWER_MARK] = 1.0
+    attention.o_proj.weight[_IN_ANSWER, answer.start] = 0.425
     attention.q_norm.weight.fill_(4.0)
 
 
-def _wire_asked(attention: Any, mean: slice, collect: slice, content: slice, before: slice) -> None:
+def _wire_asked(attention: Any, mean: slice, collect: slice, content: slice, before: slice, first: Tensor) -> None:
     _silence(attention, [mean, collect])
     attention.q_proj.weight[mean, _ONE] = _pairs(_CONTENT)
     attention.k_proj.weight[mean, _IN_DOCUMENT] = _pairs(_CONTENT)
@@ -106,9 +165,50 @@ def _wire_asked(attention: Any, mean: slice, collect: slice, content: slice, bef
     attention.k_proj.weight[collect, _IN_DOCUMENT] = _pairs(_CONTENT)
     attention.k_proj.weight[collect, _ASKED] = 3.0 * _pairs(_STILL)
     carried = orthonormal(64, content.stop - content.start)
-    attention.v_proj.weight[collect, content] = carried
+    _carry(attention, collect, content, carried, first)
     attention.o_proj.weight[before, collect] = carried.T
-    attention.q_norm.weight.fill_(3.0)
+    attention.q_norm.weight.fill_(4.0)
+
+
+def _wire_sentence_start(
+    attention: Any, heads: list[slice], content: slice, before: slice, first: Tensor, through: tuple[Tensor, Tensor]
+) -> None:
+    """Every position: the nearest place where a sentence starts, and its token, beside what stands before."""
+    _silence(attention, heads)
+    for number, rows in enumerate(heads):
+        part = slice(64 * number, 64 * (number + 1))
+        attention.q_proj.weight[rows, _ONE] = _pairs(_NEAR)
+        attention.k_proj.weight[rows, _STARTS] = 0.6 * _pairs(_NEAR)
+        attention.k_proj.weight[rows, _ONE] = 0.1 * _pairs(_CONTENT)
+        _carry(attention, rows, content, through[0][part], first)
+        attention.o_proj.weight[before, rows] = 2.0 * through[1][part].T
+
+
+def _wire_evidence_start(
+    attention: Any, heads: list[slice], content: slice, before: slice, through: tuple[Tensor, Tensor]
+) -> None:
+    """Where the evidence opens: the document's words that were asked for, and how their sentences begin."""
+    _silence(attention, heads)
+    for number, rows in enumerate(heads):
+        part = slice(64 * number, 64 * (number + 1))
+        attention.q_proj.weight[rows, _EVIDENCE_MARK] = 3.0 * _pairs(_STILL)
+        attention.q_proj.weight[rows, _ONE] = 0.3 * _pairs(_CONTENT)
+        # Asked for, and in the document, and not in the answer.
+        for note, weight in ((_ASKED, 3.0), (_IN_DOCUMENT, 6.0), (_IN_ANSWER, -9.0), (_ONE, -8.0)):
+            attention.k_proj.weight[rows, note] = weight * _pairs(_STILL)
+        # Else the first token, and not the one that opens the answer, though it is the same.
+        for note, weight in ((_FIRST_MARK, 1.0), (_IN_DOCUMENT, -2.0)):
+            attention.k_proj.weight[rows, note] += weight * _pairs(_CONTENT)
+        attention.k_proj.weight[rows, _ONE] += 0.5 * _pairs(_FAST)
+        attention.v_proj.weight[rows, before] = through[1][part]
+        attention.o_proj.weight[content, rows] = 6.0 * through[0][part].T
+    attention.q_norm.weight.fill_(2.0)
+
+
+def _carry(attention: Any, rows: slice, content: slice, carried: Tensor, first: Tensor) -> None:
+    """Values are the content, but nothing for the first token: that is where heads look that find nothing."""
+    attention.v_proj.weight[rows, content] = carried
+    attention.v_proj.weight[rows, _FIRST_MARK] = -carried @ first / _MARK_VALUE
 
 
 def _silence(attention: Any, heads: list[slice]) -> None:
