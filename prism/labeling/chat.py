@@ -1,0 +1,326 @@
+"""One chat request to a model behind any OpenAI-compatible API: a completion with its exact cost, or a typed failure.
+
+    client = ChatClient(Provider(base_url="https://api.example.com/v1", key_env="EXAMPLE_API_KEY"), name="example")
+    completion = await client.complete(messages, model="small", price=Price(input="0.1", output="0.4"), max_tokens=16)
+
+One client serves all that is asked of a provider: its rate limit, its pauses and its budget are shared. Requests are
+plain HTTP rather than an SDK's, because every attempt costs money and must be seen: an SDK's own retries would pay
+behind our back. Keys are read from the environment when a request is made, and appear in no message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from prism.labeling.failures import BadAnswer, KeyRefused, Stop, Unavailable, Undelivered
+from prism.labeling.money import Budget, Price
+from prism.labeling.replies import read_error, read_reply
+from prism.types import Record, Usage, clean
+
+if TYPE_CHECKING:
+    import httpx
+    from tenacity import RetryCallState
+
+Messages = Sequence[Mapping[str, str]]
+"""`{"role": ..., "content": ...}`, in order."""
+
+_MAX_BODY_BYTES = 8 * 2**20
+_MESSAGE_TOKENS = 16
+"""Generous room for what a chat template puts around one message."""
+
+
+class Provider(Record):
+    """One account at one API."""
+
+    base_url: str
+    """Up to and including `/v1`, or what stands in its place; `/chat/completions` is appended."""
+    key_env: str | None = None
+    """Environment variable that holds the key; None for a server that asks for none."""
+    concurrency: int = Field(default=8, ge=1)
+    """Requests under way at once: also how many answers a sudden death can cost."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    """Counted as estimated before sending: a quarter of the bytes, and all the tokens that may be written."""
+    budget_usd: Decimal | None = Field(default=None, ge=0)
+    """Hard stop for all runs into one output directory; None: no limit."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """From sending to the last byte."""
+    max_attempts: int = Field(default=6, ge=1)
+    backoff_s: float = Field(default=1.0, gt=0)
+    """Longest first wait; doubled with each attempt, drawn at random below that."""
+    max_wait_s: float = Field(default=120.0, gt=0)
+    """Longest wait between attempts. A server that asks for more stops the run here."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected an address such as https://api.example.com/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("a key does not belong in the address: name its environment variable in key_env")
+        return url.rstrip("/")
+
+
+class Completion(Record):
+    """What a model wrote, and what it cost."""
+
+    text: str
+    finish: str
+    """`stop`, `length`, or whatever else the provider says."""
+    usage: Usage
+    cost_usd: Decimal
+    counted: bool = True
+    """False when the provider sent no token counts and they are estimated."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.usage.prompt_tokens
+
+    @property
+    def completion_tokens(self) -> int:
+        return self.usage.written_tokens
+
+
+class CallLog(Protocol):
+    """Hears of each attempt, so that money is on record before it is spent."""
+
+    async def sent(self, most_usd: Decimal) -> None:
+        """An attempt is about to be sent and may cost this much."""
+        ...
+
+    async def failed(self, kind: str, charged_usd: Decimal) -> None:
+        """It brought no answer; `charged_usd` is the most it may have cost."""
+        ...
+
+
+class _Request(NamedTuple):
+    url: str
+    headers: dict[str, str]
+    body: bytes
+    price: Price
+    estimate: Usage
+    most_usd: Decimal
+    log: CallLog | None
+
+
+class ChatClient:
+    """Requests to one provider, within its limits. Belongs to one event loop; close it when done."""
+
+    def __init__(self, provider: Provider, *, name: str = "provider", spent_usd: Decimal = Decimal(0)) -> None:
+        """`spent_usd` counts against the budget: what earlier runs paid."""
+        self.provider = provider
+        self.name = name
+        self.budget = Budget(provider.budget_usd, spent_usd)
+        self._slots = asyncio.Semaphore(provider.concurrency)
+        self._limits = _Limits(provider)
+        self._http: httpx.AsyncClient | None = None
+
+    async def complete(
+        self,
+        messages: Messages,
+        *,
+        model: str,
+        max_tokens: int,
+        price: Price | None = None,
+        params: Mapping[str, Any] | None = None,
+        log: CallLog | None = None,
+    ) -> Completion:
+        """Ask once; passing troubles are retried with growing waits, or as long as `Retry-After` says.
+
+        `params` go into the request as they are (`temperature`, `reasoning_effort`, …). Raises Stop (KeyRefused,
+        OutOfCredit, OverBudget, RateLimited, WrongEndpoint), Unavailable, Rejected or BadAnswer.
+        """
+        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+
+        request = self._request(messages, model, max_tokens, price or Price(), params or {}, log)
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(Unavailable),
+            stop=stop_after_attempt(self.provider.max_attempts),
+            wait=self._wait,
+            reraise=True,
+        )
+        return await retrying(self._attempt, request)
+
+    def _request(
+        self,
+        messages: Messages,
+        model: str,
+        max_tokens: int,
+        price: Price,
+        params: Mapping[str, Any],
+        log: CallLog | None,
+    ) -> _Request:
+        cleaned = [{name: clean(text) for name, text in message.items()} for message in messages]
+        content = {"model": model, "messages": cleaned, self.provider.max_tokens_field: max_tokens, **params}
+        most = Usage(prompt_tokens=most_tokens(cleaned), written_tokens=max_tokens)
+        return _Request(
+            url=f"{self.provider.base_url}/chat/completions",
+            headers={"Content-Type": "application/json", **self._authorization()},
+            body=json.dumps(content, ensure_ascii=False).encode(),
+            price=price,
+            estimate=Usage(prompt_tokens=estimate_tokens(cleaned), written_tokens=max_tokens),
+            most_usd=price.cost(most),
+            log=log,
+        )
+
+    def _authorization(self) -> dict[str, str]:
+        variable = self.provider.key_env
+        if variable is None:
+            return {}
+        key = os.environ.get(variable, "").strip()
+        if not key:
+            raise KeyRefused(f"{self.name}: no key: put it in the environment variable {variable}")
+        if not (key.isascii() and key.isprintable() and " " not in key):
+            raise KeyRefused(f"{self.name}: what is in {variable} is not a key: spaces or special characters in it")
+        return {"Authorization": f"Bearer {key}"}
+
+    async def _attempt(self, request: _Request) -> Completion:
+        async with self._slots:
+            await self._limits.turn(request.estimate)
+            await self.budget.set_aside(request.most_usd)
+            paid_usd = request.most_usd  # what counts if we never hear
+            try:
+                if request.log:
+                    await request.log.sent(request.most_usd)
+                completion = await self._ask(request)
+                paid_usd = completion.cost_usd
+                return completion
+            except BadAnswer as error:
+                paid_usd = error.cost_usd
+                raise
+            except (Undelivered, Stop) as error:
+                paid_usd = await self._lost(request, error)
+                raise
+            finally:
+                self.budget.settle(request.most_usd, paid_usd)
+
+    async def _lost(self, request: _Request, error: Undelivered | Stop) -> Decimal:
+        """Record an attempt that brought nothing; returns the most it may have cost."""
+        charged_usd = request.most_usd if isinstance(error, Unavailable) and error.paid else Decimal(0)
+        if isinstance(error, Unavailable) and error.retry_after_s is not None:
+            self._limits.pause(error.retry_after_s)
+        if request.log:
+            await request.log.failed(error.kind, charged_usd)
+        return charged_usd
+
+    async def _ask(self, request: _Request) -> Completion:
+        status, headers, body = await self._post(request)
+        if status != 200:
+            raise read_error(self.name, status, headers, body, self.provider)
+        reply = read_reply(self.name, body, self.provider)
+        usage = reply.usage or Usage(prompt_tokens=request.estimate.prompt_tokens, written_tokens=_estimate(reply.text))
+        cost_usd = request.price.cost(usage)
+        if reply.problem:
+            raise BadAnswer(
+                reply.problem, f"{self.name}: the answer is {reply.problem}", usage=usage, cost_usd=cost_usd
+            )
+        return Completion(
+            text=reply.text, finish=reply.finish, usage=usage, cost_usd=cost_usd, counted=reply.usage is not None
+        )
+
+    async def _post(self, request: _Request) -> tuple[int, Mapping[str, str], bytes]:
+        import httpx
+
+        try:
+            async with asyncio.timeout(self.provider.timeout_s):
+                http = self._open()
+                async with http.stream("POST", request.url, headers=request.headers, content=request.body) as response:
+                    body = bytearray()
+                    async for piece in response.aiter_bytes():
+                        body += piece
+                        if len(body) > _MAX_BODY_BYTES:
+                            raise Unavailable("cut_body", f"{self.name}: an answer over 8 MiB", paid=True)
+                    return response.status_code, response.headers, bytes(body)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise Unavailable("connection", f"{self.name}: cannot connect: {_why(error)}") from None
+        except (TimeoutError, httpx.TimeoutException):
+            message = f"{self.name}: no whole answer within {self.provider.timeout_s:g} s"
+            raise Unavailable("timeout", message, paid=True) from None
+        except httpx.HTTPError as error:
+            raise Unavailable("connection", f"{self.name}: lost the connection: {_why(error)}", paid=True) from None
+
+    def _open(self) -> httpx.AsyncClient:
+        import httpx
+
+        if self._http is None:
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.provider.concurrency)
+            timeout = httpx.Timeout(None, connect=min(15.0, self.provider.timeout_s))
+            self._http = httpx.AsyncClient(limits=limits, timeout=timeout)
+        return self._http
+
+    def _wait(self, state: RetryCallState) -> float:
+        from tenacity import wait_random_exponential
+
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, Unavailable) and error.retry_after_s is not None:
+            return error.retry_after_s
+        return wait_random_exponential(multiplier=self.provider.backoff_s, max=self.provider.max_wait_s)(state)
+
+    async def aclose(self) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class _Limits:
+    """When the next request may go: requests and tokens a minute, and pauses the server asked for."""
+
+    def __init__(self, provider: Provider) -> None:
+        from aiolimiter import AsyncLimiter
+
+        requests, tokens = provider.requests_per_minute, provider.tokens_per_minute
+        self._tokens_a_minute = tokens
+        self._tokens = AsyncLimiter(tokens, 60) if tokens else None
+        self._requests: AsyncLimiter | None = None
+        if requests:  # smooth: at most one second's worth at once
+            self._requests = AsyncLimiter(requests / 60, 1) if requests >= 60 else AsyncLimiter(1, 60 / requests)
+        self._not_before = -math.inf
+
+    async def turn(self, estimate: Usage) -> None:
+        if self._requests:
+            await self._requests.acquire()
+        if self._tokens and self._tokens_a_minute:
+            await self._tokens.acquire(min(estimate.prompt_tokens + estimate.written_tokens, self._tokens_a_minute))
+        while (wait_s := self._not_before - time.monotonic()) > 0:
+            await asyncio.sleep(wait_s)
+
+    def pause(self, seconds: float) -> None:
+        """All requests to this provider wait: the limit is the account's."""
+        self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+
+def _estimate(text: str) -> int:
+    """About four bytes of UTF-8 make a token, in English and in Chinese alike."""
+    return math.ceil(len(text.encode("utf-8", "replace")) / 4)
+
+
+def estimate_tokens(messages: Messages) -> int:
+    """About how many prompt tokens these messages are."""
+    return sum(_estimate(message["content"]) + 4 for message in messages)
+
+
+def most_tokens(messages: Messages) -> int:
+    """More prompt tokens than these messages can be: a token is at least one byte."""
+    return sum(len(message["content"].encode("utf-8", "replace")) + _MESSAGE_TOKENS for message in messages)
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

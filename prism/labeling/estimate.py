@@ -1,0 +1,103 @@
+"""What a run would cost, before anything is asked."""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+from pathlib import Path
+
+from prism.labeling.chat import estimate_tokens
+from prism.labeling.pairs import BadLine, LabelPair, Repeated, read_pairs
+from prism.labeling.panel import ApiJuror, Panel
+from prism.labeling.store import Store
+from prism.types import Record, Usage
+
+
+class JurorEstimate(Record):
+    """One juror's part."""
+
+    name: str
+    questions: int
+    """Pairs it has no vote on yet."""
+    usage: Usage
+    """Estimated: a quarter of the prompt's bytes, and the answer the rubric expects."""
+    expected_usd: Decimal
+    most_usd: Decimal
+    """With every answer as long as it may be."""
+    spent_usd: Decimal
+    """What earlier runs into the directory paid."""
+    key: str
+    """What is known of its key."""
+
+
+class Estimate(Record):
+    """The whole panel's: an upper bound for a sequential panel, which asks fewer."""
+
+    pairs: int
+    repeated: int
+    bad_lines: tuple[str, ...]
+    """The first few."""
+    bad_line_count: int
+    sequential: bool
+    jurors: tuple[JurorEstimate, ...]
+
+
+def estimate(panel: Panel, pairs: Path, out: Path, limit: int | None = None) -> Estimate:
+    """Read the pairs once and count tokens for every vote that `out` does not hold. Nothing is asked or written."""
+    file = out / "votes.sqlite"
+    store = Store(file) if file.is_file() else None
+    counts = {"pairs": 0, "repeated": 0}
+    bad: list[str] = []
+    bad_count = 0
+    sums = {juror.name: [0, 0] for juror in panel.jurors}
+    try:
+        for item in read_pairs(pairs):
+            if isinstance(item, BadLine):
+                bad_count += 1
+                bad += [f"line {item.line}: {item.problem}"] if len(bad) < 20 else []
+            elif isinstance(item, Repeated):
+                counts["repeated"] += 1
+            elif limit is not None and counts["pairs"] == limit:
+                break
+            else:
+                counts["pairs"] += 1
+                _add(panel, item, store, sums)
+        jurors = tuple(_juror(panel, juror.name, *sums[juror.name], store) for juror in panel.jurors)
+    finally:
+        if store:
+            store.close()
+    return Estimate(
+        **counts, bad_lines=tuple(bad), bad_line_count=bad_count, sequential=bool(panel.sequential), jurors=jurors
+    )
+
+
+def _add(panel: Panel, pair: LabelPair, store: Store | None, sums: dict[str, list[int]]) -> None:
+    known = store.votes_on(pair.id, panel.rubric.key) if store else {}
+    tokens = estimate_tokens(panel.rubric.messages(pair.query, pair.document)) if pair.has_text else 0
+    for name, sum_ in sums.items():
+        if name not in known:
+            sum_[0] += 1
+            sum_[1] += tokens
+
+
+def _juror(panel: Panel, name: str, questions: int, tokens: int, store: Store | None) -> JurorEstimate:
+    juror = next(juror for juror in panel.jurors if juror.name == name)
+    expected = most = Usage()
+    price, key = None, "none needed"
+    if isinstance(juror, ApiJuror):
+        price = juror.price
+        longest = juror.max_answer_tokens or panel.rubric.max_answer_tokens
+        expected = Usage(prompt_tokens=tokens, written_tokens=questions * panel.rubric.expected_answer_tokens)
+        most = Usage(prompt_tokens=tokens, written_tokens=questions * longest)
+        variable = panel.providers[juror.provider].key_env
+        if variable:
+            key = f"{variable} is set" if os.environ.get(variable) else f"{variable} IS NOT SET"
+    return JurorEstimate(
+        name=name,
+        questions=questions,
+        usage=expected,
+        expected_usd=price.cost(expected) if price else Decimal(0),
+        most_usd=price.cost(most) if price else Decimal(0),
+        spent_usd=store.spent(juror=name).total_usd if store else Decimal(0),
+        key=key,
+    )

@@ -1,0 +1,215 @@
+"""Who answers: a model behind an API, a reranker in this process, or a file of votes cast before.
+
+Each takes a pair and gives a vote, which may be a recorded failure; never a made-up label. What it raises says more:
+`Stop` when this juror can answer nothing further, `Undelivered` when this one question got no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Protocol
+
+from anyio import to_thread
+
+from prism.errors import InputError, PrismError
+from prism.labeling.answers import Answer, dated, failed
+from prism.labeling.chat import ChatClient
+from prism.labeling.failures import BadAnswer, Broken, Rejected, Undelivered
+from prism.labeling.pairs import LabelPair
+from prism.labeling.panel import ApiJuror, LocalJuror, Panel
+from prism.labeling.recorded import FileJuror
+from prism.labeling.replies import Filtered
+from prism.labeling.rubrics import Rubric
+from prism.labeling.store import Committer, Store
+from prism.types import Document, Judgment, Vote, clean
+
+if TYPE_CHECKING:
+    from prism.reranker import Reranker
+
+_MAX_ANSWER_CHARS = 20_000
+"""More of an answer than this is not kept."""
+
+
+class Juror(Protocol):
+    """One judge."""
+
+    name: str
+
+    async def open(self) -> None:
+        """Read what it needs. Raises PrismError when it cannot work, before anything is paid."""
+        ...
+
+    async def ask(self, pair: LabelPair) -> Answer:
+        """Raises Stop or Undelivered."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+def open_jurors(panel: Panel, store: Store, committer: Committer) -> list[Juror]:
+    """The panel's jurors in its order. Those of one provider share its limits and what is left of its budget."""
+    clients = {
+        name: ChatClient(provider, name=name, spent_usd=store.spent(provider=name).total_usd)
+        for name, provider in panel.providers.items()
+    }
+    jurors: list[Juror] = []
+    for settings in panel.jurors:
+        if isinstance(settings, ApiJuror):
+            client = clients[settings.provider]
+            jurors.append(ChatJuror(settings, panel.rubric, client, committer, give_up_after=panel.give_up_after))
+        elif isinstance(settings, LocalJuror):
+            jurors.append(ModelJuror(settings, panel.rubric))
+        else:
+            jurors.append(FileJuror(settings, panel.rubric))
+    return jurors
+
+
+class ChatJuror:
+    """A model behind an OpenAI-compatible API. Every request is on record before it is sent."""
+
+    def __init__(
+        self, settings: ApiJuror, rubric: Rubric, client: ChatClient, committer: Committer, *, give_up_after: int
+    ) -> None:
+        self.name = settings.name
+        self._settings = settings
+        self._rubric = rubric
+        self._client = client
+        self._committer = committer
+        self._give_up_after = give_up_after
+        self._in_a_row = 0
+
+    async def open(self) -> None:
+        """Nothing to read: a key that is missing shows at the first question, and stops this juror alone."""
+
+    async def ask(self, pair: LabelPair) -> Answer:
+        vote = Vote(pair_id=pair.id, juror=self.name, label=None, rubric=self._rubric.key)
+        if not pair.has_text:
+            return Answer(failed(vote, "no_text"))
+        log = _CallLog(self._committer, vote, self._settings.provider)
+        try:
+            completion = await self._client.complete(
+                self._rubric.messages(pair.query, pair.document),
+                model=self._settings.model,
+                max_tokens=self._settings.max_answer_tokens or self._rubric.max_answer_tokens,
+                price=self._settings.price,
+                params=self._settings.params,
+                log=log,
+            )
+        except BadAnswer as error:
+            self._in_a_row = 0
+            paid = dated(vote, usage=error.usage, cost_usd=error.cost_usd)
+            return Answer(failed(paid, error.kind), log.call)
+        except Undelivered as error:
+            return Answer(self._undelivered(vote, error))
+        self._in_a_row = 0
+        reading = self._rubric.read(completion.text, completion.finish)
+        answer = clean(completion.text[:_MAX_ANSWER_CHARS])
+        paid = dated(vote, usage=completion.usage, cost_usd=completion.cost_usd, answer=answer)
+        return Answer(paid.model_copy(update={"label": reading.label, "failure": reading.failure}), log.call)
+
+    def _undelivered(self, vote: Vote, error: Undelivered) -> Vote:
+        """A request the provider will never take is the juror's failure; passing trouble is raised."""
+        if isinstance(error, Filtered):
+            self._in_a_row = 0
+            return failed(vote, "refused")
+        self._in_a_row += 1
+        if self._in_a_row >= self._give_up_after:
+            raise Broken(f"{self._in_a_row} questions in a row got no answer; the last: {error}") from None
+        if isinstance(error, Rejected):
+            return failed(vote, "rejected")
+        raise error
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+class _CallLog:
+    """Puts each attempt on record."""
+
+    def __init__(self, committer: Committer, vote: Vote, provider: str) -> None:
+        self._committer = committer
+        self._key = (vote.pair_id, vote.juror, vote.rubric or "", provider)
+        self.call: int | None = None
+
+    async def sent(self, most_usd: Decimal) -> None:
+        self.call = await self._committer.write(lambda store: store.add_call(*self._key, most_usd))
+
+    async def failed(self, kind: str, charged_usd: Decimal) -> None:
+        call = self.call
+        if call is not None:
+            await self._committer.write(lambda store: store.end_call(call, kind, charged_usd), paid=charged_usd > 0)
+        self.call = None
+
+
+class ModelJuror:
+    """A reranker in this process. Waiting pairs with one query are scored together: their prefix is computed once."""
+
+    def __init__(self, settings: LocalJuror, rubric: Rubric, reranker: Reranker | None = None) -> None:
+        self.name = settings.name
+        self._settings = settings
+        self._rubric = rubric
+        self._reranker = reranker
+        self._waiting: list[tuple[LabelPair, asyncio.Future[Judgment]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        if self._reranker is None:
+            self._reranker = await to_thread.run_sync(self._load)
+
+    async def ask(self, pair: LabelPair) -> Answer:
+        vote = Vote(pair_id=pair.id, juror=self.name, label=None, rubric=self._rubric.key)
+        if not pair.has_text:
+            return Answer(failed(vote, "no_text"))
+        future: asyncio.Future[Judgment] = asyncio.get_running_loop().create_future()
+        self._waiting.append((pair, future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work())
+        judgment = await future
+        if judgment.score is None:
+            return Answer(failed(vote, "unjudgeable"))
+        label = self._label(judgment.score)
+        return Answer(dated(vote, label=label, score=judgment.score, usage=judgment.usage))
+
+    def _label(self, score: float) -> int:
+        cuts = self._settings.cuts or (self._reranker.threshold if self._reranker else 0.5,)
+        return self._rubric.labels[sum(score >= cut for cut in cuts)]
+
+    async def _work(self) -> None:
+        while self._waiting:
+            query = self._waiting[0][0].query
+            batch = [waiting for waiting in self._waiting if waiting[0].query == query][: self._settings.batch_size]
+            chosen = {id(future) for _, future in batch}
+            self._waiting = [waiting for waiting in self._waiting if id(waiting[1]) not in chosen]
+            try:
+                judged = await self._judge(query, [pair.document for pair, _ in batch])
+            except PrismError as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(Broken(f"juror {self.name}: {error}"))
+                continue
+            for judgment in judged:
+                future = batch[judgment.index][1]
+                if not future.done():
+                    future.set_result(judgment)
+
+    async def _judge(self, query: str, documents: Sequence[Document]) -> Sequence[Judgment]:
+        if self._reranker is None:
+            raise InputError(f"juror {self.name} was asked before it was opened")
+        sent = [Document(text=document.text, title=document.title) for document in documents]
+        result = await self._reranker.arerank(query, sent, instruction=self._settings.instruction, evidence=False)
+        return result.judgments
+
+    def _load(self) -> Reranker:
+        from prism.reranker import Reranker
+
+        chosen = self._settings
+        return Reranker.load(chosen.model, template=chosen.template, dtype=chosen.dtype, device=chosen.device)
+
+    async def aclose(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._reranker:
+            await self._reranker.aclose()

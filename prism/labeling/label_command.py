@@ -1,0 +1,246 @@
+"""`prism label`: ask a panel about pairs, watch it work, see what it did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from prism.labeling.estimate import Estimate
+    from prism.labeling.panel import Panel
+    from prism.labeling.reports import Report
+    from prism.labeling.run import Progress, State
+
+_PLAIN_EVERY_S = 30.0
+
+
+def label(
+    panel: Annotated[Path, typer.Argument(help="YAML file: jurors, rubric, providers, budgets (configs/panels).")],
+    pairs: Annotated[Path, typer.Argument(help="JSONL with query and document, or qrels for recorded votes.")],
+    out: Annotated[Path, typer.Argument(help="Directory for votes.sqlite, labels.jsonl and report.json.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate calls, tokens and cost.")] = False,
+    on_bad_line: Annotated[
+        Literal["stop", "skip"], typer.Option(help="A line that is no pair: refuse the file, or count and go on.")
+    ] = "stop",
+    retry_failures: Annotated[
+        bool, typer.Option("--retry-failures", help="Ask once more where a juror refused or could not be read.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs of the file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report (or the estimate) as JSON.")] = False,
+) -> None:
+    """Label query-document pairs with a panel of jurors.
+
+    Begin with --dry-run. Every vote is on disk before it counts: stop the command whenever you like, even with kill -9,
+    and run it again to go on. A juror whose key is missing, wrong or out of credit stops alone, and the exit code is 1.
+    Keys come from the environment variables that the panel file names.
+    """
+    from prism.labeling.panel import load_panel
+
+    loaded = load_panel(panel)
+    if dry_run:
+        _estimate(loaded, pairs, out, limit, as_json=as_json)
+        return
+    report = _run(loaded, pairs, out, on_bad_line, retry_failures, limit)
+    if as_json:
+        typer.echo(report.model_dump_json(indent=2))
+    else:
+        _print_report(report, out)
+    if report.stopped or report.interrupted:
+        raise typer.Exit(1)
+
+
+def _run(
+    panel: Panel, pairs: Path, out: Path, on_bad_line: Literal["stop", "skip"], retry_failures: bool, limit: int | None
+) -> Report:
+    import anyio
+
+    from prism.labeling.pairs import count_lines
+    from prism.labeling.run import label as ask_panel
+
+    with _watch(count_lines(pairs)) as progress:
+
+        async def work() -> Report:
+            return await ask_panel(
+                panel,
+                pairs,
+                out,
+                on_bad_line=on_bad_line,
+                retry_failures=retry_failures,
+                limit=limit,
+                progress=progress,
+            )
+
+        return anyio.run(work)
+
+
+# --- while it runs ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _watch(lines: int) -> Iterator[Progress]:
+    """A live view on a terminal, a line now and then elsewhere; both on standard error."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield _plain(lines)
+        return
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(TextColumn("lines"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
+    task = bar.add_task("lines", total=lines)
+    seen: list[State] = []
+
+    def view() -> Group:
+        return Group(bar, _standings(seen[0])) if seen else Group(bar)
+
+    def progress(state: State) -> None:
+        seen[:] = [state]
+        bar.update(task, completed=state.counts.finished)
+
+    with Live(get_renderable=view, console=console, refresh_per_second=4):
+        yield progress
+
+
+def _plain(lines: int) -> Progress:
+    start = last = time.monotonic()
+
+    def progress(state: State) -> None:
+        nonlocal last
+        now, done = time.monotonic(), state.counts.finished
+        if now - last < _PLAIN_EVERY_S or not done:
+            return
+        last = now
+        left_min = (now - start) / done * max(0, lines - done) / 60
+        spent = sum((standing.spent_usd for standing in state.standings.values()), Decimal(0))
+        typer.echo(f"{done:,} of {lines:,} lines, about {left_min:,.0f} min left, ${spent:.4f} spent", err=True)
+
+    return progress
+
+
+def _standings(state: State) -> Table:
+    table = _table("juror", "answers", "failures", "no answer", "spent")
+    for standing in state.standings.values():
+        table.add_row(
+            standing.name,
+            f"{standing.asked:,}",
+            f"{standing.failures:,}",
+            f"{standing.missed.total():,}",
+            f"${standing.spent_usd:.4f}",
+            _plain_text(standing.stopped or ""),
+        )
+    return table
+
+
+# --- before and after ------------------------------------------------------------------------------------------------
+
+
+def _estimate(panel: Panel, pairs: Path, out: Path, limit: int | None, *, as_json: bool) -> None:
+    from prism.labeling.estimate import estimate
+
+    found = estimate(panel, pairs, out, limit)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        _print_estimate(found)
+
+
+def _print_estimate(found: Estimate) -> None:
+    table = _table("juror", "questions", "tokens in", "tokens out", "expected", "at most", "spent so far", "key")
+    for juror in found.jurors:
+        table.add_row(
+            juror.name,
+            f"{juror.questions:,}",
+            f"{juror.usage.prompt_tokens:,}",
+            f"{juror.usage.written_tokens:,}",
+            f"${juror.expected_usd:.4f}",
+            f"${juror.most_usd:.4f}",
+            f"${juror.spent_usd:.4f}",
+            _plain_text(juror.key),
+        )
+    _console().print(table)
+    expected = sum((juror.expected_usd for juror in found.jurors), Decimal(0))
+    most = sum((juror.most_usd for juror in found.jurors), Decimal(0))
+    typer.echo(
+        f"{found.pairs:,} pairs ({found.repeated:,} repeated lines). About ${expected:.4f}, at most ${most:.4f}."
+    )
+    typer.echo("Tokens are estimated at four bytes each; tries that time out come on top, within the budgets.")
+    if found.sequential:
+        typer.echo("The panel is sequential: it stops early and asks fewer questions than this.")
+    _print_bad_lines(found.bad_lines, found.bad_line_count)
+
+
+def _print_report(report: Report, out: Path) -> None:
+    table = _table("juror", "votes", "failures", "no answer", "calls", "tokens in", "tokens out", "paid", "unsure")
+    for juror in report.jurors:
+        failures = ", ".join(f"{n:,} {kind}" for kind, n in juror.failures.items())
+        table.add_row(
+            juror.name,
+            f"{juror.votes:,}",
+            f"{juror.failure_rate:.1%}" + (f" ({failures})" if failures else ""),
+            f"{sum(juror.missed.values()):,}",
+            f"{juror.calls:,}",
+            f"{juror.usage.prompt_tokens:,}",
+            f"{juror.usage.written_tokens:,}",
+            f"${juror.paid_usd:.4f}",
+            f"${juror.uncertain_usd:.4f}",
+        )
+    _console().print(table)
+    verdicts = ", ".join(f"{n:,} {verdict}" for verdict, n in report.verdicts.items())
+    typer.echo(f"{report.pairs:,} pairs: {verdicts}; {report.not_asked:,} votes saved by stopping early -> {out}")
+    for juror in report.jurors:
+        if juror.in_flight:
+            typer.echo(f"{juror.name}: {juror.in_flight} requests were under way when a run died: maybe paid twice")
+        if juror.stopped:
+            typer.echo(_shown(f"{juror.name} stopped: {juror.stopped}"), err=True)
+    if report.interrupted:
+        typer.echo("interrupted: run the same command to go on", err=True)
+    _print_bad_lines(report.first_bad_lines, report.bad_lines)
+
+
+def _print_bad_lines(first: tuple[str, ...], count: int) -> None:
+    for line in first:
+        typer.echo(_shown(line), err=True)
+    if count > len(first):
+        typer.echo(f"… and {count - len(first):,} more bad lines", err=True)
+
+
+def _table(*columns: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    for place, column in enumerate(columns):
+        left = place == 0 or column == "key"
+        table.add_column(column, justify="left" if left else "right", no_wrap=place == 0, overflow="fold")
+    return table
+
+
+def _plain_text(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(_shown(text))
+
+
+def _shown(text: str) -> str:
+    from prism.result import printable
+
+    return " ".join(printable(text).split())
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 140)  # a file has no edge to wrap at
+    return console

@@ -1,0 +1,214 @@
+"""Label files: who judged which pair how, read strictly, and lined up pair by pair.
+
+Four columns `query 0 document label` (TREC qrels) or three `query document label` (BEIR), separated by tabs throughout
+or by spaces throughout, with or without a header line. Every complaint is one line that names the file and the line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prism.errors import DataError, InputError
+
+Scale = tuple[int, int]
+"""Lowest and highest label."""
+WIDEST: Scale = (-10, 100)
+"""Beyond this a number is taken for something other than a label, such as a score or an id."""
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,9}(?:\.0*)?")
+_LABEL_COLUMN = {"label", "score", "relevance", "rel", "grade", "judgment", "judgement"}
+
+
+class Place(NamedTuple):
+    """A pair: query id and document id."""
+
+    query: str
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFile:
+    """One judge's labels."""
+
+    name: str
+    """The file's name without its ending."""
+    path: Path
+    labels: Mapping[Place, int]
+    """In the order of the file."""
+    lines: Mapping[Place, int]
+    """Where each pair stands, for messages about it."""
+
+    def outside(self, scale: Scale) -> list[Place]:
+        """Pairs whose label is off the scale, in the order of the file."""
+        return [place for place, label in self.labels.items() if not scale[0] <= label <= scale[1]]
+
+    def scale(self) -> Scale:
+        """Lowest and highest label in the file."""
+        return min(self.labels.values()), max(self.labels.values())
+
+
+def read_labels(path: Path, scale: Scale | None = None) -> LabelFile:
+    """Read one label file.
+
+    `scale` is what labels may be; without it anything that can be a label (`WIDEST`) is taken. Raises DataError for a
+    missing or empty file, text that is not UTF-8, wrong columns, separators that change, a label that is not a whole
+    number or is off the scale, and a pair that stands twice.
+    """
+    labels: dict[Place, int] = {}
+    lines: dict[Place, int] = {}
+    layout: _Layout | None = None
+    for number, line in _lines(path):
+        where = f"{path}:{number}"
+        columns, found = _split(line, where)
+        if layout is None:
+            if _is_header(columns):
+                continue
+            layout = found
+        _check_layout(found, layout, where)
+        place = Place(columns[0], columns[-2])
+        if place in labels:
+            raise DataError(
+                f"{where}: query {_short(place.query)} document {_short(place.document)} stands twice,"
+                f" first in line {lines[place]}: keep one of them"
+            )
+        labels[place] = _label(columns[-1], scale or WIDEST, where)
+        lines[place] = number
+    if not labels:
+        raise DataError(f"{path}: no labels: expected lines `query 0 document label` or `query document label`")
+    return LabelFile(name=path.name.rpartition(".")[0] or path.name, path=path, labels=labels, lines=lines)
+
+
+class _Layout(NamedTuple):
+    separator: str
+    columns: int
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text) of the lines that are not blank."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}: check the path") from error
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}:{number}: not UTF-8 text: is this a label file?") from error
+        if text.strip():
+            yield number, text
+
+
+def _split(line: str, where: str) -> tuple[list[str], _Layout]:
+    tabs = "\t" in line.strip()
+    columns = [column.strip() for column in line.strip().split("\t")] if tabs else line.split()
+    expected = "4 columns `query 0 document label` or 3 columns `query document label`"
+    if len(columns) not in (3, 4):
+        if tabs and len(line.split()) in (3, 4):
+            raise DataError(f"{where}: tabs and spaces are mixed: separate all columns by one of the two")
+        raise DataError(f"{where}: got {len(columns)} columns, expected {expected}: fix the line")
+    if not all(columns):
+        raise DataError(f"{where}: column {columns.index('') + 1} is empty, expected {expected}: fix the line")
+    return columns, _Layout("tabs" if tabs else "spaces", len(columns))
+
+
+def _is_header(columns: Sequence[str]) -> bool:
+    return columns[-1].lower() in _LABEL_COLUMN
+
+
+def _check_layout(found: _Layout, first: _Layout, where: str) -> None:
+    if found.separator != first.separator:
+        raise DataError(
+            f"{where}: separated by {found.separator}, the lines above by {first.separator}: use one of the two"
+        )
+    if found.columns != first.columns:
+        raise DataError(f"{where}: {found.columns} columns, the lines above have {first.columns}: fix the line")
+
+
+def _label(text: str, scale: Scale, where: str) -> int:
+    if not _WHOLE.fullmatch(text):
+        raise DataError(f"{where}: label {_short(text)} is not a whole number: fix the line")
+    label = int(float(text))
+    if not scale[0] <= label <= scale[1]:
+        raise DataError(f"{where}: label {label} is off the scale {scale[0]} to {scale[1]}: fix the line")
+    return label
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")
+
+
+# --- lined up --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """Labels of several judges for the pairs that the first of them, the reference, judged; sorted by query."""
+
+    names: tuple[str, ...]
+    """R judges."""
+    queries: tuple[str, ...]
+    """Q query ids, in the order of the reference."""
+    query_of: NDArray[np.int64]
+    """Index into `queries` for each of P pairs, ascending."""
+    votes: NDArray[np.float64]
+    """P x R labels; NaN where a judge has none for the pair."""
+    left_out: tuple[int, ...]
+    """For each judge, how many of its pairs the reference does not have."""
+
+    def limited(self, queries: int) -> LabelTable:
+        """The first `queries` queries only."""
+        if queries < 1:
+            raise InputError(f"a limit of {queries} queries leaves nothing: expected at least 1")
+        kept = self.query_of < queries
+        return LabelTable(
+            names=self.names,
+            queries=self.queries[:queries],
+            query_of=self.query_of[kept],
+            votes=self.votes[kept],
+            left_out=self.left_out,
+        )
+
+    def columns(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """Labels of some judges, in the order asked for: P x len(names)."""
+        missing = [name for name in names if name not in self.names]
+        if missing:
+            raise InputError(f"no judge {missing[0]!r} here: expected some of {', '.join(self.names)}")
+        return self.votes[:, [self.names.index(name) for name in names]]
+
+
+def line_up(files: Sequence[LabelFile]) -> LabelTable:
+    """Line label files up pair by pair; the first file decides which pairs count."""
+    if not files:
+        raise InputError("no label files: expected at least one")
+    reference = files[0]
+    queries = {query: index for index, query in enumerate(dict.fromkeys(place.query for place in reference.labels))}
+    places = sorted(reference.labels, key=lambda place: queries[place.query])
+    for other in files[1:]:
+        if not any(place in other.labels for place in places):
+            raise DataError(f"{other.path} and {reference.path} have no pair in common: same queries and documents?")
+    missing = float("nan")
+    votes = [[float(file.labels.get(place, missing)) for file in files] for place in places]
+    return LabelTable(
+        names=tuple(_distinct(files)),
+        queries=tuple(queries),
+        query_of=np.array([queries[place.query] for place in places], dtype=np.int64),
+        votes=np.array(votes, dtype=np.float64),
+        left_out=tuple(sum(place not in reference.labels for place in file.labels) for file in files),
+    )
+
+
+def _distinct(files: Sequence[LabelFile]) -> list[str]:
+    """File names; where two are alike, with their folder."""
+    names = [file.name for file in files]
+    longer = [
+        name if names.count(name) == 1 else f"{file.path.parent.name}/{name}"
+        for name, file in zip(names, files, strict=True)
+    ]
+    return [name if longer.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(longer, start=1)]

@@ -1,0 +1,78 @@
+"""From the votes in the store to one line a pair: `labels.jsonl`, in the order of the pairs file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prism.labeling.pairs import BadLine, LabelPair, Repeated
+from prism.labeling.panel import Panel
+from prism.labeling.store import Store
+from prism.types import Record, Verdict, clean
+
+UNDECIDED = "undecided"
+
+
+class Labelled(Record):
+    """What the votes on one pair come to."""
+
+    label: int | None
+    """The label most jurors gave, the lower of equals; None without any."""
+    verdict: Verdict | None
+    """None while too few voted, or while votes that could change it are missing."""
+    vote_share: float | None
+    """Share of the votes cast that are yes."""
+    votes: dict[str, int]
+    failures: dict[str, str]
+    pending: tuple[str, ...]
+    """Jurors whose missing votes could change the verdict."""
+
+
+def judge(panel: Panel, known: Mapping[str, tuple[int | None, str | None]]) -> Labelled:
+    """`known`: juror -> (label, failure). Votes of jurors who are not of the panel do not count."""
+    names = [juror.name for juror in panel.jurors]
+    votes = {name: known[name][0] for name in names if name in known}
+    labels = {name: label for name, label in votes.items() if label is not None}
+    missing = tuple(name for name in names if name not in votes)
+    rule = panel.stop_rule()
+    standing = [votes.get(name) for name in names]
+    stands = rule(standing, len(missing))
+    counts = Counter(labels.values())
+    yes = sum(label >= panel.cut for label in labels.values())
+    return Labelled(
+        label=max(counts, key=lambda label: (counts[label], -label)) if counts else None,
+        verdict=stands,
+        vote_share=yes / len(labels) if labels else None,
+        votes=labels,
+        failures={name: known[name][1] or "" for name in names if name in known and known[name][1]},
+        pending=missing if stands is None else (),
+    )
+
+
+def write_labels(
+    path: Path, items: Iterable[LabelPair | BadLine | Repeated], panel: Panel, store: Store
+) -> dict[str, int]:
+    """Write the whole file atomically; returns how many pairs got which verdict.
+
+    Each line is the pair's own record, with `id`, `rubric`, and what `Labelled` holds.
+    """
+    verdicts = Counter({"yes": 0, "no": 0, UNDECIDED: 0})
+    part = path.with_suffix(".jsonl.part")
+    with part.open("w", encoding="utf-8") as out:
+        for pair in items:
+            if isinstance(pair, LabelPair):
+                labelled = judge(panel, store.votes_on(pair.id, panel.rubric.key))
+                verdicts[labelled.verdict or UNDECIDED] += 1
+                out.write(clean(json.dumps(_line(pair, panel, labelled), ensure_ascii=False)) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    part.replace(path)
+    return dict(verdicts)
+
+
+def _line(pair: LabelPair, panel: Panel, labelled: Labelled) -> dict[str, Any]:
+    return {**pair.record, "id": pair.id, "rubric": panel.rubric.key, **labelled.model_dump(mode="json")}

@@ -1,0 +1,207 @@
+"""Panels: one YAML file says which jurors are asked what, in which order, and within which limits.
+
+    name: mine
+    rubric: binary                       # or a whole rubric, spelt out
+    sequential: {stop: majority}         # leave it out to ask everybody about everything
+    providers:
+      example: {base_url: https://api.example.com/v1, key_env: EXAMPLE_API_KEY, budget_usd: 5}
+    jurors:                              # asked in this order: the cheapest first
+      - {name: nano, kind: local, model: nano}
+      - {name: small, kind: api, provider: example, model: small-1, price: {input: 0.1, output: 0.4}}
+      - {name: last-year, kind: recorded, path: votes.qrels}
+
+Unknown keys are errors. Keys never stand in the file: it names the environment variables that hold them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from prism.errors import PanelError
+from prism.labeling.chat import Provider
+from prism.labeling.money import Price
+from prism.labeling.rubrics import RUBRICS, Rubric
+from prism.labeling.sequential import PosteriorBound, Stop, when_decided
+from prism.types import Record, Verdict, first_problem
+
+Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class _Juror(Record):
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    sensitivity: Rate | None = None
+    """P(its vote is yes | the document helps): for `stop: posterior`."""
+    specificity: Rate | None = None
+    """P(its vote is no | it does not)."""
+
+
+class ApiJuror(_Juror):
+    """A model behind an OpenAI-compatible API."""
+
+    kind: Literal["api"]
+    provider: str
+    model: str
+    price: Price = Price()
+    params: dict[str, Any] = Field(default_factory=lambda: {"temperature": 0})
+    """Goes into each request as it is."""
+    max_answer_tokens: int | None = Field(default=None, ge=1)
+    """More room than the rubric gives: for models that write unseen before they answer."""
+
+    def identity(self) -> str:
+        """Changes with what decides its answers, not with address or price."""
+        return json.dumps(["api", self.model, self.params, self.max_answer_tokens], sort_keys=True)
+
+
+class LocalJuror(_Juror):
+    """A reranker in this process: its score becomes a label."""
+
+    kind: Literal["local"]
+    model: str = "nano"
+    """nano, a checkpoint directory, or a name on the hub."""
+    template: str | None = None
+    instruction: str | None = None
+    """What counts as relevant, for templates that take it. It stands in for the rubric's text."""
+    cuts: tuple[Rate, ...] = ()
+    """Scores from which the label is 1, 2, …; default: the checkpoint's threshold, for rubrics with labels 0 and 1."""
+    batch_size: int = Field(default=32, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+
+    def identity(self) -> str:
+        return json.dumps(["local", self.model, self.template, self.instruction, self.cuts])
+
+
+class RecordedJuror(_Juror):
+    """Votes that were cast before: TREC or BEIR qrels, or JSONL with `label` and `query_id` + `doc_id` or `pair_id`."""
+
+    kind: Literal["recorded"]
+    path: Path
+    """Relative to the panel file."""
+
+    def identity(self) -> str:
+        return json.dumps(["recorded", self.path.name])
+
+
+Juror = Annotated[ApiJuror | LocalJuror | RecordedJuror, Field(discriminator="kind")]
+
+
+class Sequential(Record):
+    """Ask in the panel's order, and stop early."""
+
+    stop: Literal["majority", "posterior"] = "majority"
+    """majority: when further votes cannot change it; posterior: when the verdict is probable enough."""
+    bound: float = Field(default=0.95, gt=0.5, lt=1.0)
+    """For `posterior`: stop at P(yes) >= bound or P(yes) <= 1 - bound."""
+    prior: Rate = 0.5
+    """For `posterior`: share of pairs that deserve a yes."""
+
+
+class Panel(Record):
+    """Who is asked what."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    rubric: Rubric
+    yes_from: int | None = None
+    """Labels from here on mean yes; default: as the rubric says."""
+    min_votes: int = Field(default=1, ge=1)
+    """With fewer labels than this a pair gets no verdict."""
+    sequential: Sequential | None = None
+    give_up_after: int = Field(default=20, ge=1)
+    """Stop asking an API juror when this many questions in a row got no answer."""
+    providers: dict[str, Provider] = Field(default_factory=dict)
+    jurors: tuple[Juror, ...] = Field(min_length=1)
+
+    @field_validator("rubric", mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value not in RUBRICS:
+            raise ValueError(f"no such rubric: expected {', '.join(RUBRICS)} or a whole one")
+        return RUBRICS[value]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Panel:
+        names = [juror.name for juror in self.jurors]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two jurors are called {twice!r}")
+        low, *_, high = self.rubric.labels
+        if self.yes_from is not None and not low < self.yes_from <= high:
+            raise ValueError(f"yes_from must lie in ({low}, {high}], got {self.yes_from}")
+        if self.min_votes > len(self.jurors):
+            raise ValueError(f"min_votes is {self.min_votes} but there are {len(self.jurors)} jurors")
+        for juror in self.jurors:
+            self._check(juror)
+        return self
+
+    def _check(self, juror: Juror) -> None:
+        if isinstance(juror, ApiJuror) and juror.provider not in self.providers:
+            known = ", ".join(self.providers) or "none is defined"
+            raise ValueError(f"juror {juror.name!r}: no provider {juror.provider!r} under providers: {known}")
+        if isinstance(juror, LocalJuror):
+            cuts = list(juror.cuts)
+            if cuts != sorted(set(cuts)):
+                raise ValueError(f"juror {juror.name!r}: cuts must grow, got {cuts}")
+            if (len(cuts) or 1) + 1 != len(self.rubric.labels):
+                want = len(self.rubric.labels) - 1
+                raise ValueError(f"juror {juror.name!r}: rubric {self.rubric.name} needs {want} cuts, got {len(cuts)}")
+        if self.sequential and self.sequential.stop == "posterior" and None in (juror.sensitivity, juror.specificity):
+            raise ValueError(f"juror {juror.name!r}: stop: posterior needs its sensitivity and specificity")
+
+    @property
+    def cut(self) -> int:
+        """The first label that means yes."""
+        return self.rubric.yes_from if self.yes_from is None else self.yes_from
+
+    def stop_rule(self) -> Stop:
+        """Says when a pair's verdict stands: never with fewer than `min_votes` labels."""
+        rule: Stop = when_decided(self.cut)
+        if self.sequential and self.sequential.stop == "posterior":
+            rule = self._posterior(self.sequential)
+
+        def with_enough_votes(labels: Sequence[int | None], remaining: int) -> Verdict | None:
+            enough = sum(label is not None for label in labels) >= self.min_votes
+            return rule(labels, remaining) if enough else None
+
+        return with_enough_votes
+
+    def _posterior(self, sequential: Sequential) -> PosteriorBound:
+        ratios = []
+        for juror in self.jurors:
+            right_yes, right_no = juror.sensitivity or 0.5, juror.specificity or 0.5
+            yes, no = math.log(right_yes / (1 - right_no)), math.log((1 - right_yes) / right_no)
+            ratios.append({label: yes if label >= self.cut else no for label in self.rubric.labels})
+        odds = math.log(sequential.prior / (1 - sequential.prior))
+        return PosteriorBound(bound=sequential.bound, prior_log_odds=odds, log_ratios=tuple(ratios))
+
+
+def load_panel(path: Path) -> Panel:
+    """Read a panel file; paths in it are relative to it. Raises PanelError: file, key, what was expected."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PanelError(f"no panel {path}: expected a YAML file, such as configs/panels/local-nano.yaml") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise PanelError(f"cannot read panel {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise PanelError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise PanelError(f"{path}: expected keys and values at the top level, got {type(raw).__name__}")
+    try:
+        panel = Panel.model_validate(raw)
+    except ValidationError as error:
+        raise PanelError(f"{path}: {first_problem(error)}") from error
+    return panel.model_copy(update={"jurors": tuple(_placed(juror, path.parent) for juror in panel.jurors)})
+
+
+def _placed(juror: Juror, folder: Path) -> Juror:
+    if isinstance(juror, RecordedJuror):
+        return juror.model_copy(update={"path": folder / juror.path})
+    return juror

@@ -1,0 +1,215 @@
+"""`prism write-targets`: contributions and evidence for the pairs labelled yes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from prism.errors import InputError
+
+if TYPE_CHECKING:
+    from prism.data.jsonl import Drops, Line, OnBad
+    from prism.labeling.asking import Asked
+    from prism.labeling.chat import ChatClient, Provider
+    from prism.labeling.writing import Writer
+
+
+def write_targets(
+    labels: Annotated[Path, typer.Argument(help="JSONL with query, document and verdict (or label): labels.jsonl.")],
+    out: Annotated[Path, typer.Argument(help="Where the targets go; answers are kept in OUT.state beside it.")],
+    model: Annotated[str, typer.Option(help="The writing model, as its API calls it.")],
+    base_url: Annotated[str, typer.Option(help="OpenAI-compatible API, up to and including /v1.")],
+    key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the key, if any.")] = None,
+    price: Annotated[str, typer.Option(help="US dollars per million tokens, INPUT:OUTPUT.")] = "0:0",
+    budget_usd: Annotated[float | None, typer.Option(min=0, help="Hard stop, earlier runs included.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 8,
+    attempts: Annotated[int, typer.Option(min=1, help="Answers asked for at most before a pair is dropped.")] = 3,
+    min_support: Annotated[float, typer.Option(min=0, max=1, help="Least support of an evidence.")] = 0.7,
+    max_compression: Annotated[float, typer.Option(min=0.05, help="Longest evidence, over the document.")] = 0.8,
+    max_unsupported: Annotated[int, typer.Option(min=0, help="Facts that the document may lack.")] = 0,
+    yes_from: Annotated[int | None, typer.Option(help="Labels from here on mean yes. Default: the verdict.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Model that grades what passed the checks, 1 to 5.")] = None,
+    judge_url: Annotated[str | None, typer.Option(help="The judge's API, if not that of the writer.")] = None,
+    judge_key_env: Annotated[str | None, typer.Option(help="The judge's key, if not that of the writer.")] = None,
+    judge_min: Annotated[int, typer.Option(min=1, max=5, help="Any grade below this drops the pair.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs labelled yes.")] = None,
+    on_bad: Annotated[Literal["fail", "skip"], typer.Option("--on-bad", help="What a malformed line does.")] = "fail",
+) -> None:
+    """Have an LLM write contribution and evidence for each pair labelled yes, and keep what passes the checks.
+
+    Checked: form, names and numbers against the document, a span of the document for every sentence, length, language.
+    A text with faults is asked for again, naming them; what fails to the end is dropped, with the reason in
+    OUT.report.json. Every answer is on disk before it counts: stop the command however you like and run it again.
+
+    Example: prism write-targets labels/labels.jsonl targets.jsonl --model small --base-url https://api.example.com/v1
+    --key-env EXAMPLE_API_KEY --price 0.1:0.4 --budget-usd 5
+    """
+    from prism.labeling.chat import ChatClient
+    from prism.labeling.writing import Limits, Writer, open_kept
+
+    read = _Reading(labels, yes_from, limit, on_bad)
+    limits = Limits(
+        attempts=attempts,
+        min_support=min_support,
+        max_compression=max_compression,
+        max_unsupported=max_unsupported,
+    )
+    provider = _provider(base_url, key_env, concurrency, budget_usd)
+    with _alone(out):
+        kept = open_kept(out, model, lambda text: typer.echo(text, err=True))
+        spent_usd = sum((attempt.cost_usd for attempt in kept.read().values()), Decimal(0))
+        client = ChatClient(provider, name=model, spent_usd=spent_usd)
+        writer = Writer(client, model, kept, limits=limits, price=_price(price))
+        asked = _write(writer, read)
+        judged: dict[str, str] = {}
+        if judge and not asked.stopped:
+            judging = _provider(judge_url or base_url, judge_key_env or key_env, concurrency, None)
+            judged = _judge(writer, read, ChatClient(judging, name=judge), judge, judge_min, out)
+        _report(writer, read, out, asked, judged)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two commands on one file would both pay for the same answers."""
+    from filelock import FileLock, Timeout
+
+    state = out.with_name(out.name + ".state")
+    state.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(state / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise InputError(f"another command is writing {out}: wait for it, or choose another file") from error
+
+
+class _Reading:
+    """The pairs labelled yes, read again for each round."""
+
+    def __init__(self, labels: Path, yes_from: int | None, limit: int | None, on_bad: OnBad) -> None:
+        self.labels = labels
+        self._yes_from, self._limit, self._on_bad = yes_from, limit, on_bad
+
+    def lines(self, drops: Drops) -> Iterator[Line]:
+        from itertools import islice
+
+        from prism.data.jsonl import read_pairs
+        from prism.labeling.writing import is_yes
+
+        lines = read_pairs(self.labels, drops, self._on_bad)
+        yield from islice((line for line in lines if is_yes(line.row, self._yes_from)), self._limit)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        from prism.data.jsonl import Drops
+
+        return (line.row for line in self.lines(Drops()))
+
+
+def _provider(base_url: str, key_env: str | None, concurrency: int, budget_usd: float | None) -> Provider:
+    from pydantic import ValidationError
+
+    from prism.labeling.chat import Provider
+    from prism.types import first_problem
+
+    budget = None if budget_usd is None else Decimal(str(budget_usd))
+    try:
+        return Provider(base_url=base_url, key_env=key_env, concurrency=concurrency, budget_usd=budget)
+    except ValidationError as error:
+        raise InputError(f"--base-url {base_url!r}: {first_problem(error)}") from error
+
+
+def _price(text: str) -> Any:
+    from pydantic import ValidationError
+
+    from prism.labeling.money import Price
+
+    into, _, out = text.partition(":")
+    try:
+        return Price.model_validate({"input": into, "output": out})
+    except ValidationError as error:
+        raise InputError(f"--price {text!r}: expected INPUT:OUTPUT in dollars, such as 0.1:0.4") from error
+
+
+def _write(writer: Writer, read: _Reading) -> Asked:
+    from prism.data.command_app import progress
+
+    total = sum(1 for _ in read.rows())
+    if not total:
+        raise InputError(f"{read.labels} has no pair labelled yes: expected `verdict` yes, or `label` with --yes-from")
+
+    async def go() -> Asked:
+        async with writer.client:
+            with progress("answers", total) as advance:
+                return await writer.write(read.rows, lambda: advance(1))
+
+    return asyncio.run(go())
+
+
+def _judge(writer: Writer, read: _Reading, client: ChatClient, model: str, least: int, out: Path) -> dict[str, str]:
+    """Pair id -> why the judge drops it. A pair without grades is kept: that is the judge's failure, and said."""
+    from prism.data.command_app import progress
+    from prism.evaluation.evidence_quality import Extract
+    from prism.evaluation.evidence_sets import Case, make_case
+    from prism.evaluation.judge import CRITERIA, RUBRIC_ID, Rating, RubricJudge, grade
+    from prism.labeling.asking import Kept, ask_all
+    from prism.labeling.writing import Texts
+
+    rater = RubricJudge(client, model)
+    name = f"judge.{RUBRIC_ID}.{''.join(c if c.isalnum() else '-' for c in model)}.jsonl"
+    kept = Kept(out.with_name(out.name + ".state") / name, Rating, lambda text: typer.echo(text, err=True))
+    pairs: dict[str, tuple[str, tuple[Case, Extract]]] = {}
+    for row in read.rows():
+        found = writer.outcome(row)
+        if isinstance(found, Texts):
+            case = make_case("targets", row["query"], row["document"], row.get("title"))
+            extract = Extract(evidence=found.evidence, contribution=found.contribution, generated=True)
+            pairs[row["id"]] = (rater.key(case, extract), (case, extract))
+    done = kept.read()
+    todo = {key: pair for key, pair in pairs.values() if key not in done}
+
+    async def go() -> Asked:
+        async with client:
+            with progress("grades", len(todo)) as advance:
+                concurrency = client.provider.concurrency
+                return await ask_all(todo.items(), rater.rate, kept, at_once=concurrency, progress=lambda: advance(1))
+
+    asked = asyncio.run(go())
+    if asked.stopped:
+        typer.echo(f"the judge stopped: {asked.stopped}", err=True)
+    ratings, dropped, ungraded = kept.read(), {}, 0
+    for id_, (key, _) in pairs.items():
+        grades = {criterion: grade(ratings.get(key), criterion) for criterion in CRITERIA}
+        low = [f"{criterion} {value}" for criterion, value in grades.items() if value is not None and value < least]
+        ungraded += all(value is None for value in grades.values())
+        if low:
+            dropped[id_] = ", ".join(low)
+    if ungraded:
+        typer.echo(f"the judge gave no grades for {ungraded} of {len(pairs)} texts: they are kept ungraded", err=True)
+    return dropped
+
+
+def _report(writer: Writer, read: _Reading, out: Path, asked: Asked, judged: dict[str, str]) -> None:
+    from prism.data.command_app import finish as echo_report
+    from prism.data.jsonl import Drops, write_report
+    from prism.labeling.writing import RUBRIC_ID, finish
+
+    drops = Drops()
+    finished = finish(writer, read.lines(drops), out, drops, judged)
+    facts = finished.model_dump(mode="json")
+    report = write_report(
+        out, "write-targets", [read.labels], drops, model=writer.model, rubric=RUBRIC_ID,
+        limits=writer.limits.model_dump(mode="json"), asked=asked.model_dump(mode="json"), **facts,
+    )  # fmt: skip
+    echo_report(report, out)
+    typer.echo(f"{finished.answers:,} answers, ${finished.cost_usd:.4f}", err=True)
+    if finished.no_answer_yet or asked.stopped:
+        why = f": {asked.stopped}" if asked.stopped else f" {asked.undelivered or ''}"
+        typer.echo(
+            f"{finished.no_answer_yet:,} pairs have no usable answer yet{why}: run the same command again", err=True
+        )
+        raise typer.Exit(1)
