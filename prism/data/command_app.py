@@ -1,0 +1,60 @@
+"""What the commands of `prism data` share: the application, their options, progress and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prism.data.jsonl import OnBad, Row
+
+app = typer.Typer(no_args_is_help=True, help="Make training data: pairs, negatives, teacher scores, splits, checks.")
+
+PairsFile = Annotated[Path, typer.Argument(help="JSONL with query and document (and doc_id, title) on each line.")]
+CorpusFile = Annotated[Path, typer.Argument(help="JSONL with text (and id, title, headings) on each line.")]
+RecordsFile = Annotated[Path, typer.Argument(help="JSONL with query, document and teacher_score on each line.")]
+Out = Annotated[Path, typer.Argument(help="Where the result goes: a JSONL file, with OUT.report.json beside it.")]
+Bad = Annotated[OnBad, typer.Option("--on-bad", help="A malformed line: end the command, or be counted and left out.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+YesFrom = Annotated[int | None, typer.Option(help="Labels from here on mean yes. Default: the verdict stands, else 1.")]
+Splits = Annotated[str, typer.Option(help="Names and shares of the queries; shares sum to 1.")]
+QuerySimilarity = Annotated[float, typer.Option(min=50, max=100, help="Percent from which queries nearly repeat.")]
+Overlap = Annotated[
+    float, typer.Option(min=0.05, max=1, help="Share of a text's runs of eight words that is too much.")
+]
+BeirSplit = Annotated[str, typer.Option(help="Which qrels of a BEIR folder.")]
+AllDocuments = Annotated[bool, typer.Option("--all-documents", help="The whole corpus, not only judged documents.")]
+
+
+def count_lines(path: Path) -> int | None:
+    """Lines of a plain file, for the progress bar."""
+    if not path.is_file() or path.suffix == ".gz":
+        return None
+    with path.open("rb") as lines:
+        return sum(1 for line in lines if line.strip())
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, with how long is left; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+def finish(report: Row, out: Path) -> None:
+    """One line on what was made, one for each reason something was dropped."""
+    from prism.result import printable
+
+    typer.echo(f"{out}: {report['records']:,} records")
+    for reason, found in report["dropped"].items():
+        first = found["first"][0] if found["first"] else ""
+        typer.echo(printable(f"dropped {found['count']:,}: {reason} (first: {first})"), err=True)

@@ -1,0 +1,160 @@
+"""`prism data pairs`, `mine` and `score`: pairs from a corpus, hard negatives, teacher scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from prism.data.command_app import Bad, CorpusFile, Out, PairsFile, Seed, app, count_lines, finish, progress
+from prism.data.jsonl import Drops, Line, OnBad, read_corpus, read_pairs, read_queries, write_report, write_rows
+from prism.errors import InputError
+
+
+@app.command()
+def pairs(
+    corpus: CorpusFile,
+    out: Out,
+    queries: Annotated[int, typer.Option(min=1, help="How many, in all.")] = 10_000,
+    per_passage: Annotated[int, typer.Option(min=1, help="How many, at most, from one passage.")] = 2,
+    hard: Annotated[int, typer.Option(min=0, help="BM25 neighbours per query, as negatives.")] = 3,
+    easy: Annotated[int, typer.Option(min=0, help="Random passages per query, as negatives.")] = 1,
+    max_chars: Annotated[int, typer.Option(min=100, help="Length of the passages texts are cut into.")] = 1200,
+    seed: Seed = 0,
+    on_bad: Bad = "fail",
+) -> None:
+    """Make training pairs from a corpus without any LLM: queries by rule, evidence verbatim, BM25 negatives."""
+    from prism.data.corpus_pairs import CorpusPairs, pairs_from_corpus
+    from prism.data.records import stable_id
+
+    settings = CorpusPairs(queries=queries, per_passage=per_passage, hard=hard, easy=easy, max_chars=max_chars)
+    drops = Drops()
+    examples = pairs_from_corpus(read_corpus(corpus, drops, on_bad), settings, seed, drops)
+    rows = ({"id": stable_id(e.query, e.document), **e.model_dump(mode="json", exclude_none=True)} for e in examples)
+    written = write_rows(out, rows)
+    finish(write_report(out, "pairs", [corpus], drops, records=written, settings=settings.model_dump()), out)
+
+
+@app.command()
+def mine(
+    pairs: PairsFile,
+    corpus: CorpusFile,
+    out: Out,
+    method: Annotated[Literal["bm25", "dense"], typer.Option(help="How documents are ranked.")] = "bm25",
+    model: Annotated[str | None, typer.Option(help="For dense: a sentence-transformers directory or hub name.")] = None,
+    negatives: Annotated[int, typer.Option(min=1, help="Per query, at most.")] = 8,
+    skip: Annotated[int, typer.Option(min=0, help="Leave out this many of the best ranks.")] = 0,
+    depth: Annotated[int, typer.Option(min=1, help="How far down the ranking to look.")] = 100,
+    max_share: Annotated[
+        float, typer.Option(min=0.0, help="Leave out what scores above this share of the known positive; 0: keep it.")
+    ] = 0.95,
+    stemmer: Annotated[str, typer.Option(help="For BM25: english, german, russian, …, or none.")] = "english",
+    assume_no: Annotated[
+        bool, typer.Option("--assume-no", help="Write verdict no instead of leaving it open.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="For dense: cpu, cuda, mps.")] = None,
+    on_bad: Bad = "fail",
+) -> None:
+    """Find hard negatives for the queries of PAIRS in CORPUS.
+
+    What is mined may well be relevant: have it labelled (`prism label`) or scored (`prism data score`) before training.
+    """
+    from prism.data.mining import Dense, Mining, Retriever, known_positives, mine
+    from prism.evaluation.bm25 import Bm25
+
+    settings = Mining(negatives, skip, depth, max_share or None, assume_no)
+    if method == "dense" and model is None:
+        raise InputError("dense mining needs a model: --model with a sentence-transformers directory or hub name")
+    drops = Drops()
+    documents = list(read_corpus(corpus, drops, on_bad))
+    known = known_positives(read_queries(pairs, drops, on_bad))
+    texts = (f"{document.title} {document.text}".strip() for document in documents)
+    with progress("mining", len(known)) as advance:
+        retriever: Retriever
+        if method == "dense" and model is not None:
+            retriever = Dense(model, texts, device)
+        else:
+            retriever = Bm25(texts, stemmer=None if stemmer == "none" else stemmer)
+        written = write_rows(out, mine(known, documents, retriever, settings, method, drops, advance))
+    finish(write_report(out, "mine", [pairs, corpus], drops, records=written, queries=len(known)), out)
+
+
+@app.command()
+def score(
+    pairs: PairsFile,
+    out: Out,
+    teacher: Annotated[
+        Literal["cohere", "jina", "voyage", "cross-encoder", "embedding"],
+        typer.Option(help="A rerank API's dialect, or a sentence-transformers model on this machine."),
+    ],
+    model: Annotated[str, typer.Option(help="The API's model name; for local teachers a directory or hub name.")],
+    store: Annotated[Path, typer.Option(help="SQLite file that keeps every score: never paid twice.")] = Path(
+        "teacher.sqlite"
+    ),
+    url: Annotated[str | None, typer.Option(help="Another server of that dialect, such as `prism serve`.")] = None,
+    key_env: Annotated[str | None, typer.Option(help="Environment variable with the key.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Documents per call.")] = 32,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Calls under way at once.")] = 4,
+    requests_per_minute: Annotated[float | None, typer.Option(min=0.001, help="Never ask more often.")] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one answer.")] = 60.0,
+    price_per_search: Annotated[float, typer.Option(min=0, help="Cohere's unit: a query with 100 documents.")] = 0.0,
+    price_per_million_tokens: Annotated[float, typer.Option(min=0, help="Jina's and Voyage's unit.")] = 0.0,
+    budget: Annotated[float | None, typer.Option(min=0, help="Stop before this is exceeded, over all runs.")] = None,
+    squash: Annotated[
+        Literal["none", "sigmoid", "half"], typer.Option(help="For scores outside [0, 1]: logits, cosines.")
+    ] = "none",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, ask nobody.")] = False,
+    device: Annotated[str | None, typer.Option(help="For local teachers: cpu, cuda, mps.")] = None,
+    on_bad: Bad = "fail",
+) -> None:
+    """Give each pair a `teacher_score` in [0, 1].
+
+    Interrupt it, kill it, run out of budget: the same command goes on where it stopped, and pays for no pair twice
+    (except calls that were under way when it died; how many that were is in the report).
+    """
+    from prism.data.teacher_api import ApiTeacher
+    from prism.data.teacher_local import LocalTeacher, load_teacher
+    from prism.data.teacher_store import TeacherStore
+    from prism.data.teachers import Limits, estimate, score_locally, score_with_api, scored
+
+    limits = Limits(
+        batch_size=batch_size,
+        concurrency=concurrency,
+        requests_per_minute=requests_per_minute,
+        timeout_s=timeout_s,
+        price_per_search=price_per_search,
+        price_per_million_tokens=price_per_million_tokens,
+        budget=budget,
+    )
+    read = _reader(pairs, on_bad)
+    asked: ApiTeacher | LocalTeacher
+    if teacher == "cross-encoder" or teacher == "embedding":
+        asked = load_teacher(teacher, model, device)
+    else:
+        asked = ApiTeacher.from_environment(teacher, model, url, key_env)
+    name = asked.name
+    with TeacherStore(store, name) as kept:
+        if dry_run:
+            typer.echo(_priced(*estimate(read, name, kept, limits)))
+            return
+        with progress("scoring", count_lines(pairs)) as advance:
+            if isinstance(asked, ApiTeacher):
+                failures = score_with_api(read, asked, kept, limits, advance)
+            else:
+                failures = score_locally(read, asked, kept, batch_size, advance)
+        drops = Drops()
+        written = write_rows(out, scored(read_pairs(pairs, drops, on_bad), name, kept, failures, squash, drops))
+        spent = kept.spent()
+    cost = spent._asdict()
+    finish(write_report(out, "score", [pairs], drops, records=written, teacher=name, cost=cost), out)
+
+
+def _reader(path: Path, on_bad: OnBad) -> Callable[[], Iterator[Line]]:
+    """For passes over a file whose drops are counted by another pass."""
+    return lambda: read_pairs(path, Drops(), on_bad)
+
+
+def _priced(pairs: int, calls: int, cost: Any) -> str:
+    return f"{pairs:,} pairs without a score, {calls:,} calls, at most {cost.tokens:,} tokens, {cost.cost:.2f} in all"

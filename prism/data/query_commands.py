@@ -1,0 +1,242 @@
+"""`prism data keywords`, `queries` and `search`: the queries of agents, and documents for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from prism.data.command_app import Bad, CorpusFile, Out, Seed, app, count_lines, finish, progress
+from prism.data.jsonl import Drops, read_corpus, read_queries, write_report, write_rows
+from prism.errors import InputError
+
+if TYPE_CHECKING:
+    from prism.data.answers import AnswerStore, Question
+    from prism.data.websearch import WebSearch
+
+QueriesFile = Annotated[Path, typer.Argument(help="JSONL with query (or question) on each line; the rest is kept.")]
+By = Annotated[Literal["rule", "llm"], typer.Option(help="By rule, or by a model behind an OpenAI-compatible API.")]
+Model = Annotated[str | None, typer.Option(help="For llm: the model's name at the API.")]
+BaseUrl = Annotated[str | None, typer.Option(help="For llm: the API's address, up to /v1.")]
+KeyEnv = Annotated[str | None, typer.Option(help="Environment variable with the key.")]
+PriceIn = Annotated[float, typer.Option(min=0, help="US dollars per million prompt tokens.")]
+PriceOut = Annotated[float, typer.Option(min=0, help="US dollars per million written tokens.")]
+Budget = Annotated[float | None, typer.Option(min=0, help="Hard stop in US dollars, over all runs on one store.")]
+Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Requests under way at once.")]
+Rate = Annotated[float | None, typer.Option(min=0.001, help="Requests per minute, at most.")]
+Store = Annotated[Path, typer.Option(help="SQLite file that keeps every answer: never paid twice.")]
+
+
+@app.command()
+def keywords(
+    questions: QueriesFile,
+    out: Out,
+    by: By = "rule",
+    keep_original: Annotated[bool, typer.Option("--keep-original", help="Also keep each question as it was.")] = False,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    key_env: KeyEnv = None,
+    price_input: PriceIn = 0.0,
+    price_output: PriceOut = 0.0,
+    budget_usd: Budget = None,
+    concurrency: Concurrency = 8,
+    requests_per_minute: Rate = None,
+    store: Store = Path("answers.sqlite"),
+    on_bad: Bad = "fail",
+) -> None:
+    """Rewrite questions as the keywords an agent would type.
+
+    Questions whose meaning would be lost are skipped and counted: negations, comparisons, choices, conversions. Rules
+    know English, German, Chinese and Russian.
+    """
+    from prism.data.queries import rewrite_rows
+
+    drops = Drops()
+    lines = read_queries(questions, drops, on_bad)
+    if by == "rule":
+        written = write_rows(out, rewrite_rows(lines, drops, keep_original))
+        finish(write_report(out, "keywords", [questions], drops, records=written, by="rule"), out)
+        return
+    from prism.data.answers import AnswerStore
+    from prism.data.llm_queries import rewrite_question, rewritten_rows
+
+    llm = _Llm.of(model, base_url, key_env, price_input, price_output, budget_usd, concurrency, requests_per_minute)
+    with AnswerStore(store) as kept:
+        asked = (rewrite_question(llm.model, row["query"]) for _, row in read_queries(questions, Drops(), on_bad))
+        failures = llm.ask_all(asked, kept, 200, count_lines(questions))
+        written = write_rows(out, rewritten_rows(lines, llm.model, kept, failures, drops, keep_original))
+        cost = {"usd": str(kept.spent_usd())}
+    finish(write_report(out, "keywords", [questions], drops, records=written, by=llm.model, cost=cost), out)
+
+
+@app.command()
+def queries(
+    corpus: CorpusFile,
+    out: Out,
+    by: By = "rule",
+    count: Annotated[int, typer.Option(min=1, max=20, help="Queries per text, at most.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=1, help="For llm: only this many texts, sampled.")] = None,
+    total: Annotated[int, typer.Option(min=1, help="For rule: this many queries in all, at most.")] = 10_000,
+    max_chars: Annotated[int, typer.Option(min=100, help="For llm: how much of a text is shown.")] = 4_000,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    key_env: KeyEnv = None,
+    price_input: PriceIn = 0.0,
+    price_output: PriceOut = 0.0,
+    budget_usd: Budget = None,
+    concurrency: Concurrency = 8,
+    requests_per_minute: Rate = None,
+    store: Store = Path("answers.sqlite"),
+    seed: Seed = 0,
+    on_bad: Bad = "fail",
+) -> None:
+    """Make up queries that the texts of a corpus answer. The pairs carry no verdict: have them labelled."""
+    drops = Drops()
+    if by == "rule":
+        from prism.data.corpus_pairs import CorpusPairs, pairs_from_corpus
+
+        settings = CorpusPairs(queries=total, per_passage=count, hard=0, easy=0)
+        examples = pairs_from_corpus(read_corpus(corpus, drops, on_bad), settings, seed, drops)
+        names = {"query", "query_id", "document", "doc_id", "title", "source", "language"}
+        written = write_rows(out, (example.model_dump(include=names, exclude_none=True) for example in examples))
+        finish(write_report(out, "queries", [corpus], drops, records=written, by="rule"), out)
+        return
+    from prism.data.answers import AnswerStore
+    from prism.data.llm_queries import first_texts, query_question, query_rows
+
+    llm = _Llm.of(model, base_url, key_env, price_input, price_output, budget_usd, concurrency, requests_per_minute)
+    texts = first_texts(list(read_corpus(corpus, drops, on_bad)), limit)
+    with AnswerStore(store) as kept:
+        asked = (query_question(llm.model, text, count, max_chars) for text in texts)
+        failures = llm.ask_all(asked, kept, 60 * count, len(texts))
+        written = write_rows(out, query_rows(texts, llm.model, count, max_chars, kept, failures, drops))
+        cost = {"usd": str(kept.spent_usd())}
+    finish(write_report(out, "queries", [corpus], drops, records=written, by=llm.model, cost=cost), out)
+
+
+@app.command()
+def search(
+    queries: QueriesFile,
+    out: Out,
+    engine: Annotated[Literal["exa", "tavily", "brave", "searxng"], typer.Option(help="Which search API.")],
+    url: Annotated[str | None, typer.Option(help="Your SearXNG instance, or another server of that API.")] = None,
+    key_env: KeyEnv = None,
+    results: Annotated[int, typer.Option(min=1, max=100, help="Pages per query.")] = 10,
+    max_chars: Annotated[int, typer.Option(min=100, help="Of each page's text.")] = 4_000,
+    concurrency: Concurrency = 4,
+    requests_per_minute: Rate = None,
+    store: Store = Path("searches.sqlite"),
+    on_bad: Bad = "fail",
+) -> None:
+    """Find web documents for open queries. Each keeps its address, its date, and when it was found."""
+    from prism.data.answers import AnswerStore
+    from prism.data.websearch import WebSearch, found_rows
+
+    asked = WebSearch.from_environment(engine, url, key_env, results=results, max_chars=max_chars)
+    drops = Drops()
+    with AnswerStore(store) as kept:
+        with progress("searching", count_lines(queries)) as advance:
+            failures = _searched(asked, queries, on_bad, kept, concurrency, requests_per_minute, advance)
+        written = write_rows(out, found_rows(read_queries(queries, drops, on_bad), asked, kept, failures, drops))
+    finish(write_report(out, "search", [queries], drops, records=written, engine=engine), out)
+
+
+def _searched(
+    search: WebSearch,
+    queries: Path,
+    on_bad: Any,
+    store: AnswerStore,
+    concurrency: int,
+    rate: float | None,
+    advance: Callable[[int], None],
+) -> dict[str, str]:
+    import anyio
+    import httpx
+    from aiolimiter import AsyncLimiter
+
+    from prism.data.answers import ask_all
+    from prism.data.http_api import Stopped
+    from prism.data.websearch import questions
+
+    async def run() -> dict[str, str]:
+        limiter = AsyncLimiter(1, 60.0 / rate) if rate else None
+        async with httpx.AsyncClient(timeout=60.0) as client:
+            return await ask_all(
+                questions(read_queries(queries, Drops(), on_bad), search),
+                lambda query: search.search(client, query, limiter),
+                store,
+                concurrency=concurrency,
+                stops=(Stopped,),
+                advance=advance,
+            )
+
+    return anyio.run(run)
+
+
+@dataclass(frozen=True, slots=True)
+class _Llm:
+    """A model behind an OpenAI-compatible API, with its prices and limits."""
+
+    model: str
+    provider: dict[str, Any]
+    price: dict[str, Decimal]
+
+    @classmethod
+    def of(
+        cls,
+        model: str | None,
+        base_url: str | None,
+        key_env: str | None,
+        price_input: float,
+        price_output: float,
+        budget_usd: float | None,
+        concurrency: int,
+        requests_per_minute: float | None,
+    ) -> _Llm:
+        if not model or not base_url:
+            raise InputError("--by llm needs --model and --base-url, such as https://api.example.com/v1")
+        if budget_usd is not None and not (price_input or price_output):
+            raise InputError("a budget needs a price: give --price-input and --price-output")
+        provider = {
+            "base_url": base_url,
+            "key_env": key_env,
+            "concurrency": concurrency,
+            "requests_per_minute": requests_per_minute,
+            "budget_usd": None if budget_usd is None else Decimal(str(budget_usd)),
+        }
+        return cls(model, provider, {"input": Decimal(str(price_input)), "output": Decimal(str(price_output))})
+
+    def ask_all(
+        self, questions: Iterator[Question], store: AnswerStore, max_tokens: int, total: int | None
+    ) -> dict[str, str]:
+        """Have every question answered; answers go into the store."""
+        import anyio
+
+        from prism.data.answers import Answered, ask_all
+        from prism.labeling.chat import ChatClient, Provider
+        from prism.labeling.failures import Stop
+        from prism.labeling.money import Price
+
+        price = Price(**self.price)
+
+        async def run(advance: Callable[[int], None]) -> dict[str, str]:
+            provider = Provider(**self.provider)
+            async with ChatClient(provider, name=self.model, spent_usd=store.spent_usd()) as client:
+
+                async def ask(messages: Any) -> Answered:
+                    log = store.attempt()
+                    found = await client.complete(
+                        messages, model=self.model, max_tokens=max_tokens, price=price, log=log
+                    )
+                    return Answered(found.text, found.cost_usd, log)
+
+                return await ask_all(
+                    questions, ask, store, concurrency=provider.concurrency, stops=(Stop,), advance=advance
+                )
+
+        with progress("asking", total) as advance:
+            return anyio.run(run, advance)

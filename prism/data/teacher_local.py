@@ -1,0 +1,78 @@
+"""Models on this machine as teachers: a sentence-transformers CrossEncoder, or an embedding model's cosine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from prism.data.records import stable_id
+from prism.errors import CheckpointError
+
+Kind = Literal["cross-encoder", "embedding"]
+
+
+class LocalTeacher(Protocol):
+    """Scores pairs of query and document, in order."""
+
+    name: str
+    """What scores are filed under."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
+        """One score in [0, 1] per pair."""
+
+
+def load_teacher(kind: Kind, model: str, device: str | None = None) -> LocalTeacher:
+    """Load a directory or a model of the hub. Raises CheckpointError when it is not of that kind."""
+    try:
+        return (CrossEncoderTeacher if kind == "cross-encoder" else EmbeddingTeacher)(model, device)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot load {model} as a teacher of kind {kind}: {error}") from error
+
+
+class CrossEncoderTeacher:
+    """`sigmoid(logit)` of a CrossEncoder with one output."""
+
+    def __init__(self, model: str, device: str | None = None) -> None:
+        from sentence_transformers import CrossEncoder
+
+        self.name = _name("cross-encoder", model)
+        self._model = CrossEncoder(model, device=device)
+        if self._model.num_labels != 1:
+            raise ValueError(f"it has {self._model.num_labels} outputs, a reranker has 1")
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
+        from torch.nn import Sigmoid
+
+        scores: Any = self._model.predict(
+            list(pairs), batch_size=len(pairs), activation_fn=Sigmoid(), show_progress_bar=False
+        )
+        return [float(score) for score in scores]
+
+
+class EmbeddingTeacher:
+    """`(1 + cosine) / 2` of an embedding model's vectors, with its own prompts for queries and documents."""
+
+    def __init__(self, model: str, device: str | None = None) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self.name = _name("embedding", model)
+        self._model = SentenceTransformer(model, device=device)
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
+        options: dict[str, Any] = {"normalize_embeddings": True, "show_progress_bar": False}
+        distinct = {query: position for position, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
+        queries = self._model.encode_query(list(distinct), **options)
+        documents = self._model.encode_document([document for _, document in pairs], **options)
+        cosines = [
+            float(queries[distinct[query]] @ vector) for (query, _), vector in zip(pairs, documents, strict=True)
+        ]
+        return [min(1.0, max(0.0, (1.0 + cosine) / 2.0)) for cosine in cosines]
+
+
+def _name(kind: str, model: str) -> str:
+    """Weights changed in place make another teacher."""
+    folder = Path(model)
+    weights = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
+    stamp = stable_id(*(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in weights))
+    return f"{kind} {model} {stamp}" if weights else f"{kind} {model}"
