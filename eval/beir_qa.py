@@ -2,43 +2,56 @@
 
     python eval/beir_qa.py --model nano --data ../shared/data/beir --datasets scifact --top-k 20
 
-    load_beir -> BM25 or --run -> rerank the top k, one query after another -> TREC run -> report.json, report.md
+    load_beir -> first stage -> rerank the top k, one query after another -> fuse -> TREC runs -> report
 
-Every finished query is kept in `<out>/state`, so a run that was stopped, however rudely, goes on where it stood.
+Every finished query is kept in `<out>/state`, vectors and answers of services in `<out>/cache`, so a run that was
+stopped, however rudely, goes on where it stood, and nothing is computed or paid for twice.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
+import resource
 import shlex
-import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import Field
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer import Option
 
-import prism
 from prism.errors import DataError, InputError, PrismError
-from prism.evaluation import ranking
+from prism.evaluation import beir_report, ranking
 from prism.evaluation.beir import BEIR_QA, BeirSet, load_beir, local_sets
-from prism.evaluation.ranking import QueryReranker, Run
+from prism.evaluation.chance import shuffled_ndcg
+from prism.evaluation.columns import (
+    Column,
+    Reranking,
+    Say,
+    bm25_column,
+    dense_column,
+    fitted_weight,
+    fuse,
+    open_state,
+    percentiles,
+    rerank_column,
+    run_column,
+)
+from prism.evaluation.fusion import parse_fusion
+from prism.evaluation.ranking import QueryReranker
+from prism.evaluation.report import plain, shown, versions, write_whole
+from prism.evaluation.rerankers import Spec, load_spec, parse_fields, parse_spec
 from prism.types import Record
 
 MIN_DEPTH = 100
 """Candidates kept per query even when fewer are reranked, so that Recall@100 means the same for every top-k."""
-Say = Callable[[str], None]
+_DISTRIBUTIONS = ("bm25s", "ir-measures", "numpy", "scipy", "torch", "transformers", "sentence-transformers")
+Load = Callable[[str, "Options"], QueryReranker]
 
 
 class Options(Record):
@@ -48,7 +61,11 @@ class Options(Record):
     data: Path | None = None
     datasets: tuple[str, ...] = ()
     split: str = "test"
+    first: str = "bm25"
     run: Path | None = None
+    baseline: tuple[str, ...] = ()
+    fuse: tuple[str, ...] = ()
+    tune_queries: int = Field(default=200, ge=2)
     top_k: int = Field(default=100, ge=1)
     limit: int | None = Field(default=None, ge=1)
     engine: str = "hf"
@@ -56,34 +73,27 @@ class Options(Record):
     instruction: str | None = None
     max_prompt_tokens: int | None = Field(default=None, ge=1)
     query_batch: int = Field(default=1, ge=1)
+    api_fields: str = "{}"
+    price: tuple[str, ...] = ()
     resume: bool = True
     out: Path = Path("eval/results/beir_qa")
 
 
-class Column(NamedTuple):
-    """One column of the report for one data set."""
-
-    name: str
-    run: Run
-    seconds: float
-    """Time spent per query, summed over all queries, those of earlier, stopped runs included."""
-    failures: Mapping[str, int]
-    """Why documents could not be judged -> how many. They stand below the judged ones and count as ranked there."""
-    options: Mapping[str, Any]
-    """What decided it."""
-
-
 def load_reranker(name: str, options: Options) -> QueryReranker:
-    from prism.reranker import Reranker
+    """The reranker behind a name of `--model`: see prism.evaluation.rerankers."""
+    return load_spec(
+        parse_spec(name),
+        engine=options.engine,
+        dtype=options.dtype,
+        cache=options.out / "cache" / "services.sqlite",
+        fields=parse_fields(options.api_fields),
+    )
 
-    settings: dict[str, Any] = {"engine": options.engine, "dtype": options.dtype}
-    return Reranker.load(name, **settings)
 
-
-def evaluate(options: Options, say: Say, load: Callable[[str, Options], QueryReranker] = load_reranker) -> Path:
-    """Measure the first stage and every model on every data set; returns the path of the report."""
+def evaluate(options: Options, say: Say, load: Load = load_reranker) -> Path:
+    """Measure the first stage and every model on every data set; returns the path of report.json."""
     datasets = _datasets(options)
-    columns = _columns(options.models, _first_name(options, datasets[0]))
+    _check(options, datasets[0])
     try:
         (options.out / "state").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -99,26 +109,121 @@ def evaluate(options: Options, say: Say, load: Callable[[str, Options], QueryRer
         for name in datasets:
             data = _limited(load_beir(name, options.data, options.split), options.limit)
             say(f"{name}: {len(data.corpus):,} documents, {len(data.queries):,} queries")
-            first = first_stage(data, options)
-            record(data, first, options, say)
-            for column, model in columns.items():
-                made = rerank_column(data, first, column, model, options, loader, say)
-                record(data, made, options, say)
+            _measure(data, options, loader, say)
     finally:
         for reranker in loaded.values():
             reranker.close()
     return options.out / "report.json"
 
 
-def _columns(models: Sequence[str], first: str) -> dict[str, str]:
-    """Column name -> model: the last part of a path or hub name."""
-    columns: dict[str, str] = {}
-    for model in models:
-        name = Path(model).resolve().name
-        if name in columns or name == first:
+def _measure(data: BeirSet, options: Options, load: Callable[[str], QueryReranker], say: Say) -> None:
+    """All columns of one data set, each in report.json as soon as it is there; then the report for people."""
+
+    def keep(column: Column) -> None:
+        record(data, column, options, say)
+
+    columns = _ranked(data, options, load, say, keep)
+    tuned: dict[str, Column] = {}
+    for text in options.fuse:
+        method, names = parse_fusion(text)
+        weight: float | None = None
+        if method != "rrf":
+            train = _limited(load_beir(data.name, options.data, "train"), options.tune_queries)
+            tuned = tuned or _ranked(train, options, load, say, lambda _: None)
+            weight = fitted_weight(train, [tuned[name] for name in names], method, options.top_k)
+            say(f"{data.name} {text}: weight {weight:.2f} on {names[0]}, from {len(train.queries)} train queries")
+        keep(fuse([columns[name] for name in names], method, options.top_k, "-".join((method, *names)), weight))
+    _publish(data, options)
+
+
+def _ranked(
+    data: BeirSet, options: Options, load: Callable[[str], QueryReranker], say: Say, keep: Callable[[Column], None]
+) -> dict[str, Column]:
+    """First stage, baselines and reranked columns by name; `keep` gets each as soon as it is finished."""
+    first = first_stage(data, options)
+    found = {first.name: first}
+    keep(first)
+    for text in options.baseline:
+        baseline = _retrieve(data, text, options)
+        found[baseline.name] = baseline
+        keep(baseline)
+    for model in options.models:
+        plan = _plan(model, options)
+        state = open_state(data, plan, options.out / "state", options.resume, say)
+        found[plan.column] = rerank_column(data, first, plan, state, partial(load, model), say)
+        keep(found[plan.column])
+    return found
+
+
+def first_stage(data: BeirSet, options: Options) -> Column:
+    """Candidates for each query, best first."""
+    if options.run is None:
+        return _retrieve(data, options.first, options)
+    decided = {"split": data.split, "limit": options.limit}
+    return run_column(data, _first_name(options, data.name), options.run, decided)
+
+
+def _retrieve(data: BeirSet, text: str, options: Options) -> Column:
+    depth, decided = max(options.top_k, MIN_DEPTH), {"split": data.split, "limit": options.limit}
+    if text == "bm25":
+        return bm25_column(data, depth, decided)
+    spec = _dense(text)
+    return dense_column(data, spec.column, spec.name, depth, options.out / "cache" / "dense", decided)
+
+
+def _dense(text: str) -> Spec:
+    spec = parse_spec(text)
+    if spec.kind != "dense":
+        raise InputError(f"cannot retrieve with {text!r}: expected bm25 or dense:PATH-OR-NAME")
+    return spec
+
+
+def _plan(model: str, options: Options) -> Reranking:
+    decides = options.model_dump(include={"top_k", "engine", "dtype", "instruction", "max_prompt_tokens"})
+    if parse_spec(model).is_service:
+        decides["api_fields"] = parse_fields(options.api_fields)
+    return Reranking(
+        column=parse_spec(model).column,
+        model=model,
+        top_k=options.top_k,
+        instruction=options.instruction,
+        max_prompt_tokens=options.max_prompt_tokens,
+        at_once=options.query_batch,
+        decides=decides,
+    )
+
+
+# --- what was asked --------------------------------------------------------------------------------------------------
+
+
+def _check(options: Options, dataset: str) -> None:
+    """Everything that can be wrong with the words, before anything is computed."""
+    names = [
+        _first_name(options, dataset),
+        *("bm25" if text == "bm25" else _dense(text).column for text in options.baseline),
+    ]
+    names += [parse_spec(model).column for model in options.models]
+    for name in names:
+        if names.count(name) > 1:
             raise InputError(f"column {name!r} is taken: rename one of the models or give it another --out")
-        columns[name] = model
-    return columns
+    for text in options.fuse:
+        method, fused = parse_fusion(text)
+        if strange := [name for name in fused if name not in names]:
+            raise InputError(f"--fuse {text!r}: no column {strange[0]!r}: this run has {', '.join(names)}")
+        if method != "rrf" and options.run is not None:
+            raise InputError(f"--fuse {text!r}: a run file has no train queries to fit a weight on: use rrf")
+        if method != "rrf" and options.split == "train":
+            raise InputError(f"--fuse {text!r}: the weight is fitted on train and cannot be measured there: use rrf")
+    for text in options.price:
+        if (column := beir_report.price(text)[0]) not in names:
+            raise InputError(f"--price {text!r}: no column {column!r}: this run has {', '.join(names)}")
+    parse_fields(options.api_fields)
+
+
+def _first_name(options: Options, dataset: str) -> str:
+    if options.run is not None:
+        return options.run.stem.removeprefix(f"{dataset}.")
+    return "bm25" if options.first == "bm25" else _dense(options.first).column
 
 
 def _datasets(options: Options) -> tuple[str, ...]:
@@ -139,110 +244,14 @@ def _limited(data: BeirSet, limit: int | None) -> BeirSet:
     return replace(data, queries={q: data.queries[q] for q in kept}, qrels={q: data.qrels[q] for q in kept})
 
 
-# --- first stage -----------------------------------------------------------------------------------------------------
-
-
-def first_stage(data: BeirSet, options: Options) -> Column:
-    """Candidates for each query, best first: BM25 over title and text, or what `--run` says."""
-    start = time.perf_counter()
-    name, depth = _first_name(options, data.name), max(options.top_k, MIN_DEPTH)
-    decided: dict[str, Any] = {"split": data.split, "limit": options.limit}
-    if options.run is None:
-        from prism.evaluation.bm25 import Bm25
-
-        ids = list(data.corpus)
-        found = Bm25(map(data.text, ids), k1=0.9, b=0.4).search(list(data.queries.values()), depth)
-        run = {q: [ids[position] for position, _ in hits] for q, hits in zip(data.queries, found, strict=True)}
-        return Column(name, run, time.perf_counter() - start, {}, {**decided, "k1": 0.9, "b": 0.4, "depth": depth})
-    given = ranking.read_run(options.run)
-    run = {query: given.get(query, []) for query in data.queries}
-    strange = next((d for ranked in run.values() for d in ranked if d not in data.corpus), None)
-    if strange is not None or not any(run.values()):
-        what = f"document {strange!r}" if strange is not None else f"query {next(iter(given))!r}"
-        raise DataError(f"{options.run}: {what} is not in {data.name} {data.split}: is the run of another data set?")
-    return Column(name, run, time.perf_counter() - start, {}, {**decided, "run": shown(options.run)})
-
-
-def _first_name(options: Options, dataset: str) -> str:
-    return "bm25" if options.run is None else options.run.stem.removeprefix(f"{dataset}.")
-
-
-# --- reranking -------------------------------------------------------------------------------------------------------
-
-
-def rerank_column(
-    data: BeirSet,
-    first: Column,
-    column: str,
-    model: str,
-    options: Options,
-    load: Callable[[str], QueryReranker],
-    say: Say,
-) -> Column:
-    """The candidates with their first `top_k` reranked, as far as the state file does not have them already."""
-    state = open_state(data, column, model, options, say)
-    kept = state.read()
-    tasks = (_task(data, query, ranked, options.top_k) for query, ranked in first.run.items() if ranked)
-    finished = {task.id: kept[task.id] for task in tasks if task.id in kept and kept[task.id].digest == task.digest()}
-    todo = [query for query, ranked in first.run.items() if ranked and query not in finished]
-    if finished:
-        say(f"{data.name} {column}: {len(finished)} queries were finished before, {len(todo)} to go")
-    if todo:
-        work = (_task(data, query, first.run[query], options.top_k) for query in todo)
-        settings: dict[str, Any] = options.model_dump(include={"instruction", "max_prompt_tokens"})
-        with _progress() as progress:
-            bar = progress.add_task(f"{data.name} {column}", completed=len(finished), total=len(finished) + len(todo))
-            for done in ranking.rerank(work, load(model), **settings, at_once=options.query_batch):
-                state.append(done)
-                finished[done.id] = done
-                progress.advance(bar)
-    failures = Counter(reason for done in finished.values() for reason in done.failures.values())
-    decided = {**first.options, "candidates": first.name, "model": shown(model), **_decides(options)}
-    seconds = sum(done.seconds for done in finished.values())
-    return Column(column, ranking.put_on_top(first.run, finished), seconds, failures, decided)
-
-
-def _task(data: BeirSet, query: str, ranked: Sequence[str], top_k: int) -> ranking.Task:
-    documents = tuple(data.document(id_) for id_ in ranked[:top_k])
-    return ranking.Task(id=query, query=data.queries[query], documents=documents)
-
-
-def open_state(data: BeirSet, column: str, model: str, options: Options, say: Say) -> ranking.State:
-    """The state file; its name hashes whatever decides scores, except the texts: those are in each line's digest."""
-    decides = json.dumps([prism.__version__, _identity(model), data.name, data.split, _decides(options)])
-    key = hashlib.sha256(decides.encode()).hexdigest()[:12]
-    path = options.out / "state" / f"{data.name}.{column}.{key}.jsonl"
-    if not options.resume:
-        path.unlink(missing_ok=True)
-    elif not path.exists() and any(path.parent.glob(f"{data.name}.{column}.*.jsonl")):
-        say(f"{data.name} {column}: the model or the options differ from earlier runs, whose state is not used")
-    return ranking.State(path, say)
-
-
-def _decides(options: Options) -> dict[str, Any]:
-    return options.model_dump(include={"top_k", "engine", "dtype", "instruction", "max_prompt_tokens"})
-
-
-def _identity(model: str) -> object:
-    """What tells one state of a model from another: its files with size and time of change, or its name on the hub."""
-    folder = Path(prism.__file__).parent / "nano" if model == "nano" else Path(model)
-    files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
-    return [(str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns) for path, stat in files] or model
-
-
-def _progress() -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True))
-
-
 # --- report ----------------------------------------------------------------------------------------------------------
 
 
 def record(data: BeirSet, column: Column, options: Options, say: Say) -> None:
-    """Write the column's run and put its measures into the report, next to what is there already."""
+    """Write the column's run and put its measures into report.json, next to what is there already."""
     names = list(dict.fromkeys((*ranking.MEASURES, f"Recall@{options.top_k}")))
     measures = {name: round(value, 6) for name, value in ranking.measure(data.qrels, column.run, names).items()}
-    ranking.write_run(options.out / f"{data.name}.{column.name}.run", column.run, tag=column.name)
+    ranking.write_run(_run_file(options, data.name, column.name), column.run, tag=column.name)
     report = _read_report(options.out / "report.json")
     known = report["meta"].get(data.name, {}).get(column.name)
     meta = _meta(data, column, options)
@@ -250,8 +259,7 @@ def record(data: BeirSet, column: Column, options: Options, say: Say) -> None:
         say(f"{data.name} {column.name}: replaces the column of an earlier run with other options")
     report["datasets"].setdefault(data.name, {})[column.name] = measures
     report["meta"].setdefault(data.name, {})[column.name] = meta
-    _write(options.out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    _write(options.out / "report.md", "\n".join(markdown(report)) + "\n")
+    write_whole(options.out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     figures = ", ".join(f"{name} {measures[name]:.4f}" for name in ("nDCG@10", f"Recall@{options.top_k}", "MRR@10"))
     say(f"{data.name} {column.name}: {figures}")
     if column.failures:
@@ -259,136 +267,127 @@ def record(data: BeirSet, column: Column, options: Options, say: Say) -> None:
         say(f"{data.name} {column.name}: {total} documents could not be judged, most often: {reason}")
 
 
+def _run_file(options: Options, dataset: str, column: str) -> Path:
+    return options.out / f"{dataset}.{column}.run"
+
+
+def _publish(data: BeirSet, options: Options) -> None:
+    """Compare the columns that were measured on these queries, and write the report."""
+    report = _read_report(options.out / "report.json")
+    runs: dict[str, ranking.Run] = {}
+    for name, meta in report["meta"][data.name].items():
+        path, same = _run_file(options, data.name, name), {"split": data.split, "limit": options.limit}
+        if path.is_file() and same == {key: meta["options"].get(key) for key in same}:
+            runs[name] = ranking.read_run(path) if path.stat().st_size else {}
+    report["comparisons"][data.name] = beir_report.compare(data.qrels, runs)
+    beir_report.build(report, command(options), versions(*_DISTRIBUTIONS)).write(options.out, report)
+
+
 def _meta(data: BeirSet, column: Column, options: Options) -> dict[str, Any]:
-    return {
+    meta = {
         "command": command(options),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(column.seconds, 2),
+        **dict(percentiles(column.latencies)),
+        "tokens": column.tokens,
+        "requests": column.requests,
+        "usd": beir_report.dollars(options.price, column.name, column.tokens, column.requests),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "queries": len(data.qrels),
         "queries_without_candidates": sum(not column.run.get(query) for query in data.qrels),
         "failures": dict(sorted(column.failures.items())),
-        "options": dict(column.options),
-        "versions": dict(_versions()),
+        "options": plain(column.options),
+        "versions": versions(*_DISTRIBUTIONS),
     }
+    if "candidates" not in column.options:
+        meta["shuffled_ndcg10"] = round(shuffled_ndcg(data.qrels, column.run, options.top_k), 6)
+    return meta
 
 
 def command(options: Options) -> str:
     """The command that makes this report again, with no path of this machine in it."""
     words = ["python", "eval/beir_qa.py"]
     for model in options.models or ("none",):
-        words += ["--model", shown(model)]
+        words += ["--model", _shown(model)]
     for name, value in options.model_dump(exclude_defaults=True, exclude={"models", "resume"}).items():
-        text = shown(value) if isinstance(value, Path) else ",".join(value) if name == "datasets" else str(value)
-        words += [f"--{name.replace('_', '-')}", text]
+        for text in _words(name, value):
+            words += [f"--{name.replace('_', '-')}", text]
     return shlex.join(words)
 
 
-def shown(path: str | Path) -> str:
-    """A path as given if relative, relative to here if near, else its last part."""
-    if not Path(path).is_absolute():
-        return str(path)
-    near = Path(path).is_relative_to(Path.cwd().parent) and Path.cwd().parent != Path(Path.cwd().anchor)
-    return os.path.relpath(path) if near else Path(path).name
+def _words(name: str, value: object) -> Sequence[str]:
+    if name == "datasets" and isinstance(value, tuple):
+        return [",".join(value)]
+    if isinstance(value, tuple):
+        return [_shown(text) for text in value]
+    return [shown(value) if isinstance(value, Path) else _shown(str(value)) if name == "first" else str(value)]
 
 
-def _versions() -> Iterator[tuple[str, str]]:
-    yield "python", sys.version.split()[0]
-    yield "prism", prism.__version__
-    for name in ("bm25s", "ir-measures", "torch", "transformers"):
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue
+def _shown(model: str) -> str:
+    kind, colon, name = model.partition(":")
+    return f"{kind}:{shown(name)}" if colon and parse_spec(model).kind in ("cross-encoder", "dense") else shown(model)
 
 
 def _read_report(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        return {"datasets": {}, "meta": {}}
+        return {"datasets": {}, "meta": {}, "comparisons": {}}
     try:
         report = json.loads(path.read_bytes())
     except ValueError:
         report = None
     if not (isinstance(report, dict) and all(isinstance(report.get(part), dict) for part in ("datasets", "meta"))):
         raise DataError(f"{path}: not a report of this program: move it away, or choose another --out")
-    return report
-
-
-def _write(path: Path, text: str) -> None:
-    """All or nothing: a reader never sees half a report."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
-def markdown(report: Mapping[str, Any]) -> Iterator[str]:
-    """The report for people."""
-    sets: dict[str, dict[str, dict[str, float]]] = report["datasets"]
-    columns = list(dict.fromkeys(column for rows in sets.values() for column in rows))
-    yield from ("# BEIR: ranking", "", "nDCG@10; every query in the qrels counts.", "")
-    rows = {name: [_cell(measured.get(column, {}), "nDCG@10") for column in columns] for name, measured in sets.items()}
-    if len(sets) > 1:
-        rows["mean"] = [_mean([measured.get(column, {}) for measured in sets.values()]) for column in columns]
-    yield from _table("data set", columns, rows)
-    for name, measured in sets.items():
-        names = dict.fromkeys(measure for values in measured.values() for measure in values)
-        yield from ("", f"## {name}", "")
-        yield from _table("measure", list(measured), {n: [_cell(v, n) for v in measured.values()] for n in names})
-        yield ""
-        facts = {column: _facts(report["meta"][name][column]) for column in measured}
-        yield from _table("how", ["queries", "top k", "failed documents", "seconds", "date (UTC)", "command"], facts)
-
-
-def _table(corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join((corner, *columns))} |"
-    yield f"|{'---|' * (1 + len(columns))}"
-    for name, cells in rows.items():
-        yield f"| {' | '.join((name, *cells))} |"
-
-
-def _cell(values: Mapping[str, float], name: str) -> str:
-    return f"{values[name]:.4f}" if name in values else "–"
-
-
-def _mean(values: Sequence[Mapping[str, float]]) -> str:
-    """Over the data sets, unless one is missing."""
-    return f"{sum(v['nDCG@10'] for v in values) / len(values):.4f}" if all(values) else "–"
-
-
-def _facts(meta: Mapping[str, Any]) -> list[str]:
-    limit = meta["options"]["limit"]
-    queries = f"{meta['queries']} (first {limit} only)" if limit else str(meta["queries"])
-    failed = str(sum(meta["failures"].values()))
-    words = "`" + " ".join(meta["command"].split()).replace("|", "\\|") + "`"
-    return [queries, str(meta["options"].get("top_k", "–")), failed, str(meta["seconds"]), meta["date"][:16], words]
+    return {part: report.get(part, {}) for part in ("datasets", "meta", "comparisons")}
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+_HELP = """Rerank BEIR data sets and measure the result.
+
+Rerankers: nano, a folder or a hub name (Prism, by any engine); cross-encoder:NAME; dense:NAME; cohere:MODEL,
+jina:MODEL, voyage:MODEL (keys from COHERE_API_KEY, JINA_API_KEY, VOYAGE_API_KEY; MODEL@URL for another address).
+
+Example: --model nano --model cross-encoder:models/minilm --fuse rrf:bm25+nano --data ../shared/data/beir --top-k 20
+"""
 
 
-@app.command(help=__doc__.split("\n\n")[0] if __doc__ else None)
+@app.command(help=_HELP)
 def main(
-    model: Annotated[list[str] | None, Option(help="nano, folder or hub name; repeatable. none: BM25 only.")] = None,
+    model: Annotated[list[str] | None, Option(help="Reranker; repeatable. none: first stage only.")] = None,
     data: Annotated[Path | None, Option(help="Folder of BEIR sets, or one set. Default: mteb/* on the hub.")] = None,
     datasets: Annotated[list[str] | None, Option(help="Comma-separated. Default: all in --data, or BEIR-QA.")] = None,
     split: Annotated[str, Option(help="Which qrels.")] = "test",
-    run: Annotated[Path | None, Option(help="TREC run with the candidates, instead of BM25.")] = None,
+    first: Annotated[str, Option(help="First stage: bm25 or dense:NAME.")] = "bm25",
+    run: Annotated[Path | None, Option(help="TREC run with the candidates, instead of --first.")] = None,
+    baseline: Annotated[list[str] | None, Option(help="Also retrieve with bm25 or dense:NAME; repeatable.")] = None,
+    fuse: Annotated[list[str] | None, Option(help="rrf:A+B, minmax:A+B, zscore:A+B of columns; repeatable.")] = None,
+    tune_queries: Annotated[int, Option(min=2, help="Train queries to fit the weight of a fusion on.")] = 200,
     top_k: Annotated[int, Option(min=1, help="How many candidates to rerank.")] = 100,
     limit: Annotated[int | None, Option(min=1, help="Only the first N queries.")] = None,
-    engine: Annotated[str, Option(help="What runs the model.")] = "hf",
+    engine: Annotated[str, Option(help="What runs a Prism model.")] = "hf",
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Option(help="Precision of the model.")] = "auto",
     instruction: Annotated[str | None, Option(help="Instead of the checkpoint's own.")] = None,
     max_prompt_tokens: Annotated[int | None, Option(min=1, help="Where documents are cut.")] = None,
     query_batch: Annotated[int, Option(min=1, help="Queries under way at once.")] = 1,
-    resume: Annotated[bool, Option("--resume/--fresh", help="Go on with a stopped run, or start over.")] = True,
-    out: Annotated[Path, Option(help="Folder for report, runs and state.")] = Path("eval/results/beir_qa"),
+    api_fields: Annotated[str, Option(help="JSON object sent along with every request to a service.")] = "{}",
+    price: Annotated[list[str] | None, Option(help="COLUMN=DOLLARS/UNIT: search, ksearch, token, Mtoken.")] = None,
+    resume: Annotated[bool, Option("--resume/--fresh", help="Go on with a stopped run, or rank again.")] = True,
+    out: Annotated[Path, Option(help="Folder for report, runs, state and cache.")] = Path("eval/results/beir_qa"),
 ) -> None:
-    given = {name: value for name, value in locals().items() if name not in ("model", "datasets")}
+    lists = ("model", "datasets", "baseline", "fuse", "price")
+    given = {name: value for name, value in locals().items() if name not in (*lists, "lists")}
     names = tuple(name.strip() for name in ",".join(datasets or []).split(",") if name.strip())
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     try:
-        options = Options(models=tuple(m for m in model or [] if m != "none"), datasets=names, **given)
+        options = Options(
+            models=tuple(m for m in model or [] if m != "none"),
+            datasets=names,
+            baseline=tuple(baseline or ()),
+            fuse=tuple(fuse or ()),
+            price=tuple(price or ()),
+            **given,
+        )
         typer.echo(evaluate(options, console.print))
     except (PrismError, ModuleNotFoundError) as error:
         hint = "" if isinstance(error, PrismError) else ": pip install 'prism-reranker[eval]'"

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,8 +21,10 @@ import pytest
 from typer.testing import CliRunner
 
 from prism.errors import DataError, EngineError, InputError
+from prism.evaluation import reference
+from prism.evaluation.beir import BEIR_QA, load_beir
 from prism.evaluation.ranking import read_run
-from prism.types import Document, Judgment
+from prism.types import Document, Judgment, Usage
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "eval" / "beir_qa.py"
@@ -112,7 +115,15 @@ def test_report_by_hand(run: Go, tmp_path: Path) -> None:
     report, reranker, _ = run()
     # BM25 ranks the relevant document third: nDCG 1/log2(4) = 0.5, RR 1/3. The fake puts it first: everything 1.
     bm25, nano = report["datasets"]["tiny"]["bm25"], report["datasets"]["tiny"]["nano"]
-    third = {"nDCG@10": 0.5, "nDCG@5": 0.5, "nDCG@1": 0, "Recall@100": 1, "MRR@10": 0.333333, "MRR": 0.333333}
+    third = {
+        "nDCG@10": 0.5,
+        "nDCG@5": 0.5,
+        "nDCG@1": 0,
+        "nDCG": 0.5,
+        "Recall@100": 1,
+        "MRR@10": 0.333333,
+        "MRR": 0.333333,
+    }
     assert bm25 == {**third, "MAP": 0.333333, "P@1": 0}
     assert nano == dict.fromkeys(bm25, 1.0)
     assert read_run(tmp_path / "out" / "tiny.bm25.run")["q2"] == ["2c", "2b", "2a"]
@@ -188,12 +199,12 @@ def test_a_second_model_joins_the_report(run: Go, data: Path, tmp_path: Path) ->
         "wee": ["bm25", "other", "nano"],
     }
     lines = (tmp_path / "out" / "report.md").read_text().splitlines()
-    assert lines[4:9] == [
-        "| data set | bm25 | nano | other |",
-        "|---|---|---|---|",
-        "| tiny | 0.5000 | 1.0000 | 1.0000 |",
-        "| wee | 0.5000 | 1.0000 | 1.0000 |",
-        "| mean | 0.5000 | 1.0000 | 1.0000 |",
+    start = lines.index("| ranking | tiny | wee | mean |")
+    assert lines[start + 1 : start + 5] == [
+        "|---|---:|---:|---:|",
+        "| bm25 | 0.5000 | 0.5000 | 0.5000 |",
+        "| nano | **1.0000** | **1.0000** | **1.0000** |",
+        "| other | **1.0000** | **1.0000** | **1.0000** |",
     ]
     assert not any("replaces" in line for line in said)
     _, _, said = run(top_k=2, datasets=("wee",))
@@ -398,3 +409,156 @@ def test_scifact_as_published(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "report.json").read_text())["datasets"]["scifact"]["bm25"]
     assert figures["nDCG@10"] == pytest.approx(0.676, abs=0.005)  # BEIR's own BM25 (Anserini, flat): 0.679
     assert figures["Recall@100"] == pytest.approx(0.913, abs=0.005)
+
+
+# --- fusion, baselines, cost -----------------------------------------------------------------------------------------
+
+
+def with_train(data: Path) -> Path:
+    """The same judged pairs as train and test: enough to fit a weight on."""
+    qrels = data / "tiny" / "qrels"
+    (qrels / "train.tsv").write_text((qrels / "test.tsv").read_text())
+    return data
+
+
+def test_fusions_join_the_report(run: Go, data: Path, tmp_path: Path) -> None:
+    with_train(data)
+    report, reranker, said = run(fuse=("rrf:bm25+nano", "minmax:bm25+nano"), tune_queries=2)
+    columns = report["datasets"]["tiny"]
+    assert list(columns) == ["bm25", "nano", "rrf-bm25-nano", "minmax-bm25-nano"]
+    # bm25: c, b, a; nano: a, b, c (b and c tie, so by id). rrf: a 1/63 + 1/61, b 2/62, c 1/61 + 1/63: a and c tie
+    # above b, since 1/61 + 1/63 > 2/62; a goes first by its id.
+    assert read_run(tmp_path / "out" / "tiny.rrf-bm25-nano.run")["q0"] == ["0a", "0c", "0b"]
+    # minmax: bm25 gives c 1, a 0; nano gives a 1, c 0. Up to a half on bm25 `a` is first (at a half by its id).
+    weight = report["meta"]["tiny"]["minmax-bm25-nano"]["options"]["weight"]
+    assert weight == 0.5
+    assert columns["minmax-bm25-nano"]["nDCG@10"] == 1
+    assert f"tiny minmax:bm25+nano: weight {weight:.2f} on bm25, from 2 train queries" in said
+    assert len(reranker.calls) == 4 + 2  # the train queries are ranked once for all fusions
+
+
+def test_wrong_fusions_and_prices_are_refused_before_anything_runs(run: Go, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.dense.run"
+    path.write_text("q0 Q0 0b 1 9 x\n")
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"fuse": ("rrf:bm25+other",)}, "no column 'other': this run has bm25, nano"),
+        ({"fuse": ("sum:bm25+nano",)}, "expected rrf:A"),
+        ({"fuse": ("minmax:dense+nano",), "run": path, "datasets": ("tiny",)}, "a run file has no train queries"),
+        ({"fuse": ("minmax:bm25+nano",), "split": "train"}, "fitted on train"),
+        ({"price": ("other=1/search",)}, "no column 'other'"),
+        ({"price": ("nano=1/day",)}, "expected COLUMN=DOLLARS/UNIT"),
+        ({"price": ("nano=-1/token",)}, "expected COLUMN=DOLLARS/UNIT"),
+        ({"api_fields": "[]"}, "expected a JSON object"),
+        ({"first": "splade:x"}, "cannot retrieve with 'splade:x'"),
+        ({"baseline": ("bm25",)}, "column 'bm25' is taken"),
+    ]
+    for changes, message in cases:
+        reranker = FakeReranker()
+        with pytest.raises(InputError, match=re.escape(message)):
+            run(reranker=reranker, **changes)
+        assert reranker.calls == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_bm25_as_a_baseline_beside_a_run(run: Go, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.dense.run"
+    path.write_text("".join(f"q{i} Q0 {i}a 1 9 x\n" for i in range(4)))
+    report, _, _ = run(run=path, baseline=("bm25",), datasets=("tiny",), fuse=("rrf:dense+bm25",))
+    columns = report["datasets"]["tiny"]
+    assert list(columns) == ["dense", "bm25", "nano", "rrf-dense-bm25"]
+    assert [columns[name]["nDCG@10"] for name in ("dense", "bm25", "nano")] == [1, 0.5, 1]
+    # c: 1/61; b: 1/62; a: 1/61 + 1/63.
+    assert read_run(tmp_path / "out" / "tiny.rrf-dense-bm25.run")["q0"] == ["0a", "0c", "0b"]
+
+
+def test_dense_first_stage(tiny_checkpoint: Path, run: Go, tmp_path: Path) -> None:
+    """With a real model of random weights: every document is a candidate, and its vectors are kept."""
+    model = f"dense:{tiny_checkpoint}"
+    report, _, _ = run(first=model, fuse=(f"rrf:{tiny_checkpoint.name}+nano",))
+    assert list(report["datasets"]["tiny"])[:2] == [tiny_checkpoint.name, "nano"]
+    assert report["datasets"]["tiny"][tiny_checkpoint.name]["Recall@100"] == 1
+    assert report["meta"]["tiny"]["nano"]["options"]["candidates"] == tiny_checkpoint.name
+    [vectors] = (tmp_path / "out" / "cache" / "dense").iterdir()
+    assert vectors.stat().st_size == 12 * 64 * 4  # 12 documents, 64 numbers of 4 bytes
+    assert str(tiny_checkpoint.parent) not in (tmp_path / "out" / "report.html").read_text()
+
+
+class CountingReranker(FakeReranker):
+    """Also says what it read."""
+
+    def rerank(self, query: str, documents: Sequence[Document], **options: object) -> SimpleNamespace:
+        reply = super().rerank(query, documents, **options)
+        return SimpleNamespace(judgments=reply.judgments, usage=Usage(prompt_tokens=100, written_tokens=25), requests=1)
+
+
+def test_tokens_and_dollars(run: Go, tmp_path: Path) -> None:
+    report, _, _ = run(reranker=CountingReranker(), price=("nano=2/Mtoken",))
+    meta = report["meta"]["tiny"]["nano"]
+    assert (meta["tokens"], meta["requests"]) == (500, 4)  # four queries
+    assert meta["usd"] == pytest.approx(500 * 2 / 1e6)
+    assert meta["median_s"] <= meta["p95_s"]
+    assert meta["peak_mib"] > 0
+    assert run(price=("nano=2/ksearch",))[0]["meta"]["tiny"]["nano"]["usd"] == pytest.approx(4 * 2 / 1000)
+    assert run()[0]["meta"]["tiny"]["nano"]["usd"] is None
+    assert "| nano | 4 | 100 | 0 |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_report_says_what_is_not_comparable(run: Go, tmp_path: Path) -> None:
+    run(top_k=2)
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Not comparable with the published figures: bm25, nano" in text
+    assert "| Prism on Qwen3-Reranker-4B | 58.87 | published |" in text
+    report: dict[str, Any] = {"datasets": {}, "meta": {}}
+    for name in BEIR_QA:
+        options = {"candidates": "jina-embeddings-v3", "top_k": 100, "limit": None, "split": "test"}
+        report["datasets"][name] = {"x": {"nDCG@10": 0.5}}
+        report["meta"][name] = {"x": {"options": options}}
+    assert reference.differences(report, "x") == []
+    assert reference.mean_ndcg(report, "x") == pytest.approx(50)
+    report["meta"]["nq"]["x"]["options"] = {"candidates": "bm25", "top_k": 20, "limit": 5, "split": "dev"}
+    del report["datasets"]["fiqa"]["x"]
+    assert reference.differences(report, "x") == [
+        "1 of the nine sets are missing (fiqa)",
+        "its candidates are not those of jina-embeddings-v3 (bm25)",
+        "it reranked 20 candidates, not 100",
+        "only the first queries were measured",
+        "the split is not test",
+    ]
+
+
+def test_pairs_and_chance_are_in_the_report(run: Go, tmp_path: Path) -> None:
+    report, _, _ = run()
+    [pair] = report["comparisons"]["tiny"]["pairs"]
+    assert (pair["column"], pair["against"]) == ("nano", "bm25")
+    assert (pair["difference"], pair["interval"]) == (0.5, [0.5, 0.5])  # the same in every query
+    # One relevant document among three: (1 + 1/log2(3) + 1/2) / 3.
+    expected = (1 + 1 / math.log2(3) + 0.5) / 3
+    assert report["meta"]["tiny"]["bm25"]["shuffled_ndcg10"] == pytest.approx(expected, abs=1e-6)
+    assert "| nano − bm25 | 0.5000 | 0.5000 | 0.5000 |" in (tmp_path / "out" / "report.md").read_text()
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_columns_of_other_queries_are_not_compared(run: Go) -> None:
+    run()
+    report, _, _ = run(limit=3, models=("some/other",))
+    assert set(report["datasets"]["tiny"]) == {"bm25", "nano", "other"}
+    assert [(pair["column"], pair["against"]) for pair in report["comparisons"]["tiny"]["pairs"]] == [("other", "bm25")]
+
+
+def test_a_corpus_stays_on_disk(tmp_path: Path) -> None:
+    """Twenty megabytes of text; the loaded set holds ids and offsets only."""
+    folder = make_set(tmp_path / "big", queries=1)
+    with (folder / "corpus.jsonl").open("a") as file:
+        for i in range(4000):
+            file.write(json.dumps({"_id": f"x{i}", "title": "t", "text": f"{i} " + "word " * 1000}) + "\n")
+    tracemalloc.start()
+    data = load_beir("big", tmp_path)
+    texts = sum(len(data.text(id_)) for id_ in data.corpus)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert texts > 20_000_000
+    assert peak < 3_000_000
+    assert len(data.corpus) == 4003
+    assert list(data.corpus) == sorted(data.corpus)
+    assert data.corpus["x7"] == ("t", "7 " + "word " * 1000)
+    assert "x4000" not in data.corpus

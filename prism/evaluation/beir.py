@@ -3,11 +3,18 @@
 <set>/corpus.jsonl        {"_id", "title", "text"}      or  corpus/*.parquet
 <set>/queries.jsonl       {"_id", "text"}               or  queries/*.parquet
 <set>/qrels/<split>.tsv   query-id  corpus-id  score    or  .jsonl, TREC's 4 columns, parquet
+
+A corpus stays on disk: in memory are its ids and where each row begins (see `CorpusFile`).
 """
 
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+import weakref
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +65,47 @@ def load_beir(name: str, root: Path | None = None, split: str = "test") -> BeirS
             f"{folder}: {len(missing)} of {len(qrels)} queries in the {split} qrels have no text, first {missing[0]!r}:"
             " qrels and queries must come from the same download"
         )
-    corpus = {id_: (row.get("title") or "", row.get("text") or "") for id_, row in _rows_by_id(folder, "corpus", split)}
     queries = {query: str(texts[query]) for query in qrels}
-    return BeirSet(name=name, split=split, corpus=dict(sorted(corpus.items())), queries=queries, qrels=qrels)
+    corpus = CorpusFile(_rows_by_id(folder, "corpus", split))
+    return BeirSet(name=name, split=split, corpus=corpus, queries=queries, qrels=qrels)
+
+
+class CorpusFile(Mapping[str, tuple[str, str]]):
+    """Document id -> (title, text), in the order of ids, read from disk whenever asked for.
+
+    Rows are copied once into an unnamed temporary file. In memory stay the ids and 12 bytes a document, so millions
+    of documents fit whatever their length. Reading is safe from several threads.
+    """
+
+    def __init__(self, rows: Iterator[tuple[str, Mapping[str, Any]]]) -> None:
+        ids: list[str] = []
+        starts, sizes = array("q"), array("i")
+        with tempfile.TemporaryFile() as file:
+            for id_, row in rows:
+                line = json.dumps([row.get("title") or "", row.get("text") or ""], ensure_ascii=True).encode()
+                ids.append(id_)
+                starts.append(file.tell())
+                sizes.append(len(line))
+                file.write(line)
+            file.flush()
+            self._file = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._file)
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        self._ids = [ids[i] for i in order]
+        self._starts, self._sizes = array("q", (starts[i] for i in order)), array("i", (sizes[i] for i in order))
+
+    def __getitem__(self, id_: str) -> tuple[str, str]:
+        place = bisect_left(self._ids, id_)
+        if place == len(self._ids) or self._ids[place] != id_:
+            raise KeyError(id_)
+        title, text = json.loads(os.pread(self._file, self._sizes[place], self._starts[place]))
+        return title, text
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
 
 def local_sets(root: Path) -> list[str]:

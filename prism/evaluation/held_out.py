@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from scipy import stats
 
 from prism.data.records import read_examples
 from prism.errors import DataError
 from prism.evaluation.bm25 import Bm25
+from prism.evaluation.statistics import mean_interval
 from prism.types import Document, Example, Judgment, Outcome, Record
 
 
@@ -155,11 +155,8 @@ def _evidence_right(reranker: Judges, group: Group, result: Iterable[Judgment]) 
 def _ranks(ranks: Sequence[int]) -> Ranks:
     reciprocal = 1.0 / np.asarray(ranks, dtype=float)
     low = high = float(reciprocal.mean())
-    if len(ranks) > 1 and reciprocal.std() > 0:
-        interval = stats.bootstrap(
-            (reciprocal,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0)
-        ).confidence_interval
-        low, high = float(interval.low), float(interval.high)
+    if len(ranks) > 1:
+        low, high = mean_interval(reciprocal, samples=2000)
     return Ranks(
         groups=len(ranks),
         mrr=float(reciprocal.mean()),

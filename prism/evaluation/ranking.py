@@ -19,14 +19,14 @@ from typing import NamedTuple, Protocol
 from pydantic import Field
 
 from prism.errors import DataError, InputError
-from prism.types import Document, Judgment, Record
+from prism.types import Document, Judgment, Record, Usage
 
 Run = Mapping[str, Sequence[str]]
 """Query id -> document ids, best first."""
 Qrels = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> label; relevant from 1 on."""
 
-MEASURES = ("nDCG@10", "nDCG@5", "nDCG@1", "Recall@100", "MRR@10", "MRR", "MAP", "P@1")
+MEASURES = ("nDCG@10", "nDCG@5", "nDCG@1", "nDCG", "Recall@100", "MRR@10", "MRR", "MAP", "P@1")
 _TREC_NAMES = {"Recall": "R", "MRR": "RR", "MAP": "AP"}
 
 
@@ -99,6 +99,16 @@ def _descending(query: str, ranked: Sequence[str]) -> Iterator[tuple[str, float]
 
 def read_run(path: Path) -> dict[str, list[str]]:
     """A TREC run: `query Q0 document rank score tag`. The score decides, not the rank; ties break by document id."""
+    return {query: by_score(scores) for query, scores in read_scores(path).items()}
+
+
+def by_score(scores: Mapping[str, float]) -> list[str]:
+    """Documents, best first; ties break by document id."""
+    return sorted(scores, key=lambda document: (-scores[document], document))
+
+
+def read_scores(path: Path) -> dict[str, dict[str, float]]:
+    """The scores of a TREC run: query -> document -> score."""
     scores: dict[str, dict[str, float]] = {}
     for where, line in _lines(path):
         columns = line.split()
@@ -111,7 +121,7 @@ def read_run(path: Path) -> dict[str, list[str]]:
         ranked[document] = _score(text, where)
     if not scores:
         raise DataError(f"{path}: the run is empty: expected lines `query Q0 document rank score tag`")
-    return {q: sorted(ranked, key=lambda d, r=ranked: (-r[d], d)) for q, ranked in scores.items()}  # type: ignore[misc]
+    return scores
 
 
 def write_run(path: Path, run: Run, tag: str) -> None:
@@ -240,6 +250,10 @@ class Reranked(Record):
     failures: dict[str, str] = Field(default_factory=dict)
     """Document -> why it could not be judged."""
     seconds: float
+    tokens: int = 0
+    """Tokens paid for: read and written; 0 where the reranker does not say."""
+    requests: int = 0
+    """Billed requests of a rerank service (Cohere's search units); 0 for a model that runs here."""
 
 
 class State:
@@ -289,17 +303,17 @@ def rerank(
 
     def judge(task: Task) -> Reranked:
         start = time.perf_counter()
-        judgments: Sequence[Judgment] = ()
+        reply: Judgments | None = None
         if task.query.strip():  # a blank query is an error of the data set: its documents fail, the others go on
-            judgments = reranker.rerank(
+            reply = reranker.rerank(
                 task.query,
                 task.documents,
                 instruction=instruction,
                 top_n=None,
                 evidence=False,
                 max_prompt_tokens=max_prompt_tokens,
-            ).judgments
-        return _order(task, judgments, time.perf_counter() - start)
+            )
+        return _order(task, reply, time.perf_counter() - start)
 
     with ThreadPoolExecutor(max_workers=at_once) as pool:
         under_way: set[Future[Reranked]] = set()
@@ -314,24 +328,28 @@ def rerank(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _order(task: Task, judgments: Iterable[Judgment], seconds: float) -> Reranked:
+def _order(task: Task, reply: Judgments | None, seconds: float) -> Reranked:
     """By score; equal scores by document id, because the first stage's order must not leak into the model's figures."""
+    usage = getattr(reply, "usage", None)  # not every reranker counts
+    tokens = usage.prompt_tokens + usage.written_tokens if isinstance(usage, Usage) else 0
     ids = [str(document.id) for document in task.documents]
     scores: dict[str, float] = {}
     reasons = dict.fromkeys(ids, "not returned by the reranker" if task.query.strip() else "the query is blank")
-    for judgment in judgments:
+    for judgment in reply.judgments if reply else ():
         if judgment.score is not None and judgment.error is None and math.isfinite(judgment.score):
             scores[ids[judgment.index]] = judgment.score
         else:
             reasons[ids[judgment.index]] = judgment.error or f"its score is {judgment.score}"
-    order = sorted(scores, key=lambda id_: (-scores[id_], id_))
+    order = by_score(scores)
     failed = [id_ for id_ in ids if id_ not in scores]
     return Reranked(
         id=task.id,
         digest=task.digest(),
         ranked=(*((id_, scores[id_]) for id_ in order), *((id_, None) for id_ in failed)),
         failures={id_: reasons[id_] for id_ in failed},
-        seconds=round(seconds, 6),
+        seconds=round(getattr(reply, "seconds", seconds), 6),  # an answer kept from before has its own time
+        tokens=tokens,
+        requests=getattr(reply, "requests", 0),
     )
 
 

