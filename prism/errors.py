@@ -7,8 +7,10 @@ PrismError
 ├── CheckpointError    a checkpoint is missing, incomplete, unsafe or fails its self-test
 ├── RecipeError        a training recipe does not parse or contradicts itself
 ├── DataError          a data file is malformed; names the file and the line
+├── PanelError         a panel file is wrong, or does not fit the votes it would add to
 └── EngineError        the model could not compute what was asked
-    └── LabelMissing   a label's log-probability was not returned: never replaced by a guess
+    ├── LabelMissing   a label's log-probability was not returned: never replaced by a guess
+    └── ChatError      an LLM behind an API gave no usable answer; its kinds are in prism.labeling.chat
 
 Each message says what was got, what was expected and what to do next, in one line.
 """
@@ -44,9 +46,17 @@ class DataError(PrismError):
     """A data file is malformed."""
 
 
+class PanelError(PrismError):
+    """A panel is wrong."""
+
+
 class EngineError(PrismError):
     """An engine failed."""
 
 
 class LabelMissing(EngineError):
     """A label's log-probability is absent from the engine's answer."""
+
+
+class ChatError(EngineError):
+    """An LLM behind an API gave no usable answer."""

@@ -3,11 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from prism.errors import InputError
 from prism.types import Document, clean
 
 _FIELDS = frozenset(Document.model_fields)
+
+OnLongDocument = Literal["truncate", "window"]
+
+
+class Options(TypedDict, total=False):
+    """What `Reranker.rerank`, `arerank` and `astream` take besides query and documents."""
+
+    instruction: str | None
+    top_n: int | None
+    threshold: float | None
+    evidence: bool
+    evidence_tokens: int | None
+    evidence_top_n: int | None
+    evidence_threshold: float | None
+    check: bool
+    max_prompt_tokens: int | None
+    max_document_tokens: int | None
+    max_total_tokens: int | None
+    on_long_document: OnLongDocument
+
+
+class Call(NamedTuple):
+    """`Options`, read."""
+
+    instruction: str | None
+    top_n: int | None
+    threshold: float
+    evidence: bool
+    evidence_tokens: int | None
+    evidence_top_n: int | None
+    evidence_threshold: float
+    check: bool
+    max_prompt_tokens: int | None
+    max_document_tokens: int | None
+    max_total_tokens: int | None
+    on_long_document: OnLongDocument
+
+
+def read_options(default_threshold: float, options: Mapping[str, Any]) -> Call:
+    """Raises InputError naming the option that is wrong, TypeError for an option there is not."""
+    if unknown := sorted(set(options) - set(Call._fields)):
+        raise TypeError(f"no option {unknown[0]!r}: expected {', '.join(Call._fields)}")
+    instruction, on_long = options.get("instruction"), options.get("on_long_document", "truncate")
+    if on_long not in get_args(OnLongDocument):
+        raise InputError(f"on_long_document must be 'truncate' or 'window', got {str(on_long)[:40]!r}")
+    threshold = _fraction_or(default_threshold, "threshold", options)
+    return Call(
+        instruction=None if instruction is None else read_text("instruction", instruction),
+        top_n=_count_or_none("top_n", options),
+        threshold=threshold,
+        evidence=bool(options.get("evidence", True)),
+        evidence_tokens=_count_or_none("evidence_tokens", options, least=0),
+        evidence_top_n=_count_or_none("evidence_top_n", options, least=0),
+        evidence_threshold=max(threshold, _fraction_or(threshold, "evidence_threshold", options)),
+        check=bool(options.get("check", True)),
+        max_prompt_tokens=_count_or_none("max_prompt_tokens", options),
+        max_document_tokens=_count_or_none("max_document_tokens", options),
+        max_total_tokens=_count_or_none("max_total_tokens", options),
+        on_long_document=on_long,
+    )
+
+
+def _count_or_none(name: str, options: Mapping[str, Any], least: int = 1) -> int | None:
+    value = options.get(name)
+    return None if value is None else read_count(name, value, least)
+
+
+def _fraction_or(default: float, name: str, options: Mapping[str, Any]) -> float:
+    value = options.get(name)
+    return default if value is None else read_fraction(name, value)
 
 
 def read_documents(documents: object) -> tuple[list[Document], list[str]]:

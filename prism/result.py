@@ -44,6 +44,9 @@ class RerankResult(Record):
     judgments: tuple[Judgment, ...]
     usage: Usage
     """Tokens of all documents sent, returned or not."""
+    answerable: float | None = None
+    """Calibrated probability that the best document answers: at least so probable is it that any does. None without a
+    calibration (`prism calibrate`) or without a document that could be judged."""
     warnings: tuple[str, ...] = ()
     _count: CountTokens | None = PrivateAttr(default=None)
 
@@ -105,6 +108,32 @@ class RerankResult(Record):
 
     def _repr_html_(self) -> str:
         return _html(self.query, self.judgments)
+
+
+# --- while a call is under way ---------------------------------------------------------------------------------------
+
+
+class Ranked(Record):
+    """All documents are scored, nothing is written yet."""
+
+    result: RerankResult
+
+
+class Contributed(Record):
+    """What one document contributes; its evidence is still being written."""
+
+    index: int
+    contribution: str
+
+
+class Judged(Record):
+    """One document's judgment is final, evidence and checks included."""
+
+    judgment: Judgment
+
+
+Event = Ranked | Contributed | Judged | RerankResult
+"""What `Reranker.astream` yields: one `Ranked`, then what is written as it is written, last the whole result."""
 
 
 def printable(text: str) -> str:

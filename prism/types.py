@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -117,6 +119,14 @@ class Truncation(Record):
     total_chars: int
 
 
+class WindowScore(Record):
+    """How one window `[start, end)` of a long document scored."""
+
+    start: int
+    end: int
+    score: float
+
+
 class Usage(Record):
     """Tokens paid for."""
 
@@ -150,6 +160,8 @@ class Judgment(Record):
     check: EvidenceCheck | None = None
     truncation: Truncation | None = None
     """None when the model read the whole document."""
+    windows: tuple[WindowScore, ...] = ()
+    """What a document that was read in several windows scored in each; `score` is the best."""
     error: str | None = None
     """Why this document could not be judged; the other documents are unaffected."""
     usage: Usage = Usage()
@@ -176,6 +188,15 @@ class Vote(Record):
     label: int | None
     """None when the juror refused or could not be parsed; then `failure` says why."""
     failure: str | None = None
+    rubric: str | None = None
+    """Name and hash of the question asked, `name@hash`; None where it is not known (labels from elsewhere)."""
+    score: float | None = None
+    """A local model's score, from which its label was read."""
+    answer: str | None = None
+    """What the juror wrote."""
+    usage: Usage = Usage()
+    cost_usd: Decimal = Decimal(0)
+    created_at: datetime | None = None
 
 
 class Example(Record):
@@ -194,6 +215,10 @@ class Example(Record):
     verdict: Verdict
     contribution: str | None = None
     evidence: str | None = None
+    votes: dict[str, int | None] | None = None
+    """Juror -> label; None where that juror failed."""
+    vote_share: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Share of the votes cast that are yes."""
     losses: tuple[Literal["distill", "sft"], ...] = ("distill", "sft")
     """Which losses this record feeds; `distill` needs `teacher_score`."""
 

@@ -238,14 +238,13 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_serve_warns_before_it_is_reachable(monkeypatch: pytest.MonkeyPatch, tiny: list[str]) -> None:
-    import uvicorn
-
     served: list[Any] = []
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: served.append(options))
+    monkeypatch.setattr("prism.serving.run.run", lambda app, **options: served.append(options))
     result = run("serve", "--host", "0.0.0.0", "--port", "1234", *tiny)
-    assert "no authentication" in result.stderr
+    assert "no API key" in result.stderr
     assert run("serve", *tiny).stderr == ""
-    assert served == [{"host": "0.0.0.0", "port": 1234}, {"host": "127.0.0.1", "port": 8000}]
+    addresses = [(options["host"], options["port"]) for options in served]
+    assert addresses == [("0.0.0.0", 1234), ("127.0.0.1", 8000)]
     assert [cli._is_loopback(host) for host in ("localhost", "127.0.0.2", "::1", "10.0.0.1", "::")] == [True] * 3 + [
         False
     ] * 2

@@ -2,52 +2,25 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fakes import TEXT_TOKENS, FakeEngine
+from http_endpoint import Server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prism.engines.hf import HfEngine
 from prism.errors import EngineError, LabelMissing
 from prism.reranker import Reranker
-from prism.serving.app import create_app
 from prism.template import PRISM, Template
 
 QUERY = "when does the harbour freeze?"
 GOOD = "p=0.9 The harbour froze in 1963. It rarely does."
 BAD = "p=0.2 Nothing to see. Move on."
-
-
-class Server:
-    """A real server on a free port, in a thread."""
-
-    def __init__(self, reranker: Reranker, **limits: int) -> None:
-        config = uvicorn.Config(create_app(reranker, **limits), log_level="warning", lifespan="on", ws="none")
-        self._server = uvicorn.Server(config)
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-
-    def __enter__(self) -> httpx.Client:
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
-        self._client = httpx.Client(base_url=self.url, timeout=30)
-        return self._client
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +117,7 @@ def test_what_is_not_heeded_is_said(client: httpx.Client) -> None:
     assert (body["model"], body["results"][0]["id"]) == ("fake", "7")
     assert body["meta"]["warnings"] == [
         "answered by 'fake': there is no model 'rerank-v9' here",
-        "ignored fields: priority, top_k, truncation",
+        "ignored fields: priority",
         "ignored document fields: url",
     ]
     assert post(client, model="fake").json()["meta"]["warnings"] == []

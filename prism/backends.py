@@ -1,0 +1,94 @@
+"""Which engine a reranker gets, and what each takes from a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from prism.checkpoint import Checkpoint, Dtype
+from prism.engines.base import Engine
+from prism.errors import EngineError, InputError
+from prism.template import Template
+
+EngineName = Literal["hf", "vllm", "openai"]
+KEY_NAME = "PRISM_ENGINE_API_KEY"
+"""Environment variable with the key of remote servers; no other is read, for a key is not sent to another service."""
+
+
+def open_engine(
+    name: EngineName,
+    checkpoint: Checkpoint,
+    *,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    base_url: str | Sequence[str] | None = None,
+    served_model: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Engine:
+    """An engine for a checkpoint: `hf` in this process, `vllm` in processes of its own, `openai` on other machines.
+
+    `base_url` (one or several, up to `/v1`) and `served_model` belong to `openai`, `device` to `hf`, `dtype` to both
+    local engines. `options`: keyword arguments of the engine's own class.
+    Raises InputError when they do not fit together, EngineError or CheckpointError when the engine does not start.
+    """
+    if name not in get_args(EngineName):
+        raise InputError(f"no engine {name!r}: expected {', '.join(get_args(EngineName))}")
+    urls = [base_url] if isinstance(base_url, str) else list(base_url or ())
+    if (name == "openai") != bool(urls):
+        raise InputError("base_url belongs to engine 'openai', and 'openai' needs at least one: http://host:8001/v1")
+    if name == "openai":
+        return _openai(checkpoint, urls, served_model, options or {})
+    if name == "vllm":
+        return _vllm(checkpoint, dtype, options or {})
+    return _hf(checkpoint.template, checkpoint.load_model(dtype=dtype, device=device), options or {})
+
+
+def _hf(template: Template, model: Any, options: Mapping[str, Any]) -> Engine:
+    from prism.engines.hf import HfEngine
+
+    pad_id = template.tokenizer.pad_token_id
+    return HfEngine(
+        model,
+        label_ids=template.label_ids,
+        stop_ids=template.stop_ids,
+        stop_strings=template.stop_strings,
+        pad_id=min(template.stop_ids) if pad_id is None else pad_id,
+        decode=template.decode,
+        **options,
+    )
+
+
+def _vllm(checkpoint: Checkpoint, dtype: Dtype, options: Mapping[str, Any]) -> Engine:
+    from importlib.util import find_spec
+
+    from prism.engines.vllm import VllmEngine
+
+    if find_spec("vllm") is None:
+        raise EngineError('engine vllm needs vLLM: pip install "prism-reranker[vllm]" (on a CPU, see serve/README.md)')
+    template = checkpoint.template
+    return VllmEngine(
+        checkpoint.path,
+        label_ids=template.label_ids,
+        stop_ids=template.stop_ids,
+        stop_strings=template.stop_strings,
+        dtype=dtype,
+        **options,
+    )
+
+
+def _openai(checkpoint: Checkpoint, urls: Sequence[str], model: str | None, options: Mapping[str, Any]) -> Engine:
+    from prism.engines.openai import OpenAIEngine
+
+    template = checkpoint.template
+    return OpenAIEngine(
+        urls,
+        label_ids=template.label_ids,
+        label_texts=(template.spec.yes, template.spec.no),
+        stop_ids=template.stop_ids,
+        stop_strings=template.stop_strings,
+        model=model,
+        api_key=os.environ.get(KEY_NAME),
+        context=checkpoint.context_tokens,
+        **options,
+    )

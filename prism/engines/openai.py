@@ -1,0 +1,312 @@
+"""The remote engine: any server with `/v1/completions` over token ids. Prism grows past one machine here.
+
+Prompts are rendered and tokenized here and travel as ids, so the template of the local checkpoint directory applies
+whatever the server would do with text. What is asked beyond the OpenAI API, and what a server must have of it:
+
+- vLLM: everything (`logprob_token_ids`, `return_token_ids`, `include_stop_str_in_output`).
+- SGLang: the most likely `TOP` tokens instead of two chosen ones, so a label below rank 20 raises LabelMissing.
+- llama.cpp: likewise; and no cut at stop strings that keeps them, so texts are cut here, a token or two later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+import httpx
+
+from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
+from prism.engines.loop import LoopThread
+from prism.engines.replicas import PROBE_S, Replica, Replicas
+from prism.errors import DocumentError, EngineError, InputError, LabelMissing
+
+TOP = 20
+"""How many of the most likely tokens are asked for where labels cannot be named; vLLM's own limit."""
+_PROMPTS_A_REQUEST = 16
+_REQUESTS_AT_ONCE = 8
+"""Scoring requests of one call that are under way per server: a call of thousands does not bury a small one."""
+_WRITES_AT_ONCE = 64
+_KEEPS_STOP_STRINGS = {"vllm": "include_stop_str_in_output", "sglang": "no_stop_trim"}
+"""The field that makes a server leave the stop string in the text, by who made the server."""
+
+
+class OpenAIEngine:
+    """Scores and writes through one or several servers of the same model."""
+
+    def __init__(
+        self,
+        base_urls: Sequence[str],
+        *,
+        label_ids: tuple[int, int],
+        label_texts: tuple[str, str],
+        stop_ids: Collection[int],
+        stop_strings: Collection[str],
+        model: str | None = None,
+        api_key: str | None = None,
+        context: int | None = None,
+        timeout_s: float = 120.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+        probe_s: float = PROBE_S,
+    ) -> None:
+        """Asks every server for its model; at least one must answer.
+
+        `base_urls`: up to and including `/v1`. `label_ids`, `label_texts`: (yes, no) as tokens and as the server spells
+        them. `model`: the served name; None: the first each server lists. `context`: tokens the model reads, if known;
+        what a server says is shorter wins. `timeout_s`: longest silence of a server before another is asked;
+        `probe_s`: how often a dead one is asked whether it lives again.
+        Raises EngineError when no server answers or one serves another model, InputError for a malformed address.
+        """
+        self._label_ids = label_ids
+        self._label_texts = label_texts
+        self._stop_ids = frozenset(stop_ids)
+        self._stop_strings = tuple(stop_strings)
+        self._context = context or math.inf
+        self._loop = LoopThread("prism-openai")
+        self._replicas = Replicas(
+            base_urls, model=model, api_key=api_key, timeout_s=timeout_s, transport=transport, probe_s=probe_s
+        )
+        try:
+            self._loop.run_blocking(self._replicas.start)
+        except BaseException:
+            self._loop.run_blocking(self._replicas.aclose)
+            self._loop.close()
+            raise
+
+    # -- the protocol
+
+    async def score(self, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
+        """See `Engine.score`. Prompts go out in small requests, each to the server with the least to do."""
+        return await self._loop.run(partial(self._score, [list(ids) for ids in prompts]))
+
+    async def write(self, requests: Sequence[WriteRequest]) -> AsyncIterator[WritePiece]:
+        """See `Engine.write`. A server that dies in the middle of a text is replaced by another, which goes on."""
+        for index, request in enumerate(requests):
+            if not request.ids:
+                raise InputError(f"write request {index} has an empty prompt; render it with the template first")
+        async for piece in self._loop.stream(partial(self._write, list(requests))):
+            yield piece
+
+    async def aclose(self) -> None:
+        """Close the connections. Calling twice is harmless."""
+        if not self._loop.closed:
+            await self._loop.run(self._replicas.aclose)
+            await asyncio.to_thread(self._loop.close)
+
+    # -- scoring, on the engine's own loop
+
+    async def _score(self, prompts: list[list[int]]) -> ScoreOutput:
+        answers: list[LabelLogits | DocumentError | None] = [self._problem(ids) for ids in prompts]
+        fitting = [index for index, problem in enumerate(answers) if problem is None]
+        batches = [fitting[at : at + _PROMPTS_A_REQUEST] for at in range(0, len(fitting), _PROMPTS_A_REQUEST)]
+        room = asyncio.Semaphore(_REQUESTS_AT_ONCE * len(self._replicas))
+        cached = 0
+        async with _Jobs() as jobs:
+            tasks = [jobs.start(self._score_batch([prompts[index] for index in batch], room)) for batch in batches]
+            for batch, task in zip(batches, tasks, strict=True):
+                labels, reused = await task
+                cached += reused
+                for index, answer in zip(batch, labels, strict=True):
+                    answers[index] = answer
+        return ScoreOutput([answer for answer in answers if answer is not None], cached)
+
+    async def _score_batch(self, prompts: list[list[int]], room: asyncio.Semaphore) -> tuple[list[LabelLogits], int]:
+        body = {
+            "prompt": prompts,
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "logprobs": TOP,
+            "logprob_token_ids": list(self._label_ids),
+            "return_tokens_as_token_ids": True,
+        }
+        async with room:
+            answer = await self._replicas.post(body, weight=len(prompts))
+        choices = {choice.get("index"): choice for choice in _list_of_objects(answer, "choices")}
+        if set(choices) != set(range(len(prompts))):
+            raise EngineError(f"the server answered choices {sorted(map(str, choices))} for {len(prompts)} prompts")
+        return [self._read_labels(choices[index]) for index in range(len(prompts))], _cached_tokens(answer)
+
+    def _read_labels(self, choice: Mapping[str, Any]) -> LabelLogits:
+        returned = dict(_first_logprobs(choice.get("logprobs")))
+        values = []
+        for id_, text in zip(self._label_ids, self._label_texts, strict=True):
+            # by id where the server says ids; by text only where it says none
+            found = returned.get(f"token_id:{id_}", returned.get(id_, returned.get(text)))
+            if not isinstance(found, int | float):
+                raise LabelMissing(
+                    f"the server returned no log-probability of label {text!r} (token {id_}), only of"
+                    f" {len(returned)} other tokens: serve the checkpoint with vLLM, which returns chosen tokens"
+                )
+            if not math.isfinite(found):
+                raise EngineError(f"the server computed the log-probability {found} for label {text!r}; try float32")
+            values.append(float(found))
+        return LabelLogits(*values)
+
+    def _problem(self, ids: Sequence[int]) -> DocumentError | None:
+        context = min(self._context, self._replicas.context)
+        if not ids:
+            return DocumentError("the prompt is empty, expected at least one token; render it with the template first")
+        if len(ids) >= context:  # servers want room for the token they sample
+            return DocumentError(
+                f"the prompt has {len(ids)} tokens, the server reads at most {context - 1:.0f}; shorten the document"
+            )
+        return None
+
+    # -- writing, on the engine's own loop
+
+    async def _write(self, requests: list[WriteRequest]) -> AsyncIterator[WritePiece]:
+        pieces: asyncio.Queue[WritePiece | None] = asyncio.Queue()
+        room = asyncio.Semaphore(_WRITES_AT_ONCE)
+
+        async def one(index: int, request: WriteRequest) -> None:
+            async with room:
+                await self._write_one(index, request, pieces)
+
+        async def all_of_them() -> None:
+            async with _Jobs() as jobs:
+                await asyncio.gather(*(jobs.start(one(index, request)) for index, request in enumerate(requests)))
+
+        work = asyncio.create_task(all_of_them())
+        work.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+            await work
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def _write_one(self, index: int, request: WriteRequest, pieces: asyncio.Queue[WritePiece | None]) -> None:
+        text = _Writing(list(request.ids), request.max_tokens)
+        failed: set[Replica] = set()
+        while True:
+            limit = min(text.left, min(self._context, self._replicas.context) - len(text.ids))
+            if limit <= 0:
+                pieces.put_nowait(WritePiece(index, "", 0, "length"))
+                return
+            replica = self._replicas.choose(failed)
+            try:
+                async with aclosing(self._stream(replica, index, text, int(limit))) as written:
+                    async for piece in written:
+                        pieces.put_nowait(piece)
+                return
+            except ConnectionError as error:
+                failed.add(replica)
+                if text.shown and not text.resumable:
+                    raise EngineError(f"{error}; the text it had begun cannot be continued elsewhere") from error
+
+    async def _stream(self, replica: Replica, index: int, text: _Writing, limit: int) -> AsyncGenerator[WritePiece]:
+        """Pieces of one text from one server, up to the one that carries `finish`.
+
+        Raises ConnectionError when the server breaks off.
+        """
+        keeps = replica.owner in _KEEPS_STOP_STRINGS
+        body = {
+            "prompt": text.ids,
+            "max_tokens": limit,
+            "temperature": 0.0,
+            "stop_token_ids": sorted(self._stop_ids),
+            "skip_special_tokens": True,
+            "return_token_ids": True,
+        }
+        if keeps:
+            body |= {"stop": list(self._stop_strings), _KEEPS_STOP_STRINGS[replica.owner]: True}
+        async with aclosing(self._replicas.stream(replica, body)) as events:
+            async for event in events:
+                for choice in _list_of_objects(event, "choices", least=0):
+                    piece = text.read(index, choice, self._stop_ids, () if keeps else self._stop_strings)
+                    if piece.text or piece.tokens or piece.finish:
+                        yield piece
+                    if piece.finish:
+                        return
+        raise ConnectionError(f"{replica.url} ended a text without saying why")
+
+
+class _Writing:
+    """One text on its way: what was written so far, as ids where the server tells them."""
+
+    def __init__(self, ids: list[int], max_tokens: int) -> None:
+        self.ids = ids
+        self.left = max_tokens
+        self.resumable = True
+        self.shown = ""
+
+    def read(
+        self, index: int, choice: Mapping[str, Any], stop_ids: Collection[int], stop_strings: Sequence[str]
+    ) -> WritePiece:
+        """The piece in one streamed choice; `stop_strings` are looked for here."""
+        text = choice.get("text") or ""
+        token_ids = choice.get("token_ids")
+        finish = choice.get("finish_reason")
+        if not isinstance(text, str) or finish not in (None, "stop", "length"):
+            raise EngineError(f"the server ended a text with {str(finish)[:40]!r}, expected stop or length: try again")
+        if isinstance(token_ids, list):
+            written = [id_ for id_ in token_ids if id_ not in stop_ids]
+            tokens = len(written)
+            self.ids = self.ids + written
+        else:
+            tokens = 1 if text else 0  # servers that tell no ids send a token at a time
+            self.resumable = self.resumable and not text
+        self.left -= tokens
+        before = len(self.shown)
+        self.shown += text
+        for stop in stop_strings:
+            at = self.shown.find(stop, max(0, before - len(stop) + 1))
+            if at >= 0:
+                return WritePiece(index, self.shown[before : at + len(stop)], tokens, "stop")
+        return WritePiece(index, text, tokens, finish)
+
+
+class _Jobs:
+    """Tasks that end with the block that started them, whatever way it is left."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    def start(self, work: Any) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._tasks.append(task)
+        return task
+
+    async def __aenter__(self) -> _Jobs:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _first_logprobs(logprobs: Any) -> Iterator[tuple[str | int, Any]]:
+    """(token, log-probability) at the first written position, in the shapes servers use.
+
+    OpenAI, vLLM, SGLang: `top_logprobs` is a list of {text or `token_id:7`: value}; llama.cpp: `content` is a list of
+    {id, logprob, top_logprobs: [{id, logprob}]}.
+    """
+    if not isinstance(logprobs, Mapping):
+        return
+    top = logprobs.get("top_logprobs")
+    if isinstance(top, list) and top and isinstance(top[0], Mapping):
+        yield from top[0].items()
+    content = logprobs.get("content")
+    if isinstance(content, list) and content and isinstance(content[0], Mapping):
+        for entry in (content[0], *(content[0].get("top_logprobs") or [])):
+            yield entry.get("id", entry.get("token")), entry.get("logprob")
+
+
+def _list_of_objects(answer: Mapping[str, Any], name: str, least: int = 1) -> list[Mapping[str, Any]]:
+    found = answer.get(name)
+    if not isinstance(found, list) or len(found) < least or not all(isinstance(entry, Mapping) for entry in found):
+        raise EngineError(f"the server's answer has no {name}: is this an OpenAI-compatible /v1/completions?")
+    return found
+
+
+def _cached_tokens(answer: Mapping[str, Any]) -> int:
+    """What the server says it did not compute again; vLLM says so with `--enable-prompt-tokens-details`."""
+    usage = answer.get("usage")
+    details = usage.get("prompt_tokens_details") if isinstance(usage, Mapping) else None
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    return cached if isinstance(cached, int) else 0

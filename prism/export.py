@@ -1,0 +1,214 @@
+"""A checkpoint in the layouts of other tools. Each export carries the prompt, so it scores as Prism does.
+
+    merged                 one plain checkpoint: a LoRA adapter folded into its base, `prism.json` beside the weights
+    sentence-transformers  `CrossEncoder(path)` scores it; stays a causal language model
+    sequence-classification  `vllm serve path --chat-template path/score_template.jinja` answers /rerank and /score
+
+The two foreign layouts score only, and read the text of control tokens as control tokens: a document that contains
+`<|im_end|>` can end its turn there. Prism's own engines do not.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from prism.checkpoint import CONFIG_NAME, Checkpoint, Dtype
+from prism.errors import CheckpointError, InputError
+from prism.template import Template
+
+Layout = Literal["merged", "sentence-transformers", "sequence-classification"]
+ADAPTER = "adapter_config.json"
+SCORE_TEMPLATE = "score_template.jinja"
+_HEAD_ROWS = 1
+
+
+def export(
+    source: str | Path, target: Path, layout: Layout, *, template: str | None = None, dtype: Dtype = "auto"
+) -> Path:
+    """Write the checkpoint `source` (a directory, a hub id, nano, or a LoRA adapter's directory) to `target`.
+
+    `dtype`: of the written weights; auto keeps that of the source. Nothing is written over: `target` must be new or
+    empty. Raises CheckpointError when the source does not load, InputError when the target is taken.
+    """
+    if layout not in get_args(Layout):
+        raise InputError(f"no layout {layout!r}: expected {', '.join(get_args(Layout))}")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} exists and is not empty: choose another target, or remove it first")
+    checkpoint, model = _load(source, template, dtype)
+    working = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
+    _WRITERS[layout](working, checkpoint, model)
+    if target.exists():
+        target.rmdir()
+    working.rename(target)
+    return target
+
+
+def _load(source: str | Path, template: str | None, dtype: Dtype) -> tuple[Checkpoint, Any]:
+    """The checkpoint and its causal language model on the CPU, an adapter merged into it."""
+    import torch
+
+    chosen = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+    if (Path(source) / ADAPTER).is_file():
+        checkpoint, model = _merge(Path(source), template)
+    else:
+        checkpoint = Checkpoint.load(source, template=template)
+        stored = json.loads((checkpoint.path / "config.json").read_bytes())
+        name = stored.get("dtype") or stored.get("torch_dtype")
+        model = checkpoint.load_model("float32" if name == "float32" else "bfloat16", "cpu")
+    return checkpoint, model if chosen is None else model.to(chosen)
+
+
+def _merge(adapter: Path, template: str | None) -> tuple[Checkpoint, Any]:
+    """Merged in float32, where the sum of base and low-rank update loses nothing, then back to the base's dtype."""
+    from peft import PeftModel
+
+    base = json.loads((adapter / ADAPTER).read_bytes()).get("base_model_name_or_path")
+    if not base:
+        raise CheckpointError(f"{adapter / ADAPTER} names no base model: cannot merge it")
+    checkpoint = Checkpoint.load(base, template=template)
+    if (adapter / CONFIG_NAME).is_file():  # the adapter was trained with a prompt of its own
+        from prism.checkpoint import PrismConfig
+
+        config = PrismConfig.model_validate_json((adapter / CONFIG_NAME).read_bytes())
+        checkpoint = Checkpoint(
+            checkpoint.path, config, checkpoint.tokenizer, Template(config.template, checkpoint.tokenizer)
+        )
+    model = checkpoint.load_model("float32", "cpu")
+    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    import torch
+
+    return checkpoint, merged.to(torch.bfloat16)
+
+
+# --- the layouts -----------------------------------------------------------------------------------------------------
+
+
+def _write_merged(path: Path, checkpoint: Checkpoint, model: Any) -> None:
+    model.save_pretrained(path, safe_serialization=True)
+    checkpoint.tokenizer.save_pretrained(path)
+    _write_json(path / CONFIG_NAME, checkpoint.config.model_dump(mode="json"))
+    recipe = checkpoint.path / "recipe.yaml"
+    if recipe.is_file():
+        shutil.copyfile(recipe, path / recipe.name)
+
+
+def _write_sentence_transformers(path: Path, checkpoint: Checkpoint, model: Any) -> None:
+    """The files of sentence-transformers 6.2: a text-generation module, then the two labels' logits, then a sigmoid."""
+    _write_merged(path, checkpoint, model)
+    (path / "chat_template.jinja").write_text(chat_template(checkpoint.template), encoding="utf-8")
+    modules = (
+        ("base.modules.transformer.Transformer", ""),
+        ("cross_encoder.modules.logit_score.LogitScore", "1_LogitScore"),
+    )
+    _write_json(
+        path / "modules.json",
+        [
+            {"idx": index, "name": str(index), "path": folder, "type": f"sentence_transformers.{kind}"}
+            for index, (kind, folder) in enumerate(modules)
+        ],
+    )
+    _write_json(
+        path / "sentence_bert_config.json",
+        {
+            "transformer_task": "text-generation",
+            "modality_config": {
+                "text": {"method": "forward", "method_output_name": "logits"},
+                "message": {"method": "forward", "method_output_name": "logits", "format": "flat"},
+            },
+            "module_output_name": "causal_logits",
+        },
+    )
+    _write_json(
+        path / "config_sentence_transformers.json",
+        {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.activation.Sigmoid", "prompts": {}},
+    )
+    yes_id, no_id = checkpoint.template.label_ids
+    (path / "1_LogitScore").mkdir()
+    _write_json(
+        path / "1_LogitScore" / "config.json",
+        {"true_token_id": yes_id, "false_token_id": no_id, "module_input_name": "causal_logits"},
+    )
+
+
+def _write_sequence_classification(path: Path, checkpoint: Checkpoint, model: Any) -> None:
+    """One output row `w_yes - w_no`: its product with the last hidden state is l_yes - l_no, vLLM adds the sigmoid.
+
+    The head is written under the name every `...ForSequenceClassification` reads, `score.weight`: where a server does
+    not find it there, it starts from zeros and scores a constant 0.5.
+    """
+    from safetensors.torch import save_file
+
+    yes_id, no_id = checkpoint.template.label_ids
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise CheckpointError(f"{checkpoint.name} has a biased output layer, which this layout cannot carry")
+    rows = head.weight.detach().float()
+    score_1H = (rows[yes_id] - rows[no_id])[None].to(model.dtype)
+    weights = {
+        name: tensor.contiguous().clone()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith("lm_head.")
+    }
+    save_file({**weights, "score.weight": score_1H.contiguous()}, path / "model.safetensors", {"format": "pt"})
+    config = model.config.to_dict()
+    name = (config.get("architectures") or [type(model).__name__])[0]
+    config |= {
+        "architectures": [name.replace("ForCausalLM", "ForSequenceClassification")],
+        "num_labels": _HEAD_ROWS,
+        "id2label": {"0": "relevant"},
+        "label2id": {"relevant": 0},
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "pad_token_id": checkpoint.tokenizer.pad_token_id,
+    }
+    _write_json(path / "config.json", config)
+    checkpoint.tokenizer.save_pretrained(path)
+    written = chat_template(checkpoint.template)
+    for file in (SCORE_TEMPLATE, "chat_template.jinja"):
+        (path / file).write_text(written, encoding="utf-8")
+
+
+_WRITERS = {
+    "merged": _write_merged,
+    "sentence-transformers": _write_sentence_transformers,
+    "sequence-classification": _write_sequence_classification,
+}
+
+
+# --- the prompt ------------------------------------------------------------------------------------------------------
+
+
+def chat_template(template: Template) -> str:
+    """The prompt as a Jinja chat template with the roles `query` and `document`.
+
+    The instruction comes from a `system` message (sentence-transformers) or the variable `instruction` (vLLM), else it
+    is the template's default. All text stands inside expressions: Jinja drops a newline at the end of a template, and
+    the score is read right after one.
+    """
+    import re
+
+    spec = template.spec
+    lines = [
+        _set(role, f"messages | selectattr('role', 'eq', '{role}') | map(attribute='content') | first | default('')")
+        for role in ("query", "document")
+    ]
+    if template.takes_instruction:
+        said = "messages | selectattr('role', 'eq', 'system') | map(attribute='content') | first"
+        default = json.dumps(spec.default_instruction, ensure_ascii=False)
+        lines.append(_set("asked", f"{said} | default(instruction, true) | default({default}, true)"))
+    names = {"query": "query", "document": "document", "instruction": "asked"}
+    parts = re.split(r"\{(instruction|query|document)\}", spec.text)
+    shown = [names[part] if at % 2 else json.dumps(part, ensure_ascii=False) for at, part in enumerate(parts) if part]
+    return "".join(lines) + "{{- " + " ~ ".join(shown) + " -}}"
+
+
+def _set(name: str, expression: str) -> str:
+    return f"{{%- set {name} = {expression} -%}}"
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,92 @@
+"""One document on its way through a call: rendered, scored, ranked. Pure functions over frozen pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from prism.engines.base import LabelLogits
+from prism.errors import DocumentError
+from prism.inputs import OnLongDocument
+from prism.scoring import score
+from prism.template import Prompt, Template
+from prism.types import Document, Judgment, Truncation, Usage, WindowScore
+from prism.windows import Window, cut_windows, whole
+
+
+class Pair(NamedTuple):
+    """A document, what of it the model reads, and what is known about it so far."""
+
+    document: Document
+    windows: tuple[Window, ...]
+    """In reading order; empty when the document cannot be judged, then `judgment.error` says why."""
+    judgment: Judgment
+
+    @property
+    def read_chars(self) -> int:
+        """The model reads `document.text[:read_chars]`."""
+        return self.windows[-1].end if self.windows else 0
+
+
+def render_pair(
+    template: Template,
+    query: str,
+    index: int,
+    document: Document,
+    *,
+    instruction: str | None,
+    max_tokens: int | None,
+    on_long: OnLongDocument,
+) -> Pair:
+    """The pair with its prompts. Raises InputError when the query itself leaves no room."""
+    judgment = Judgment(index=index, id=document.id, title=document.title, score=None, verdict=None)
+    if not document.text.strip():
+        return failed(document, judgment, "the document is blank: send its text, or leave it out")
+
+    def render(part: Document) -> Prompt:
+        return template.render(query, part, instruction=instruction, max_tokens=max_tokens)
+
+    try:
+        windows = cut_windows(document, render) if on_long == "window" else [whole(document, render(document))]
+    except DocumentError as error:
+        return failed(document, judgment, str(error))
+    if not windows or windows[0].end == 0:
+        reason = "query, instruction and title leave no room for its text: shorten them or raise max_prompt_tokens"
+        return failed(document, judgment, reason)
+    total, end = len(document.text), windows[-1].end
+    cut = None if not document.text[end:].strip() else Truncation(read_chars=end, total_chars=total)
+    usage = Usage(prompt_tokens=sum(len(window.prompt.ids) for window in windows))
+    return Pair(document, tuple(windows), judgment.model_copy(update={"truncation": cut, "usage": usage}))
+
+
+def judge(pair: Pair, answers: Sequence[LabelLogits | DocumentError], threshold: float) -> Pair:
+    """The one place where a score becomes a verdict: the best window's. A window that failed counts for nothing."""
+    scored, problem = [], ""
+    for window, answer in zip(pair.windows, answers, strict=True):
+        try:
+            if isinstance(answer, DocumentError):
+                raise answer
+            scored.append(window._replace(score=score(*answer)))
+        except DocumentError as error:
+            problem = str(error)
+        except ValueError as error:
+            problem = f"{error}: the weights are broken or the dtype overflows"
+    if not scored:
+        return failed(pair.document, pair.judgment, problem)
+    best = max(window.score for window in scored)
+    shown = [WindowScore(start=window.start, end=window.end, score=window.score) for window in scored]
+    update = {
+        "score": best,
+        "verdict": "yes" if best >= threshold else "no",
+        "windows": tuple(shown) if len(pair.windows) > 1 else (),
+    }
+    return pair._replace(windows=tuple(scored), judgment=pair.judgment.model_copy(update=update))
+
+
+def failed(document: Document, judgment: Judgment, reason: str) -> Pair:
+    return Pair(document, (), judgment.model_copy(update={"error": reason, "usage": Usage()}))
+
+
+def rank(pair: Pair) -> tuple[float, int]:
+    """Best score first; equal scores keep the caller's order."""
+    return -(pair.judgment.score or 0.0), pair.judgment.index

@@ -1,0 +1,55 @@
+"""What went wrong, as a status and an error body.
+
+400 a request that makes no sense, 401 no key, 404, 405, 413 too large, 415 not JSON, 422 wrong types, 429 too many
+requests, 499 the client hung up, 500 a defect, 503 the model could not compute or the server drains, 504 out of time.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+
+from prism.errors import EngineError, InputError, LabelMissing
+from prism.serving.dialects import Dialect, error_body
+from prism.serving.logs import NAME
+from prism.serving.refusal import INVALID, Refused
+
+UNAVAILABLE = "model_unavailable"
+_logger = logging.getLogger(NAME)
+
+
+class Failure(NamedTuple):
+    status: int
+    message: str
+    kind: str
+    headers: dict[str, str]
+
+    def body(self, request_id: str, dialect: Dialect) -> dict[str, Any]:
+        return error_body(request_id, self.message, self.kind, dialect)
+
+    def response(self, request_id: str, dialect: Dialect) -> JSONResponse:
+        return JSONResponse(self.body(request_id, dialect), self.status, headers=self.headers)
+
+
+def failure(request_id: str, error: Exception) -> Failure:
+    """Logs name the kind of an error and its place; its text may quote a document."""
+    if isinstance(error, Refused):
+        return Failure(error.status, str(error), error.kind, error.headers)
+    if isinstance(error, InputError):
+        return Failure(400, str(error), INVALID, {})
+    if isinstance(error, ClientDisconnect):
+        return Failure(499, "the client closed the connection", "cancelled", {})
+    if isinstance(error, TimeoutError):
+        return Failure(504, "the request took too long: send fewer documents, or ask for less evidence", "timeout", {})
+    place = error.__traceback__
+    while place and place.tb_next:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "unknown place"
+    fields = {"id": request_id, "error": type(error).__name__, "at": where}
+    _logger.error("%s failed: %s at %s", request_id, type(error).__name__, where, extra={"fields": fields})
+    if isinstance(error, EngineError) and not isinstance(error, LabelMissing):
+        return Failure(503, f"the model could not compute this: {error}", UNAVAILABLE, {"Retry-After": "1"})
+    return Failure(500, f"internal error: the server's log has more under {request_id}", "internal_error", {})

@@ -1,0 +1,47 @@
+"""Running the app until a signal ends it: what is under way is finished first."""
+
+from __future__ import annotations
+
+import threading
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from prism.serving import logs
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first signal `/ready` turns to 503 and new requests are refused; after `drain_delay_s` the server stops
+    listening, finishes what is under way and leaves. A second signal skips the delay, a third the finishing."""
+
+    def __init__(self, app: FastAPI, config: uvicorn.Config, drain_delay_s: float) -> None:
+        super().__init__(config)
+        self._admission, self._drain_delay_s = app.state.admission, drain_delay_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See the class; called by the signal handler."""
+        if self._admission.draining or not self._drain_delay_s:
+            self._admission.draining = True
+            super().handle_exit(sig, frame)
+            return
+        self._admission.draining = True
+        timer = threading.Timer(self._drain_delay_s, super().handle_exit, (sig, frame))
+        timer.daemon = True
+        timer.start()
+
+
+def run(app: FastAPI, *, host: str, port: int, drain_delay_s: float, finish_within_s: float) -> None:
+    """Serves until a signal; requests still under way after `finish_within_s` are cut off."""
+    logs.configure()
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,  # our own line for every request says more
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=max(1, round(finish_within_s)),
+    )
+    DrainingServer(app, config, drain_delay_s).run()

@@ -1,0 +1,82 @@
+"""Server-sent events: the ranking, then each text as it is written, usage, done.
+
+    event: ranking        the whole answer, nothing written yet
+    event: contribution   {index, contribution}, while that document's evidence is still being written
+    event: evidence       the document's result in full: evidence, spans, checks
+    event: usage          {usage, meta}
+    event: error          an error body; nothing follows it
+    event: done           {id}
+
+A slow reader holds nothing up: what is written waits for it in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from anyio import create_memory_object_stream, create_task_group
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from prism.result import Contributed, Event, Judged, Ranked
+from prism.serving.dialects import Dialect, dump, head, meta, usage
+from prism.serving.disconnect import until_disconnect
+from prism.serving.schema import RerankRequest, result_out
+
+Emit = Callable[[str, dict[str, Any]], None]
+
+
+def encode(name: str, data: dict[str, Any]) -> bytes:
+    """One event. JSON in ASCII has no line ends, so no text can begin an event of its own."""
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def tell(event: Event, request_id: str, asked: RerankRequest, emit: Emit) -> None:
+    """What a client is told of one step."""
+    if isinstance(event, Ranked):
+        emit("ranking", dump(head(request_id, Dialect.COMMON, asked, event.result)))
+    elif isinstance(event, Contributed):
+        emit("contribution", event.model_dump())
+    elif isinstance(event, Judged):
+        emit("evidence", result_out(event.judgment, asked).model_dump(mode="json", exclude_unset=True))
+    else:
+        said = meta(asked, event).model_dump(mode="json", exclude_unset=True)
+        emit("usage", {"usage": usage(event.usage).model_dump(), "meta": said})
+        emit("done", {"id": request_id})
+
+
+class EventStream(Response):
+    """Sends what `work` emits; hanging up cancels it. `work` answers its own failures with an `error` event."""
+
+    def __init__(self, request: Request, work: Callable[[Emit], Awaitable[None]], finish: Callable[[], None]) -> None:
+        super().__init__(
+            media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+        del self.headers["content-length"]
+        self._request, self._work, self._finish = request, work, finish
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await until_disconnect(self._request, self._send_all(send))
+        except (ClientDisconnect, OSError):
+            pass  # nobody listens any more
+        finally:
+            self._finish()
+
+    async def _send_all(self, send: Send) -> None:
+        writer, reader = create_memory_object_stream[bytes](float("inf"))
+
+        async def produce() -> None:
+            with writer:
+                await self._work(lambda name, data: writer.send_nowait(encode(name, data)))
+
+        async with create_task_group() as group:
+            group.start_soon(produce)
+            with reader:
+                async for chunk in reader:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,64 @@
+"""Fairness in front of an engine that does one thing at a time.
+
+Work is cut into chunks, and the calls under way take turns chunk by chunk: a request of ten documents waits for a chunk
+of a request of ten thousand, not for all of it. Engines that batch across calls themselves (vllm, openai) need none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+
+from prism.engines.base import Engine, LabelLogits, ScoreOutput, WritePiece, WriteRequest
+from prism.errors import DocumentError
+
+CHUNK_TOKENS = 16_384
+"""Prompt tokens scored in one turn: a batch of the engine, or at least one prompt."""
+CHUNK_TEXTS = 8
+"""Texts written in one turn."""
+
+
+class TakingTurns:
+    """An engine that gives each call a turn after the other; waiting for it can be cancelled."""
+
+    def __init__(self, engine: Engine, *, chunk_tokens: int = CHUNK_TOKENS, chunk_texts: int = CHUNK_TEXTS) -> None:
+        self._engine, self._chunk_tokens, self._chunk_texts = engine, chunk_tokens, chunk_texts
+        self._turn = asyncio.Lock()  # first come, first served
+
+    async def score(self, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
+        """See `Engine.score`. Longest prompts first, so that the rows of a chunk need little padding."""
+        labels: dict[int, LabelLogits | DocumentError] = {}
+        cached = 0
+        for chunk in self._chunks(prompts):
+            async with self._turn:
+                output = await self._engine.score([prompts[index] for index in chunk])
+            labels.update(zip(chunk, output.labels, strict=True))
+            cached += output.cached_tokens
+        return ScoreOutput([labels[index] for index in range(len(prompts))], cached)
+
+    def _chunks(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        if sum(map(len, prompts)) <= self._chunk_tokens:
+            yield list(range(len(prompts)))
+            return
+        chunk: list[int] = []
+        tokens = 0
+        for index in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
+            if chunk and tokens + len(prompts[index]) > self._chunk_tokens:
+                yield chunk
+                chunk, tokens = [], 0
+            chunk.append(index)
+            tokens += len(prompts[index])
+        yield chunk
+
+    async def write(self, requests: Sequence[WriteRequest]) -> AsyncGenerator[WritePiece, None]:
+        """See `Engine.write`."""
+        for start in range(0, len(requests), self._chunk_texts):
+            part = requests[start : start + self._chunk_texts]
+            async with self._turn, aclosing(self._engine.write(part)) as pieces:  # type: ignore[type-var]  # closable
+                async for piece in pieces:
+                    yield piece._replace(index=start + piece.index)
+
+    async def aclose(self) -> None:
+        """Close the engine behind it."""
+        await self._engine.aclose()

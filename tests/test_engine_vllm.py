@@ -1,0 +1,284 @@
+"""The vLLM engine against real vLLM on the CPU: scores, texts, the prefix cache, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from vllm_support import SMALL, VLLM_WARNINGS, alive, children, needs_vllm
+
+from prism.backends import open_engine
+from prism.checkpoint import Checkpoint
+from prism.engines.base import LabelLogits, ScoreOutput, WriteRequest
+from prism.engines.decode import shared_length
+from prism.engines.vllm import VllmEngine, _plain_attention, die_with_parent
+from prism.errors import DocumentError, EngineError, InputError, LabelMissing
+from prism.types import Document
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in VLLM_WARNINGS]
+CHECKPOINT = Checkpoint.load("nano")
+TEMPLATE = CHECKPOINT.template
+YES, NO = TEMPLATE.label_ids
+QUERY = (
+    "How are access keys rotated without an outage, and who has to be told before the first of them is deleted? " * 3
+)
+DOCUMENTS = (
+    "Create a second key, switch every client to it, then delete the first key.",
+    "A dashboard shows panels in rows. Each panel runs one or more queries, and rows can be folded.",
+    "Keys are rotated every 90 days. Tell the owner of each client a week before.",
+    "The borrow checker compares scopes to determine whether all borrows of a value are valid.",
+)
+PROMPTS = [TEMPLATE.render(QUERY, Document(text=f"{text} ({at})")).ids for at, text in enumerate(DOCUMENTS * 3)]
+SHARED = shared_length(PROMPTS)
+LONG = [5 + at % 90 for at in range(1900)]
+
+
+def make(**options: Any) -> VllmEngine:
+    options = {"stop_strings": TEMPLATE.stop_strings, "dtype": "float32", "options": SMALL} | options
+    return VllmEngine(CHECKPOINT.path, label_ids=(YES, NO), stop_ids=TEMPLATE.stop_ids, **options)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[VllmEngine]:
+    made = make()
+    yield made
+    asyncio.run(made.aclose())
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    """The same checkpoint in the transformers engine."""
+    return open_engine("hf", CHECKPOINT, dtype="float32", device="cpu")
+
+
+def margins(output: ScoreOutput) -> list[float]:
+    """l_yes - l_no: engines return log-probabilities or logits, a constant apart."""
+    return [labels.yes - labels.no for labels in output.labels if isinstance(labels, LabelLogits)]
+
+
+async def texts(engine: Any, requests: Sequence[WriteRequest]) -> list[tuple[str, str | None, int]]:
+    written: list[tuple[str, str | None, int]] = [("", None, 0)] * len(requests)
+    async for piece in engine.write(requests):
+        text, finish, tokens = written[piece.index]
+        written[piece.index] = (text + piece.text, piece.finish or finish, tokens + piece.tokens)
+    return written
+
+
+@needs_vllm
+def test_scores_equal_transformers_and_the_shared_prefix_is_computed_once(engine, reference):
+    output = asyncio.run(engine.score(PROMPTS))
+    expected = asyncio.run(reference.score(PROMPTS))
+    assert margins(output) == pytest.approx(margins(expected), abs=1e-3)
+    assert SHARED >= 64
+    more = [TEMPLATE.render(QUERY, Document(text=f"Note {at}: nothing of that kind.")).ids for at in range(10)]
+    again = asyncio.run(engine.score(more))
+    # whole blocks of 32 of what instruction and query take are found computed
+    assert again.cached_tokens >= SHARED // 32 * 32 * len(more) // 2
+    assert margins(asyncio.run(engine.score(PROMPTS))) == pytest.approx(margins(output), abs=1e-4)
+
+
+@needs_vllm
+def test_an_impossible_prompt_is_that_documents_error_alone(engine):
+    output = asyncio.run(engine.score([[], PROMPTS[0], [5] * 2048]))
+    empty, fine, long = output.labels
+    assert isinstance(empty, DocumentError)
+    assert isinstance(fine, LabelLogits)
+    assert isinstance(long, DocumentError)
+    assert "2048 tokens" in str(long)
+
+
+@needs_vllm
+def test_texts_equal_transformers(engine, reference):
+    requests = [WriteRequest([*ids, YES], 24) for ids in PROMPTS[:4]]
+    assert asyncio.run(texts(engine, requests)) == asyncio.run(texts(reference, requests))
+
+
+@needs_vllm
+def test_a_stop_string_ends_the_text_and_stays_in_it():
+    request = WriteRequest([*PROMPTS[0], YES], 64)
+    made = make(stop_strings=("contribution>",))
+    try:
+        text, finish, _ = asyncio.run(texts(made, [request]))[0]
+    finally:
+        asyncio.run(made.aclose())
+    assert (text, finish) == ("\n<contribution>", "stop")
+
+
+@needs_vllm
+def test_a_text_ends_with_the_context(engine):
+    near = [5 + index % 90 for index in range(2040)]
+    (text, finish, tokens), (nothing, ended, none) = asyncio.run(
+        texts(engine, [WriteRequest(near, 100), WriteRequest([*near, *near[:8]], 100)])
+    )
+    assert (finish, ended) == ("length", "length")
+    assert 0 < tokens <= 8
+    assert (nothing, none) == ("", 0)
+    assert text
+    with pytest.raises(InputError, match="write request 0"):
+        asyncio.run(texts(engine, [WriteRequest([], 4)]))
+
+
+@needs_vllm
+def test_leaving_aborts_the_requests(engine):
+    async def leave() -> None:
+        async for _ in engine.write([WriteRequest([*ids, YES], 1500) for ids in PROMPTS]):
+            break  # the client went away
+
+    async def cancel() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.score([[*LONG, at] for at in range(40)]), 0.05)
+
+    for way in (leave, cancel):
+        asyncio.run(way())
+        assert eventually(lambda: engine._llm.get_num_unfinished_requests() == 0)
+    assert len(asyncio.run(engine.score(PROMPTS)).labels) == len(PROMPTS)
+
+
+@needs_vllm
+def test_when_vllm_dies_calls_fail_and_the_next_starts_it_again():
+    made = make()
+    before = margins(asyncio.run(made.score(PROMPTS)))
+
+    async def kill() -> None:
+        await asyncio.sleep(0.2)
+        for pid in engine_processes(made):
+            os.kill(pid, signal.SIGKILL)
+
+    async def killed() -> None:
+        await asyncio.gather(made.score([[*LONG, at] for at in range(100)]), kill())
+
+    with pytest.raises(EngineError, match="died"):
+        asyncio.run(killed())
+    assert margins(asyncio.run(made.score(PROMPTS))) == pytest.approx(before, abs=1e-4)
+    started = engine_processes(made)
+    assert started
+    asyncio.run(made.aclose())
+    asyncio.run(made.aclose())
+    assert eventually(lambda: not alive(started))
+    with pytest.raises(EngineError, match="closed"):
+        asyncio.run(made.score(PROMPTS))
+
+
+@needs_vllm
+def test_no_process_survives_a_killed_parent(tmp_path):
+    """SIGKILL gives the parent no chance to clean up: its children must notice by themselves."""
+    script = tmp_path / "holder.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import time
+            from pathlib import Path
+            from prism.engines.decode import shared_length
+from prism.engines.vllm import VllmEngine
+
+            if __name__ == "__main__":
+                engine = VllmEngine(
+                    Path({str(CHECKPOINT.path)!r}),
+                    label_ids=({YES}, {NO}),
+                    stop_ids=[2],
+                    stop_strings=[],
+                    options={SMALL!r},
+                )
+                print("ready", flush=True)
+                time.sleep(600)
+            """
+        )
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        lines = iter(parent.stdout.readline, "")
+        assert any(line.strip() == "ready" for line in lines)
+        started = children(parent.pid)
+        assert len(started) >= 2, "vLLM has a core process and a worker"
+        parent.kill()
+    assert eventually(lambda: not alive(started))
+
+
+@needs_vllm
+def test_vllm_that_does_not_start_says_why():
+    with pytest.raises(EngineError, match="does not start"):
+        make(options={**SMALL, "max_model_len": 10**7})
+    with pytest.raises(EngineError, match="nonsense"):
+        make(options={"nonsense": 1})
+
+
+class Silent:
+    """Something like `AsyncLLM` that answers without log-probabilities."""
+
+    class model_config:  # noqa: N801
+        max_model_len = 100
+
+    errored = False
+
+    def __init__(self, logprobs: Any, reason: str = "length") -> None:
+        self.logprobs, self.reason = logprobs, reason
+
+    async def generate(self, prompt: Any, sampling: Any, request_id: str) -> Any:
+        written = type(
+            "Written", (), {"logprobs": self.logprobs, "finish_reason": self.reason, "token_ids": [1], "text": "a"}
+        )
+        yield type("Output", (), {"outputs": [written], "finished": True, "num_cached_tokens": None})
+
+    def shutdown(self) -> None: ...
+
+
+@needs_vllm
+@pytest.mark.parametrize("logprobs", [None, [], [{YES: type("L", (), {"logprob": -1.0})}]])
+def test_a_missing_label_raises(logprobs):
+    made = make(start=lambda _: Silent(logprobs))
+    with pytest.raises(LabelMissing, match="label token"):
+        asyncio.run(made.score([[1, 2]]))
+    asyncio.run(made.aclose())
+
+
+@needs_vllm
+def test_broken_numbers_and_broken_texts_raise():
+    nan = type("L", (), {"logprob": float("nan")})
+    made = make(start=lambda _: Silent([{YES: nan, NO: nan}], reason="abort"))
+    with pytest.raises(EngineError, match="finite"):
+        asyncio.run(made.score([[1, 2]]))
+    with pytest.raises(EngineError, match="abort"):
+        asyncio.run(texts(made, [WriteRequest([1, 2], 4)]))
+    asyncio.run(made.aclose())
+
+
+def test_only_plain_attention_speculates(tmp_path):
+    config = tmp_path / "config.json"
+    for text, plain in (
+        ('{"model_type": "qwen3"}', True),
+        ('{"layer_types": ["full_attention", "full_attention"]}', True),
+        ('{"text_config": {"layer_types": ["linear_attention", "full_attention"]}}', False),
+        ('{"use_sliding_window": true}', False),
+    ):
+        config.write_text(text)
+        assert _plain_attention(tmp_path) is plain
+
+
+def test_the_guard_leaves_other_processes_alone():
+    """In a process that multiprocessing did not start there is no parent to follow."""
+    threads = len(os.listdir("/proc/self/task"))
+    die_with_parent()
+    assert len(os.listdir("/proc/self/task")) == threads
+
+
+def engine_processes(engine: VllmEngine) -> set[int]:
+    manager = engine._llm.engine_core.resources.engine_manager
+    cores = {process.pid for process in manager.processes}
+    return cores | {child for core in cores for child in children(core)}
+
+
+def eventually(holds: Callable[[], bool], within_s: float = 60) -> bool:
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return holds()
