@@ -220,14 +220,16 @@ def plan_sample(path: Path, total: int, inputs: Inputs | None, k: int, section: 
     section.text(
         "Deviations are those of the control's values by people; strata without two such queries take the overall one."
     )
-    rows = [[name, sizes[name], deviations[name], counts[name]] for name in sizes]
+    rows: list[list[Any]] = [[name, sizes[name], deviations[name], counts[name]] for name in sizes]
     section.table(["stratum", "queries", "deviation", "to label"], rows, caption=f"{path.name}: Neyman allocation")
     effects = segment_effects(
         {n: ([values[0][q] for q in ids], [values[1][q] for q in ids]) for n, ids in known.items()}
     )
     if effects:
         columns = ["stratum", "queries", "effect", "low", "high", "p", "p adjusted", "found"]
-        found = [[e.segment, e.queries, e.effect, *e.interval, e.p, e.p_adjusted, e.found] for e in effects]
+        found: list[list[Any]] = [
+            [e.segment, e.queries, e.effect, *e.interval, e.p, e.p_adjusted, e.found] for e in effects
+        ]
         section.table(columns, found, caption="Effects by stratum, Benjamini-Hochberg over the strata")
     return {"sizes": sizes, "allocation": counts, "effects": list(effects)}
 
@@ -244,7 +246,7 @@ def simulate(report: Report, experiments: int, seed: int) -> dict[str, Any]:
     coverage = list(mc.interval_coverage(experiments, seed))
     section.table(*_checks(coverage), caption="Coverage of 95 % intervals of a mean", digits=3)
     made = mc.designs(experiments, seed=seed)
-    rows = [[d.name, d.deviation, d.mean_standard_error, d.bias, d.coverage.seen] for d in made]
+    rows: list[list[Any]] = [[d.name, d.deviation, d.mean_standard_error, d.bias, d.coverage.seen] for d in made]
     columns = [
         "600 of 20,000 queries drawn by",
         "deviation of the estimate",
@@ -280,7 +282,7 @@ def _draw_power(figure: Figure, checks: Sequence[mc.Check]) -> None:
     axes = figure.subplots()
     places = np.arange(len(checks))[::-1]
     axes.barh(places, [check.seen for check in checks], height=0.5, label="seen")
-    axes.plot([check.promised for check in checks], places, "d", color="C1", label="promised")
+    axes.plot([float(check.promised or 0.0) for check in checks], places, "d", color="C1", label="promised")
     axes.set_yticks(places, [check.name for check in checks])
     axes.set_xlabel("share of experiments with p <= 0.05")
     axes.legend()

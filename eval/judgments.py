@@ -27,6 +27,7 @@ from typer import Option
 from prism.errors import InputError, PrismError
 from prism.evaluation import audit, ranking
 from prism.evaluation.beir import BeirSet, load_beir
+from prism.evaluation.columns import identity
 from prism.evaluation.judging import (
     MEASURES,
     Judged,
@@ -43,6 +44,7 @@ from prism.labeling.chat import ChatClient, Provider
 from prism.labeling.failures import BadAnswer
 from prism.labeling.label_files import read_labels
 from prism.labeling.rubrics import RUBRICS, Rubric
+from prism.text import stable_id
 from prism.types import Record
 
 CUTS = (0.25, 0.5, 0.75)
@@ -185,6 +187,11 @@ def reranked(
     return Judged(Path(name).name, scores, {pair: grade(score, cuts) for pair, score in scores.items()}, len(cuts))
 
 
+def _state_name(model: str) -> str:
+    """Changes with the model: scores of another state of it are not taken over."""
+    return f"{Path(model).name}.{stable_id(repr(identity(model)))}"
+
+
 def load_reranker(name: str) -> ranking.QueryReranker:
     from prism.reranker import Reranker
 
@@ -210,7 +217,7 @@ async def asked(data: BeirSet, human: Pairs, model: str, rubric: Rubric, client:
         reading = rubric.read(said.text, said.finish)
         return Answer(label=reading.label, failure=reading.failure)
 
-    todo = [(f"{rubric.key} {model} {q} {d}", (q, d)) for q, d in human]
+    todo = [(f"{rubric.key} {model} {stable_id(data.queries[q], data.text(d))}", (q, d)) for q, d in human]
     left = [(key, pair) for key, pair in todo if key not in done]
     with Progress(console=_CONSOLE) as progress:
         bar = progress.add_task(rubric.name, total=len(todo), completed=len(todo) - len(left))
@@ -307,7 +314,7 @@ def judge_texts(
         return []
     judges = [embedded(data, human, embedder)] if embedder else []
     for name in reranker:
-        judges.append(reranked(data, human, name, cuts, out / "state" / f"{Path(name).name}.jsonl", load_reranker))
+        judges.append(reranked(data, human, name, cuts, out / "state" / f"{_state_name(name)}.jsonl", load_reranker))
     if judge is not None:
         if provider is None:
             raise InputError("--judge needs --url, the API's address up to /v1")

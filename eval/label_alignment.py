@@ -89,12 +89,12 @@ def simulated_systems(human: LabelFile, seed: int, count: int = SYSTEMS) -> dict
     for place, label in human.labels.items():
         pages.setdefault(place.query, []).append((place, label))
     runs: dict[str, Run] = {}
-    for place, noise in enumerate(np.linspace(0.3, 3.0, count), start=1):
+    for number, noise in enumerate(np.linspace(0.3, 3.0, count), start=1):
         run = {}
         for query, rows in pages.items():
             scores = [label + rng.normal(0.0, noise) for _, label in rows]
             run[query] = [rows[i][0].document for i in np.argsort(scores)[::-1]]
-        runs[f"noise{place:02}"] = run
+        runs[f"noise{number:02}"] = run
     return runs
 
 
@@ -144,10 +144,8 @@ def _measured(qrels: Qrels, run: Run) -> dict[str, float]:
 
 
 def show_orders(section: Section, found: Sequence[RankingAgreement]) -> None:
-    rows = sorted(
-        ([f.name, f.systems, f.queries, f.tau.value, f.tau.low, f.tau.high, f.rho.value] for f in found),
-        key=lambda r: -(r[3] or 0),
-    )
+    ordered = sorted(found, key=lambda f: -(f.tau.value or 0))
+    rows = [[f.name, f.systems, f.queries, f.tau.value, f.tau.low, f.tau.high, f.rho.value] for f in ordered]
     section.table(
         ["labels", "systems", "queries", "tau-b", "low", "high", "rho"], rows, digits=3,
         caption=f"{found[0].measure} of the systems by these labels against people's; 95 % bootstrap over queries",
@@ -216,8 +214,8 @@ def run(
         caption="Reference: 35 TREC DL 2023 passage runs, arXiv:2502.13908, quoted second-hand",
     )  # fmt: skip
     section.note(
-        "The reference cannot be reproduced from labels alone: it needs the TREC runs. Tau over 20 systems spread from"
-        " nearly perfect to nearly random is easier than over 35 good ones."
+        "The reference cannot be reproduced from labels alone: it needs the TREC runs. Tau depends on how far apart the"
+        " systems are: simulated ones in small steps cannot be compared with 35 real runs."
     )
     section = report.section("Offline measures against what users do")
     if online is not None:

@@ -108,7 +108,7 @@ async def opened(engine: Engine) -> AsyncIterator[Engine]:
 async def scoring(bench: Bench) -> list[Line]:
     rates: dict[str, float] = {}
     for name in ("hf", "vllm") if bench.has_vllm else ("hf",):
-        async with opened(bench.engine(name)) as engine:  # type: ignore[arg-type]
+        async with opened(bench.engine(name)) as engine:
             rates[name] = bench.count / await bench.median_s(lambda engine=engine: engine.score(bench.prompts()))  # type: ignore[misc]
     lines = [Line("scoring", "hf engine", rates["hf"], "documents/s")]
     if "vllm" in rates:
@@ -124,7 +124,7 @@ async def writing(bench: Bench) -> list[Line]:
     for name in ("hf", "vllm") if bench.has_vllm else ("hf",):
         rates = []
         for speculate in (False, None):
-            async with opened(bench.engine(name, speculate=speculate)) as engine:  # type: ignore[arg-type]
+            async with opened(bench.engine(name, speculate=speculate)) as engine:
                 rates.append(await _tokens_per_s(bench, engine))
         lines.append(Line("writing", f"{name} engine, plain", rates[0], "tokens/s"))
         target = ">= 1.5 x plain"
@@ -259,7 +259,7 @@ async def endpoint(bench: Bench) -> list[Line]:
     """The endpoint against its own engine, with the same number of callers."""
     lines = []
     for name in ("hf", "vllm") if bench.has_vllm else ("hf",):
-        async with opened(bench.engine(name)) as engine:  # type: ignore[arg-type]
+        async with opened(bench.engine(name)) as engine:
             await engine.score(bench.prompts())
 
             async def caller(engine: Engine = engine) -> None:
@@ -382,7 +382,7 @@ def main(
     }
     lines: list[Line] = []
     for name in only or SECTIONS:
-        found = asyncio.run(measured[name]())  # type: ignore[arg-type]
+        found: list[Line] = asyncio.run(measured[name]())  # type: ignore[arg-type]
         for line in found:
             typer.echo(f"{line.section}: {line.name}: {line.value:.3g} {line.unit}", err=True)
         lines += found

@@ -67,12 +67,14 @@ def _vllm(checkpoint: Checkpoint, dtype: Dtype, options: Mapping[str, Any]) -> E
     if find_spec("vllm") is None:
         raise EngineError('engine vllm needs vLLM: pip install "prism-reranker[vllm]" (on a CPU, see serve/README.md)')
     template = checkpoint.template
+    needed = template.spec.max_prompt_tokens + template.spec.max_written_tokens + 1  # vLLM samples a token to score
     return VllmEngine(
         checkpoint.path,
         label_ids=template.label_ids,
         stop_ids=template.stop_ids,
         stop_strings=template.stop_strings,
         dtype=dtype,
+        context=min(needed, checkpoint.context_tokens or needed),
         **options,
     )
 

@@ -243,8 +243,27 @@ def train(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change one setting: a.b=value.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where the run goes.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the data and estimate steps, memory and time; load no weights.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print the plan as JSON.")] = False,
 ) -> None:
-    """Train a reranker from a recipe; resumes where the last run stopped."""
+    """Train a reranker from a recipe; resumes where the last run stopped.
+
+    `--dry-run` first: it reads the tokenizer only, counts what will be trained on, and names what is dropped and why.
+    """
+    if dry_run:
+        from prism.training.dry_run import dry_run as plan
+        from prism.training.dry_run import plan_table
+
+        found = plan(recipe, overrides=overrides or [], output=output)
+        if as_json:
+            typer.echo(found.model_dump_json(indent=2))
+        else:
+            _console().print(plan_table(found))
+        return
+    if as_json:
+        raise InputError("--json prints the plan of a --dry-run: add --dry-run")
     from prism.training.trainer import train as run
 
     typer.echo(run(recipe, overrides=overrides or [], resume=not fresh, output=output))
@@ -431,9 +450,9 @@ def _shown(judgment: Judgment, document: Document) -> Text:
     shown = Text.assemble(
         (f"{score}{judgment.verdict or 'error'}  ", f"bold {colour}"), _plain(source_name(judgment), "bold")
     )
-    for label, text in (("contribution", judgment.contribution), ("evidence", judgment.evidence)):
+    for name, text in (("contribution", judgment.contribution), ("evidence", judgment.evidence)):
         if text:
-            shown.append_text(_plain(f"\n  {label}: {text}"))
+            shown.append_text(_plain(f"\n  {name}: {text}"))
     for note in notes(judgment):
         shown.append_text(_plain(f"\n  ({note})", "yellow"))
     if judgment.spans:

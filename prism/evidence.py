@@ -40,7 +40,8 @@ from rapidfuzz.distance import LCSseq
 
 from prism.fidelity import MARKS, Haystack, facts, fold, verify
 from prism.sentences import UNIT, UNSPACED, UNSPACED_CHAR, sentences
-from prism.types import EvidenceCheck, EvidenceSentence, Span, clean
+from prism.text import clean
+from prism.types import EvidenceCheck, EvidenceSentence, Span
 
 SUPPORT_FLOOR = 0.45
 """Less counts as not backed. On real text nearly no sentence of another document reaches it, about nine in ten do

@@ -17,7 +17,8 @@ from functools import cached_property
 from itertools import islice
 from typing import Literal
 
-from prism.types import Fidelity, Unsupported, clean
+from prism.text import clean
+from prism.types import Fidelity, Unsupported
 
 Kind = Literal["number", "date", "url", "code", "name"]
 Date = tuple[int | None, int, int | None]  # year, month, day

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from prism.errors import InputError
-from prism.types import Document, clean
+from prism.text import clean
+from prism.types import Document
 
 _FIELDS = frozenset(Document.model_fields)
 

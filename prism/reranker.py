@@ -28,7 +28,8 @@ from prism.judging import Pair, judge, rank, render_pair
 from prism.result import CountTokens, Event, Ranked, RerankResult
 from prism.scoring import Calibration
 from prism.template import Template
-from prism.types import Document, Judgment, Usage, clean
+from prism.text import clean
+from prism.types import Document, Judgment, Usage
 from prism.writing import MIN_WRITE_TOKENS, Writer
 
 if TYPE_CHECKING:

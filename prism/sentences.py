@@ -9,7 +9,7 @@ from itertools import groupby
 import sentencex
 
 from prism.fidelity import MARKS, MONTH, language_of
-from prism.types import clean
+from prism.text import clean
 
 MAX_SENTENCE_CHARS = 2_000
 """A longer sentence is cut, at whitespace if there is any: nobody wrote it as one."""

@@ -22,7 +22,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, ValidationError, field_validator
 
 from prism.errors import InputError, TemplateError
-from prism.types import Document, Outcome, Record, Truncation, Verdict, clean, first_problem
+from prism.text import clean
+from prism.types import Document, Outcome, Record, Truncation, Verdict, first_problem
 
 _SLOTS = re.compile(r"\{(instruction|query|document)\}")
 _CHARS_PER_TOKEN = 16

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 Verdict = Literal["yes", "no"]
 Support = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -233,8 +230,3 @@ def first_problem(error: ValidationError) -> str:
 
 def _shorten(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def clean(text: str) -> str:
-    """Lone surrogates, which no tokenizer or UTF-8 stream accepts, become U+FFFD one for one: offsets stay right."""
-    return _SURROGATES.sub("\ufffd", text)

@@ -14,7 +14,8 @@ from prism.errors import EngineError
 from prism.judging import Pair
 from prism.result import Contributed, Judged
 from prism.template import Template, Written
-from prism.types import EvidenceCheck, Judgment, Outcome, Usage, clean
+from prism.text import clean
+from prism.types import EvidenceCheck, Judgment, Outcome, Usage
 from prism.windows import Window
 
 MIN_WRITE_TOKENS = 32

@@ -20,7 +20,7 @@ from prism.template import PRISM, Template
 
 ROOT = Path(__file__).parents[1]
 HERE = ROOT / "tests" / "clients"
-pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.slow, pytest.mark.timeout(1800)]  # cold imports of a hundred packages
 
 OF_A = (
     "cohere 5, v2",
@@ -68,7 +68,7 @@ def answers_of(environment: str, url: str) -> dict[str, dict[str, Any]]:
     script = HERE / f"{environment}.py"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV"))}
     done = subprocess.run(
-        [python, str(script), url], capture_output=True, text=True, check=False, cwd=HERE, env=clean, timeout=590
+        [python, str(script), url], capture_output=True, text=True, check=False, cwd=HERE, env=clean, timeout=1700
     )
     assert done.returncode == 0, done.stderr[-2000:]
     answers: dict[str, dict[str, Any]] = json.loads(done.stdout[done.stdout.index("{") :])

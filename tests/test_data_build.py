@@ -15,8 +15,9 @@ from prism import cli
 from prism.data.assemble import Rules, Sources, build_training_data, losses_for, verdict_of
 from prism.data.jsonl import write_rows
 from prism.data.leakage import Evaluation, LeakageCheck
-from prism.data.records import read_examples, stable_id
+from prism.data.records import read_examples
 from prism.errors import DataError
+from prism.text import stable_id
 
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.data.records import read_examples, stable_id, write_examples
+from prism.data.records import read_examples, write_examples
 from prism.errors import DataError
 from prism.template import PRISM, Template
-from prism.training.dataset import IGNORED, Drops, collator, make_row, order, rows
+from prism.text import stable_id
+from prism.training.dataset import IGNORED, Drops, collator, make_row, order, order_by_query, rows
 from prism.types import Example
 
 
@@ -87,6 +88,38 @@ def test_order_sorts_within_a_step_and_never_groups_steps_by_length():
         step = arranged[start : start + 8]
         assert set(step) == set(range(start, start + 8))  # the curriculum holds, and every step has both lengths
         assert [lengths[i] for i in step] == [10] * 4 + [90] * 4
+
+
+def test_documents_of_a_query_share_its_number(template):
+    first, second = make_row(yes(), template, 400, lm=False), make_row(yes(document="Else."), template, 400, lm=False)
+    other = make_row(yes(query="x"), template, 400, lm=False)
+    assert first.query == second.query != other.query
+    assert (
+        make_row(yes(query_id="7"), template, 400, lm=False).query
+        == make_row(yes(query="reworded", query_id="7"), template, 400, lm=False).query
+    )
+
+
+@given(st.lists(st.integers(0, 9), max_size=60), st.booleans())
+def test_order_by_query_keeps_queries_together(queries, shuffle):
+    arranged = order_by_query(queries, shuffle=shuffle, seed=3)
+    assert sorted(arranged) == list(range(len(queries)))
+    found = [queries[index] for index in arranged]
+    assert len(set(found)) == sum(1 for i, query in enumerate(found) if i == 0 or found[i - 1] != query)
+    assert arranged == order_by_query(queries, shuffle=shuffle, seed=3)
+
+
+def test_collator_packs_without_padding(template):
+    made = [make_row(yes(query=query), template, 400, lm=True)._asdict() for query in ("when", "x")]
+    batch = collator(0, packed=True)(made)
+    first, second = (len(row["input_ids"]) for row in made)
+    assert batch["input_ids"].tolist() == [made[0]["input_ids"] + made[1]["input_ids"]]
+    assert batch["position_ids"].tolist() == [[*range(first), *range(second)]]
+    for row, start, place in zip(made, (0, first), batch["score_positions"].tolist(), strict=True):
+        assert place == start + row["label_position"] - 1
+        assert batch["input_ids"][0, place + 1].item() == template.yes_id
+    assert batch["labels"][0, first].item() == batch["lm_labels"][0, first].item() == IGNORED
+    assert batch["score_rows"].tolist() == [0, 0]
 
 
 def test_collator_pads_right(template):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from prism.backends import open_engine
 from prism.checkpoint import Checkpoint
 from prism.engines.base import LabelLogits, ScoreOutput, WriteRequest
 from prism.engines.decode import shared_length
-from prism.engines.vllm import VllmEngine, _plain_attention, die_with_parent
+from prism.engines.vllm import VllmEngine, _cpu_cache_bytes, _plain_attention, die_with_parent
 from prism.errors import DocumentError, EngineError, InputError, LabelMissing
 from prism.types import Document
 
@@ -260,6 +261,15 @@ def test_only_plain_attention_speculates(tmp_path):
     ):
         config.write_text(text)
         assert _plain_attention(tmp_path) is plain
+
+
+def test_memory_on_a_cpu_is_asked_for_by_need(tmp_path):
+    """By hand: 2 x 4 layers x 2 heads x 64 values x 2 bytes = 2 KiB a token; twice 2**20 tokens are 4 GiB."""
+    shape = {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 512}
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {**shape, "max_position_embeddings": 2**20}}))
+    arguments = {"model": str(tmp_path), "dtype": "bfloat16", "max_model_len": None}
+    assert _cpu_cache_bytes(arguments) == 4 * 2**30
+    assert _cpu_cache_bytes({**arguments, "max_model_len": 2048}) == 2**30
 
 
 def test_the_guard_leaves_other_processes_alone():

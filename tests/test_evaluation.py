@@ -51,6 +51,7 @@ def test_measures_by_hand() -> None:
         "nDCG@10": (ndcg + 1) / 3,
         "nDCG@5": (ndcg + 1) / 3,
         "nDCG@1": (0 + 1) / 3,
+        "nDCG": (ndcg + 1) / 3,
         "Recall@100": (2 / 3 + 1) / 3,
         "MRR@10": (1 / 2 + 1) / 3,
         "MRR": (1 / 2 + 1) / 3,

@@ -11,6 +11,7 @@ from prism.training.recipe import dump_recipe, load_recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+SMALL = "{vocab_size: 512, hidden_size: 64, layers: 1, heads: 2, mlp_size: 64, wired: false}"
 MINIMAL = "name: tiny\nmodel: {base: some/model}\ndata: {files: [train.jsonl]}\n"
 
 
@@ -38,6 +39,43 @@ def test_resolved_recipe_reads_back_the_same(tmp_path):
         assert load_recipe(written(tmp_path, dump_recipe(recipe))) == recipe
 
 
+def test_published_settings():
+    """The sizes share one recipe; only what the issue of the larger one says differs."""
+    sizes = {path.stem: load_recipe(path) for path in RECIPES if path.stem != "nano"}
+    assert set(sizes) == {"0.8b", "2b", "4b", "9b", "qwen3-reranker-4b"}
+    for name, recipe in sizes.items():
+        assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.optimizer.weight_decay) == ("adamw", 1e-5, 0.01)
+        assert (recipe.optimizer.warmup_steps, recipe.optimizer.min_lr_share) == (100, 0.0)
+        assert recipe.model.lora is not None
+        assert (recipe.model.lora.rank, recipe.model.lora.alpha, recipe.model.lora.dropout) == (64, 128, 0.0)
+        assert (recipe.losses.distill, recipe.losses.sft) == (20.0, 1.0)
+        assert (recipe.schedule.epochs, recipe.data.max_tokens) == (2, 10240)
+        assert recipe.schedule.batch_size * recipe.schedule.accumulation == (48 if name == "9b" else 8)
+    assert sizes["qwen3-reranker-4b"].model.base == "Qwen/Qwen3-Reranker-4B"
+    assert sizes["qwen3-reranker-4b"].model.template == "qwen3-reranker"
+    assert {sizes[n].model.base for n in ("0.8b", "2b", "4b", "9b")} == {
+        f"Qwen/Qwen3.5-{size}" for size in ("0.8B", "2B", "4B", "9B")
+    }
+
+
+PROFILES = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_launch_profiles_parse(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    profile = load_config_from_file(str(path))
+    assert profile.num_processes % profile.num_machines == 0
+    text = path.read_text(encoding="utf-8")
+    assert f"accelerate launch --config_file configs/accelerate/{path.name}" in text
+    assert profile.distributed_type == ("FSDP" if path.stem.startswith("fsdp2") else "MULTI_GPU")
+    if path.stem.startswith("fsdp2"):
+        assert set(profile.fsdp_config) <= set(vars(launch_command_parser().parse_args(["x"])))
+        assert profile.fsdp_config["fsdp_version"] == 2
+
+
 def test_extends_merges_deeply(tmp_path):
     written(tmp_path, MINIMAL + "optimizer: {lr: 0.5, weight_decay: 0.25}\n", "base.yaml")
     recipe = load_recipe(written(tmp_path, "extends: base.yaml\nname: child\noptimizer: {lr: 0.1}\n"))
@@ -59,6 +97,11 @@ def test_overrides(tmp_path):
         ("name: ../x\nmodel: {base: b}\ndata: {files: [a]}\n", [], "name"),
         ("a: [1\n", [], "not YAML"),
         ("- a\n- b\n", [], "keys and values"),
+        (MINIMAL, ["losses={distill: 0, sft: 0}"], "nothing would be trained"),
+        (MINIMAL, ["losses.listwise=1", "schedule.batch_size=1"], "compare rows of a batch"),
+        (MINIMAL, ["evaluation={}"], "evaluation.file is missing"),
+        (MINIMAL, ["evaluation={file: d, every_steps: 30}"], "multiple of evaluation.every_steps"),
+        (f"name: x\nmodel: {{scratch: {SMALL}, lora: {{}}}}\ndata: {{files: [a]}}\n", [], "nothing to adapt"),
         (MINIMAL, ["optimizer"], "key.path=value"),
         (MINIMAL, ["name.x=1"], "holds a value"),
         (MINIMAL, ["optimizer.learning_rate=1"], "learning_rate"),

@@ -16,16 +16,20 @@ MODULES = sorted((ROOT / "prism").rglob("*.py"))
 # What each layer may import of prism. Anything not listed here is free for the layers above.
 LAYERS = {
     "errors": set(),
-    "types": {"errors"},
-    "scoring": {"errors", "types"},
-    "template": {"errors", "types"},
-    "fidelity": {"errors", "types"},
-    "sentences": {"types", "fidelity"},
-    "evidence": {"errors", "types", "fidelity", "sentences"},
-    "engines": {"errors", "types", "scoring", "template", "engines"},
-    "checkpoint": {"errors", "types", "scoring", "template", "engines", "checkpoint"},
-    "evaluation": {"errors", "types", "evaluation", "data", "reranker", "evidence", "scoring", "result"},
-    "data": {"errors", "types", "fidelity", "sentences", "data", "evaluation", "result"},
+    "text": set(),
+    "types": {"errors", "text"},
+    "scoring": {"text", "errors", "types"},
+    "template": {"text", "errors", "types"},
+    "fidelity": {"text", "errors", "types"},
+    "sentences": {"text", "types", "fidelity"},
+    "evidence": {"text", "errors", "types", "fidelity", "sentences"},
+    "engines": {"text", "errors", "types", "scoring", "template", "engines"},
+    "checkpoint": {"text", "errors", "types", "scoring", "template", "engines", "checkpoint"},
+    "evaluation": {
+        *("errors", "types", "scoring", "fidelity", "sentences", "evidence", "checkpoint", "reranker", "result"),
+        *("data", "evaluation", "labeling", "text"),
+    },
+    "data": {"errors", "text", "types", "fidelity", "sentences", "data", "evaluation", "labeling", "result"},
 }
 
 
@@ -48,7 +52,8 @@ def test_layering(path):
     names = imported(path)
     assert not [n for n in names if n.split(".")[0] in {"eval", "serve", "tests", "recipes", "configs"}]
     layer = path.relative_to(ROOT / "prism").parts[0].removesuffix(".py")
-    if layer in LAYERS and not path.name.endswith(("commands.py", "_command.py")):  # commands belong to the command line, above everything
+    # Commands belong to the command line, above everything.
+    if layer in LAYERS and not path.name.endswith(("commands.py", "_command.py")):
         used = {name.split(".")[1] for name in names if name.startswith("prism.")}
         assert used <= LAYERS[layer], f"{layer} may not import {used - LAYERS[layer]}"
 

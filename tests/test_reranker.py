@@ -365,5 +365,5 @@ def test_load_from_a_directory(tiny_checkpoint: Path) -> None:
 def test_load_says_what_is_wrong(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         Reranker.load(str(tmp_path))
-    with pytest.raises(InputError, match="expected 'hf'"):
-        Reranker.load(str(tiny_checkpoint), engine="warp")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="expected hf, vllm, openai"):
+        Reranker.load(str(tiny_checkpoint), engine="warp", template="prism")  # type: ignore[arg-type]

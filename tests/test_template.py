@@ -18,7 +18,8 @@ from prism.template import (
     load_spec,
     spec_from_chat_template,
 )
-from prism.types import Document, Outcome, clean
+from prism.text import clean
+from prism.types import Document, Outcome
 
 SPECS = [PRISM, QWEN3_RERANKER]
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=80)

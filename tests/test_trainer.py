@@ -20,22 +20,23 @@ from prism.data.records import write_examples
 from prism.errors import DataError, RecipeError
 from prism.template import PRISM, Template
 from prism.training.dataset import collator, make_row
+from prism.training.distill import DistillTrainer, body
 from prism.training.recipe import Losses, load_recipe
-from prism.training.trainer import DistillTrainer, body, train
+from prism.training.trainer import train
 from prism.types import Document, Example
 
 ROOT = Path(__file__).parents[1]
 
 
 def example(number: int) -> Example:
-    asked = f"when did harbour {number} freeze"
+    asked = f"when did harbour {number // 4} freeze"  # four documents a query
     if number % 2:
         return Example(query=asked, document="Copper conducts heat. " * 3, teacher_score=0.1, verdict="no")
-    fact = f"Harbour {number} froze in {1900 + number}."
+    fact = f"Harbour {number // 4} froze in {1900 + number}."
     return Example(
         query=asked,
         document=f"{fact} Nobody came to harbour {number}.",
-        teacher_score=0.9,
+        teacher_score=0.9 - 0.2 * (number % 4 == 2),
         verdict="yes",
         contribution=f"It says when harbour {number} froze.",
         evidence=fact,
@@ -78,7 +79,7 @@ def test_recipe_becomes_a_checkpoint_that_reranks(recipe, tmp_path):
     from prism.reranker import Reranker
 
     with Reranker.load(str(folder), dtype="float32", self_test=False) as reranker:
-        result = reranker.rerank("when did harbour 2 freeze", [example(2).document, example(3).document])
+        result = reranker.rerank("when did harbour 0 freeze", [example(2).document, example(3).document])
         assert sorted(judgment.index for judgment in result) == [0, 1]
         assert all(0.0 < judgment.score < 1.0 for judgment in result)
     logged = yaml.safe_load((tmp_path / "run" / "log.json").read_text())
@@ -126,13 +127,16 @@ def test_every_parameter_moves(tiny_tokenizer, tiny_qwen3, tmp_path):
     assert still == []
 
 
-@pytest.mark.parametrize("term", ["distill", "distill_ce", "sft", "lm"])
+TERMS = tuple(Losses.model_fields)
+
+
+@pytest.mark.parametrize("term", TERMS)
 def test_each_term_alone_has_a_gradient_through_the_trainer(tiny_tokenizer, tiny_qwen3, tmp_path, term):
     """The silent trap: a distillation term on outputs that were computed without gradient trains nothing."""
     from copy import deepcopy
 
     model = deepcopy(tiny_qwen3).train()
-    alone = Losses(**{**dict.fromkeys(("distill", "distill_ce", "sft", "lm"), 0.0), term: 1.0})
+    alone = Losses(**{**dict.fromkeys(TERMS, 0.0), term: 1.0})
     trainer = trainer_for(tiny_tokenizer, model, tmp_path, alone)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
     trainer.compute_loss(model, batch).backward()
@@ -225,6 +229,32 @@ def test_optimizer_keeps_fp32_copies_of_bf16_weights(tiny_qwen3):
     # 100 Adam steps of 1e-4 on weights of 1.0, where bf16 steps are 0.0039 below and 0.0078 above one.
     assert torch.allclose(start - parameter, torch.full_like(start, 0.01), atol=4e-3)
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_terms_without_weight_cost_nothing(tiny_tokenizer, tiny_qwen3, tmp_path):
+    from copy import deepcopy
+
+    trainer = trainer_for(tiny_tokenizer, deepcopy(tiny_qwen3), tmp_path, Losses(distill=1.0, sft=0.0))
+    trainer.train()
+    assert set(TERMS) & trainer.state.log_history[0].keys() == {"distill"}
+
+
+def test_packed_rows_do_not_see_each_other(tiny_tokenizer, tiny_qwen3, tmp_path):
+    """Loss and gradient of a packed batch are those of the same rows padded."""
+    from copy import deepcopy
+
+    model = deepcopy(tiny_qwen3).train()
+    trainer = trainer_for(tiny_tokenizer, model, tmp_path, Losses(**dict.fromkeys(TERMS, 1.0)))
+    rows = [trainer.train_dataset[i] for i in range(8)]
+    found = []
+    for packed in (False, True):
+        model.zero_grad()
+        loss = trainer.compute_loss(model, collator(0, packed=packed)(rows))
+        loss.backward()
+        found.append((loss.item(), body(model).layers[0].self_attn.q_proj.weight.grad.clone()))
+    (padded_loss, padded), (packed_loss, together) = found
+    assert packed_loss == pytest.approx(padded_loss, rel=1e-5)
+    assert torch.allclose(padded, together, atol=1e-5 * padded.abs().max().item())
 
 
 def test_document_titles_reach_the_model(tiny_tokenizer):

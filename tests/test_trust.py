@@ -6,14 +6,16 @@ import itertools
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytrec_eval
 
 from prism.errors import DataError, InputError
-from prism.evaluation.beir_report import compare
+from prism.evaluation.beir_report import MEASURE, compare
 from prism.evaluation.chance import shuffled_ndcg
 from prism.evaluation.ranking import measure, measure_queries, read_qrels, read_run, read_scores
+from prism.evaluation.statistics import compare_paired
 
 # --- trec_eval -------------------------------------------------------------------------------------------------------
 
@@ -114,10 +116,12 @@ def test_chance_by_hand() -> None:
 # --- planted differences ---------------------------------------------------------------------------------------------
 
 QUERIES = 300
+Labels = dict[str, dict[str, int]]
+Rankings = dict[str, list[str]]
 
 
-def planted(down: int, up: int, seed: int = 0) -> dict[str, float]:
-    """Two rankings of 300 queries; the second has the relevant document fall (rise) by one rank in some of them.
+def planted(down: int, up: int, seed: int = 0) -> tuple[Labels, Rankings, Rankings]:
+    """Qrels of 300 queries, a ranking, and one in which the relevant document falls (rises) by a rank in some queries.
 
     The relevant document is first in 60 % of the queries, second in the others: nDCG 1 and 0.630930, mean 0.852372.
     One rank is worth 0.369070, so 14 falls are 0.017223 on average: 2.02 % of 0.852372.
@@ -129,25 +133,30 @@ def planted(down: int, up: int, seed: int = 0) -> dict[str, float]:
     before = {query: ["a", "b"] if query in first else ["b", "a"] for query in qrels}
     turned = {*rng.sample(first, down), *rng.sample(second, up)}
     after = {query: ranked[::-1] if query in turned else ranked for query, ranked in before.items()}
+    return qrels, before, after
+
+
+def compared(down: int, up: int) -> dict[str, Any]:
+    qrels, before, after = planted(down, up)
     [pair] = compare(qrels, {"before": before, "after": after})["pairs"]
     return dict(pair)
 
 
 def test_a_planted_regression_of_two_per_cent_is_detected() -> None:
-    pair = planted(down=14, up=0)
+    pair = compared(down=14, up=0)
     loss = 14 * (1 - 1 / math.log2(3)) / QUERIES
     mean = (180 + 120 / math.log2(3)) / QUERIES
     assert loss / mean == pytest.approx(0.0202, abs=1e-4)
     assert pair["difference"] == pytest.approx(-loss, abs=1e-6)
-    low, high = pair["interval"]  # type: ignore[misc]
+    low, high = pair["interval"]
     assert low < -loss < high < 0
     assert pair["p_holm"] < 0.01
 
 
 def test_a_planted_zero_is_not_detected() -> None:
-    pair = planted(down=14, up=14)
+    pair = compared(down=14, up=14)
     assert pair["difference"] == pytest.approx(0, abs=1e-9)
-    low, high = pair["interval"]  # type: ignore[misc]
+    low, high = pair["interval"]
     assert low < 0 < high
     assert pair["p_holm"] > 0.5
 
@@ -158,7 +167,9 @@ def test_noise_without_a_difference_is_rarely_called_one() -> None:
     found = 0
     for trial in range(30):
         down = sum(rng.random() < 0.5 for _ in range(28))
-        found += planted(down, 28 - down, trial)["p"] < 0.05
+        qrels, before, after = planted(down, 28 - down, trial)
+        first, second = (list(measure_queries(qrels, run, [MEASURE])[MEASURE].values()) for run in (before, after))
+        found += compare_paired(second, first).p_bootstrap < 0.05
     assert found <= 6  # Binomial(30, 0.05): P(more than 6) = 0.0006
 
 

@@ -7,14 +7,18 @@ import torch
 
 from prism.template import PRISM, Template
 from prism.training.recipe import Scratch
-from prism.training.scratch import new_model
+from prism.training.scratch import new_model, train_tokenizer
 from prism.training.wiring import orthonormal, rotated
 from prism.types import Document
 
 
 @pytest.fixture
-def template(tiny_tokenizer) -> Template:
-    return Template(PRISM, tiny_tokenizer)
+def template() -> Template:
+    texts = [
+        "Does the document help to answer the query? Query: Document: copper zebra. Iron is grey. The copper is red."
+    ]
+    texts += ["The sky is blue. Copper wire hums. Blue skies stay. assistant user wire hums"]
+    return Template(PRISM, train_tokenizer(texts * 50, PRISM, 600))
 
 
 @pytest.fixture
@@ -25,13 +29,13 @@ def model(template):
 
 def test_copies_what_follows_an_earlier_occurrence(model, template):
     torch.manual_seed(1)
-    once = torch.randperm(500)[:80] + 50  # no token twice
+    once = torch.randperm(180)[:80] + 20  # no token twice
     ids = torch.cat([torch.tensor([template.first_id]), once, once])[None]
     with torch.inference_mode():
         guesses = model(ids).logits.argmax(-1)[0]
-    # From the second occurrence of the first token on, every next token is known.
-    known = guesses[81:-1] == ids[0, 82:]
-    assert known.float().mean() > 0.9
+    # Once two tokens in a row have been seen before, every next token is known.
+    known = guesses[82:-1] == ids[0, 83:]
+    assert known.float().mean() > 0.85
 
 
 def test_notices_words_of_the_query_in_the_document(model, template):

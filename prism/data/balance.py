@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prism.data.jsonl import Drops, OnBad, Row, read_pairs
-from prism.data.records import stable_id
 from prism.errors import DataError, InputError
+from prism.text import stable_id
 
 
 class Cell(NamedTuple):

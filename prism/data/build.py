@@ -10,10 +10,11 @@ from pathlib import Path
 
 from prism.data.pairs import Lexicon, Query, make_queries, negative, negatives, place_questions, positive
 from prism.data.passages import cut
-from prism.data.records import stable_id, write_examples
+from prism.data.records import write_examples
 from prism.data.settings import HeldOut, Pairs, Stage
 from prism.data.sources import READERS, Corpus, Question, Text
 from prism.errors import DataError
+from prism.text import stable_id
 from prism.types import Example
 
 Say = Callable[[str], None]

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from prism.data.records import stable_id
-from prism.data.sources import Text
 from prism.errors import DataError
-from prism.types import clean
+from prism.text import clean, stable_id
+
+if TYPE_CHECKING:
+    from prism.data.sources import Text
 
 OnBad = Literal["fail", "skip"]
 """What a malformed line does: end the command, or be counted and left out."""
@@ -135,6 +136,8 @@ def read_corpus(path: Path, drops: Drops, on_bad: OnBad = "fail") -> Iterator[Te
 
     `group` names what must stay on one side of a split; by default the id up to a `#` (sections of one page).
     """
+    from prism.data.sources import Text
+
     for place, row in read_rows(path, drops, on_bad):
         name = next((name for name in _TEXT_FIELDS if name in row), "text")
         try:

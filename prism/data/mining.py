@@ -14,10 +14,10 @@ from typing import Any, Protocol
 from rapidfuzz import fuzz
 
 from prism.data.jsonl import Drops, Line, Row
-from prism.data.records import stable_id
 from prism.data.sources import Text
 from prism.data.splits import query_key
 from prism.errors import InputError
+from prism.text import stable_id
 
 _QUERIES_AT_ONCE = 256
 _REPEATS = 95.0

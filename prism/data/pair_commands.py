@@ -27,7 +27,7 @@ def pairs(
 ) -> None:
     """Make training pairs from a corpus without any LLM: queries by rule, evidence verbatim, BM25 negatives."""
     from prism.data.corpus_pairs import CorpusPairs, pairs_from_corpus
-    from prism.data.records import stable_id
+    from prism.text import stable_id
 
     settings = CorpusPairs(queries=queries, per_passage=per_passage, hard=hard, easy=easy, max_chars=max_chars)
     drops = Drops()

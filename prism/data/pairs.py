@@ -17,9 +17,9 @@ from itertools import islice, pairwise
 from typing import Literal, NamedTuple
 
 from prism.data.passages import Passage, words
-from prism.data.records import stable_id
 from prism.data.sources import Question
 from prism.evaluation.bm25 import Bm25
+from prism.text import stable_id
 from prism.types import Example
 
 Kind = Literal["keyword", "question", "heading", "title", "human"]

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from prism.data.jsonl import Drops, Line, Row
-from prism.data.records import stable_id
 from prism.data.splits import query_key
+from prism.text import stable_id
 
 Language = Literal["en", "de", "zh", "ru"]
 

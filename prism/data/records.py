@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -12,11 +11,6 @@ from pydantic import ValidationError
 
 from prism.errors import DataError
 from prism.types import Example
-
-
-def stable_id(*parts: str) -> str:
-    """16 hexadecimal digits that depend on the parts alone."""
-    return hashlib.blake2b("\x1f".join(parts).encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
 def read_examples(path: Path) -> Iterator[Example]:

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from prism.data.jsonl import Drops, JsonlWriter, OnBad, read_queries
-from prism.data.records import stable_id
 from prism.errors import InputError
 from prism.sentences import UNIT
+from prism.text import stable_id
 
 
 def query_key(text: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from prism.data.records import stable_id
 from prism.errors import CheckpointError
+from prism.text import stable_id
 
 Kind = Literal["cross-encoder", "embedding"]
 

@@ -14,9 +14,9 @@ from itertools import islice
 
 from prism.data.pairs import Query, positive
 from prism.data.passages import Passage
-from prism.data.records import stable_id
 from prism.evaluation.bm25 import Bm25
 from prism.sentences import UNSPACED_CHAR
+from prism.text import stable_id
 from prism.types import Example
 
 _FUNCTION = re.compile(

@@ -48,13 +48,15 @@ class VllmEngine:
         stop_ids: Collection[int],
         stop_strings: Collection[str],
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        context: int | None = None,
         speculate: bool | None = None,
         options: Mapping[str, Any] | None = None,
         start: Callable[[Mapping[str, Any]], Any] | None = None,
     ) -> None:
         """Starts vLLM and waits until it is ready: seconds to minutes.
 
-        `label_ids`: (yes, no). `speculate`: n-gram drafts; None: where every layer is plain attention.
+        `label_ids`: (yes, no). `context`: tokens of the longest prompt and its text, for which vLLM must find memory at
+        once; None: all the model reads. `speculate`: n-gram drafts; None: where every layer is plain attention.
         `options`: fields of vLLM's `AsyncEngineArgs`, such as `tensor_parallel_size`; they win over what is set here.
         `start`: makes something like `AsyncLLM` of all those fields; None: vLLM does.
         Raises EngineError when vLLM does not start.
@@ -70,6 +72,7 @@ class VllmEngine:
         self._arguments = {
             "model": str(path),
             "dtype": dtype,
+            "max_model_len": context,
             "enable_prefix_caching": True,
             "speculative_config": dict(_SPECULATION) if speculate else None,
             "logprobs_mode": "processed_logprobs" if speculate else "raw_logprobs",
@@ -239,10 +242,14 @@ def _start(arguments: Mapping[str, Any]) -> Any:
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    plain = arguments["speculative_config"] is not None or _plain_attention(Path(arguments["model"]))
-    block = {"block_size": _CPU_BLOCK_TOKENS} if current_platform.is_cpu() and plain else {}
+    defaults: dict[str, Any] = {}
+    if current_platform.is_cpu():
+        if _plain_attention(Path(arguments["model"])):
+            defaults["block_size"] = _CPU_BLOCK_TOKENS
+        if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            defaults["kv_cache_memory_bytes"] = _cpu_cache_bytes(arguments)
     try:
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(**{**block, **arguments}))
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**{**defaults, **arguments}))
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EngineError(f"vLLM does not start with {arguments['model']}: {reason}; its log has more") from error
@@ -275,10 +282,24 @@ async def _gather(jobs: Sequence[Any]) -> list[Any]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _config(path: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
+    return {**config, **config.get("text_config", {})}
+
+
+def _cpu_cache_bytes(arguments: Mapping[str, Any]) -> int:
+    """Room for two of the longest sequences, at least 1 GiB. Left alone, vLLM takes nine tenths of all memory."""
+    config = _config(Path(arguments["model"]))
+    heads = config["num_attention_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
+    values = 2 * config["num_hidden_layers"] * config.get("num_key_value_heads", heads) * size
+    context = arguments["max_model_len"] or config["max_position_embeddings"]
+    return int(max(1 << 30, 2 * context * values * (4 if arguments["dtype"] == "float32" else 2)))
+
+
 def _plain_attention(path: Path) -> bool:
     """Whether every layer keeps plain keys and values, so that a rejected draft can be taken back."""
-    config = json.loads((path / "config.json").read_bytes())
-    config = config.get("text_config", config)
+    config = _config(path)
     kinds = set(config.get("layer_types") or ["full_attention"])
     return kinds == {"full_attention"} and not config.get("use_sliding_window", False)
 

@@ -163,7 +163,7 @@ def _published(section: Section, made: Made, columns: Sequence[str]) -> None:
         why = reference.differences(made, column)
         rows.append([column, mean, "this run", "; ".join(why)])
         warned += [column] if why else []
-    rows.sort(key=lambda row: -float(row[1] or 0.0))
+    rows.sort(key=lambda row: (bool(row[3]), -float(row[1] or 0.0)))  # what cannot be compared stands below
     if warned:
         section.warn(f"Not comparable with the published figures: {', '.join(warned)}. The last column says why.")
     heads = ["ranking", "mean nDCG@10, %", "from", "differs"]

@@ -7,12 +7,11 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from prism.errors import CheckpointError, DataError, InputError
-from prism.types import Document
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from prism.evaluation.calibration import Bin, Cut
     from prism.evaluation.ranking import QueryReranker
     from prism.scoring import Calibration
+    from prism.types import Document
 
 
 class Labelled(NamedTuple):
@@ -124,6 +124,8 @@ def _pair(line: bytes, where: str) -> Labelled:
             f"{where}: expected verdict yes or no, or a label from 0 to 9, got {str(verdict or label)[:40]!r}"
         )
     title = row.get("title")
+    from prism.types import Document
+
     document = Document(text=row["document"], id=where, title=title if isinstance(title, str) else None)
     return Labelled(row["query"], str(row.get("query_id") or row["query"]), document, relevant)
 
@@ -232,7 +234,7 @@ def write_report(result: Result, checkpoint: str, out: Path) -> Path:
         f" after {calibration.method} calibration on {calibration.pairs} pairs."
     )
     section = report.section("Before and after")
-    rows = [["score as it is", *result.before[:2]], [f"after {calibration.method}", *result.after[:2]]]
+    rows: list[list[Any]] = [["score as it is", *result.before[:2]], [f"after {calibration.method}", *result.after[:2]]]
     section.table(["probability", "calibration error", "Brier score"], rows, best={"Brier score": "min"})
     section.text(
         f"{len(result.fitted.scores)} pairs to fit ({calibration.prior:.1%} relevant), {len(result.held.scores)} held"

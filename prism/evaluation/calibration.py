@@ -32,19 +32,18 @@ def fit(scores: ArrayLike, relevant: ArrayLike, method: Method = "isotonic") -> 
     given, labels = _pairs(scores, relevant)
     if labels.all() or not labels.any():
         raise InputError(f"calibration needs relevant and irrelevant pairs, got {int(labels.sum())} of {len(labels)}")
-    common = {"prior": float(labels.mean()), "pairs": len(labels)}
     if method == "platt":
-        return _platt(given, labels, common)
+        return _platt(given, labels)
     from sklearn.isotonic import IsotonicRegression
 
     fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(given, labels)
     knots = tuple(zip(fitted.X_thresholds_.tolist(), fitted.y_thresholds_.tolist(), strict=True))
     if len({y for _, y in knots}) == 1:
         raise InputError("higher scores are not more often relevant: there is nothing to calibrate")
-    return Calibration(method="isotonic", knots=knots, **common)
+    return Calibration(method="isotonic", knots=knots, prior=float(labels.mean()), pairs=len(labels))
 
 
-def _platt(scores: Floats, labels: Labels, common: dict[str, float]) -> Calibration:
+def _platt(scores: Floats, labels: Labels) -> Calibration:
     from sklearn.linear_model import LogisticRegression
 
     bounded = np.clip(scores, 1e-12, 1 - 1e-12)
@@ -54,7 +53,13 @@ def _platt(scores: Floats, labels: Labels, common: dict[str, float]) -> Calibrat
         raise InputError(
             f"higher scores are not more often relevant (slope {slope:.3g}): there is nothing to calibrate"
         )
-    return Calibration(method="platt", slope=slope, intercept=float(model.intercept_[0]), **common)  # type: ignore[arg-type]
+    return Calibration(
+        method="platt",
+        slope=slope,
+        intercept=float(model.intercept_[0]),
+        prior=float(labels.mean()),
+        pairs=len(labels),
+    )
 
 
 class Bin(Record):

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from prism.data.passages import cut
-from prism.data.records import stable_id
 from prism.data.sources import Corpus, Question, covidqa, qed
 from prism.errors import DataError, InputError
 from prism.sentences import sentences
-from prism.types import Document, Record, clean
+from prism.text import clean, stable_id
+from prism.types import Document, Record
 
 PASSAGE_CHARS = 2000
 """Long articles are cut into passages of this size before anybody looks at the question."""

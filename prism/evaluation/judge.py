@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from prism.data.records import stable_id
 from prism.evaluation.evidence_quality import SAMPLES, Extract, Value
 from prism.evaluation.evidence_sets import Case
 from prism.labeling.agreement import coincidence_tables, interval, krippendorff_alpha, resample
 from prism.labeling.failures import BadAnswer
 from prism.labeling.money import Price
+from prism.text import stable_id
 from prism.types import Record
 
 if TYPE_CHECKING:

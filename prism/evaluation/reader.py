@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prism.data.records import stable_id
 from prism.evaluation.answers import contains_answer, exact_match, token_f1
 from prism.evaluation.evidence_quality import SAMPLES, Count, Value
 from prism.evaluation.evidence_sets import Case
 from prism.labeling.agreement import interval, resample
 from prism.labeling.failures import BadAnswer
 from prism.labeling.money import Price
+from prism.text import stable_id
 from prism.types import Record
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ def differences(report: Mapping[str, Any], column: str) -> list[str]:
     if missing := [name for name in BEIR_QA if column not in sets.get(name, {})]:
         found.append(f"{len(missing)} of the nine sets are missing ({', '.join(missing)})")
     options = [meta[column]["options"] for name, meta in report["meta"].items() if name in BEIR_QA and column in meta]
-    stages = sorted({str(o.get("candidates", "none")) for o in options if FIRST_STAGE not in str(o.get("candidates"))})
-    if stages:
-        found.append(f"its candidates are not those of {FIRST_STAGE} ({', '.join(stages)})")
+    stages = {str(o.get("candidates", "itself a first stage")) for o in options}
+    if strange := sorted(stage for stage in stages if FIRST_STAGE not in stage):
+        found.append(f"its candidates are not those of {FIRST_STAGE} ({', '.join(strange)})")
     if depths := sorted({int(o["top_k"]) for o in options if o.get("top_k", DEPTH) != DEPTH}):
         found.append(f"it reranked {', '.join(map(str, depths))} candidates, not {DEPTH}")
     if any(o.get("limit") for o in options):

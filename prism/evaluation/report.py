@@ -14,7 +14,7 @@
         best={"nDCG@10": "max", "ms / query": "min"},
     )
 
-    def draw(figure: Figure) -> None:            # called twice: for light and for dark pages; leave colours alone
+    def draw(figure: Figure) -> None:            # matplotlib's default colours change with the page
         axes = figure.subplots()
         axes.bar(["bm25", "nano"], [0.6758, 0.7012])
         axes.set_ylabel("nDCG@10")
@@ -197,15 +197,16 @@ class Report:
         `data` is the body of `report.json`: records, numpy numbers and arrays are fine; NaN becomes null. Raises
         InputError when `out` cannot be written, or two figures share a name.
         """
-        from prism.evaluation.report_html import draw_svg, render_html
+        from prism.evaluation.report_html import darkened, draw_svg, render_html
 
         charts = [block for section in self.sections for block in section.blocks if isinstance(block, Chart)]
         names = [chart.name for chart in charts]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise InputError(f"two figures are named {twice!r}: give each its own name")
-        drawn = {chart.name: (draw_svg(chart, dark=False), draw_svg(chart, dark=True)) for chart in charts}
+        light = {chart.name: draw_svg(chart) for chart in charts}
+        drawn = {name: (svg, darkened(svg)) for name, svg in light.items()}
         made = {"title": self.title, "command": self.command, "versions": self.versions, "date": self.date}
-        files = {f"figures/{name}.svg": light for name, (light, _) in drawn.items()}
+        files = {f"figures/{name}.svg": svg for name, svg in light.items()}
         files["report.html"] = render_html(self, drawn)
         files["report.md"] = "\n".join(_markdown(self)) + "\n"
         files["report.json"] = json.dumps(plain({**made, **data}), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prism.evaluation.report import Block, Chart, Code, Section, Table, Text
 from prism.evaluation.report_style import DARK, LIGHT, STYLE
-from prism.types import clean
+from prism.text import clean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,12 +29,13 @@ def render_html(report: Report, drawn: Mapping[str, tuple[str, str]]) -> str:
     return clean("\n".join(_page(report, drawn)) + "\n")
 
 
-def draw_svg(chart: Chart, *, dark: bool) -> str:
-    """The figure as SVG in the page's colours; the same input gives the same bytes."""
+def draw_svg(chart: Chart) -> str:
+    """The figure as SVG in the colours of a light page; the same input gives the same bytes."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**_settings(DARK if dark else LIGHT), "svg.hashsalt": chart.name}):
+    settings: Any = {**_settings(LIGHT), "svg.hashsalt": chart.name}
+    with matplotlib.rc_context(settings):
         figure = Figure(figsize=chart.size, layout="constrained")
         chart.draw(figure)
         _plain_logarithms(figure)
@@ -42,13 +44,24 @@ def draw_svg(chart: Chart, *, dark: bool) -> str:
     return out.getvalue().decode("utf-8")
 
 
+def darkened(svg: str) -> str:
+    """The same figure for a dark page: each colour of the light one replaced by its counterpart."""
+    pairs = dict(zip(_colours(LIGHT), _colours(DARK), strict=True))
+    return re.sub("|".join(pairs), lambda found: pairs[found.group()], svg)
+
+
+def _colours(scheme: Mapping[str, Any]) -> list[str]:
+    return [scheme["paper"], scheme["ink"], scheme["quiet"], scheme["rule"], *scheme["series"]]
+
+
 def _plain_logarithms(figure: Figure) -> None:
-    """Logarithmic axes say 0.1, 1, 10: their usual labels are formulas, which are off."""
-    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+    """Logarithmic axes say 1, 2, 5, 10: their usual labels are formulas, which are off."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() == "log":
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
                 axis.set_minor_formatter(NullFormatter())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 from prism.errors import DataError, InputError
@@ -18,6 +18,7 @@ from prism.types import Record
 
 POPULARITY = ("tail", "torso", "head")
 """Names of three groups of queries by how often they are asked, rarest first."""
+Floats = NDArray[np.float64]
 _COLUMNS = ("query", "interest", "popularity")
 
 
@@ -113,7 +114,7 @@ def neyman(sizes: Mapping[str, int], deviations: Mapping[str, float], total: int
     return dict(zip(sizes, _whole(shares, high, total), strict=True))
 
 
-def _within(weights: np.ndarray, low: np.ndarray, high: np.ndarray, total: int) -> np.ndarray:
+def _within(weights: Floats, low: Floats, high: Floats, total: int) -> Floats:
     """clip(c * weights, low, high) with c such that the sum is `total`."""
 
     def excess(log_c: float) -> float:
@@ -121,10 +122,11 @@ def _within(weights: np.ndarray, low: np.ndarray, high: np.ndarray, total: int) 
 
     ends = float(np.log(low / weights).min()) - 1.0, float(np.log(high / weights).max()) + 1.0
     log_c = ends[0] if excess(ends[0]) >= 0 else ends[1] if excess(ends[1]) <= 0 else optimize.brentq(excess, *ends)
-    return np.clip(np.exp(log_c) * weights, low, high)
+    clipped: Floats = np.clip(np.exp(log_c) * weights, low, high)
+    return clipped
 
 
-def _whole(shares: np.ndarray, high: np.ndarray, total: int) -> list[int]:
+def _whole(shares: Floats, high: Floats, total: int) -> list[int]:
     """Whole numbers with the same sum: the largest remainders are rounded up."""
     counts = np.floor(shares + 1e-9)
     for index in np.argsort(counts - shares, kind="stable"):

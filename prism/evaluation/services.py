@@ -24,7 +24,8 @@ import tenacity
 from prism.errors import EngineError, InputError
 from prism.evaluation.rerankers import Spec, document_text
 from prism.result import printable
-from prism.types import Document, Judgment, Usage, clean
+from prism.text import clean
+from prism.types import Document, Judgment, Usage
 
 ATTEMPTS: Final = 6
 LONGEST_WAIT_S: Final = 60.0

@@ -102,7 +102,8 @@ def coincidence_tables(votes_PR: Floats, query_P: Integers, values_K: Floats) ->
 def binarise(tables: Floats, values_K: Floats, cut: float) -> Floats:
     """[..., K, K] -> [..., 2, 2]: labels below `cut` against labels from `cut` on."""
     side = np.stack([values_K < cut, values_K >= cut]).astype(np.float64)
-    return np.einsum("ik,...kl,jl->...ij", side, tables, side)
+    split: Floats = np.einsum("ik,...kl,jl->...ij", side, tables, side)
+    return split
 
 
 def cuts(values_K: Floats) -> list[int]:

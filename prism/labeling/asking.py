@@ -20,7 +20,8 @@ from pydantic import Field
 
 from prism.errors import DataError
 from prism.labeling.failures import Stop, Undelivered
-from prism.types import Record, clean
+from prism.text import clean
+from prism.types import Record
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")

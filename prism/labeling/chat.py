@@ -25,7 +25,8 @@ from pydantic import Field, field_validator
 from prism.labeling.failures import BadAnswer, KeyRefused, Stop, Unavailable, Undelivered
 from prism.labeling.money import Budget, Price
 from prism.labeling.replies import read_error, read_reply
-from prism.types import Record, Usage, clean
+from prism.text import clean
+from prism.types import Record, Usage
 
 if TYPE_CHECKING:
     import httpx
@@ -106,6 +107,7 @@ class CallLog(Protocol):
 
 
 class _Request(NamedTuple):
+    model: str
     url: str
     headers: dict[str, str]
     body: bytes
@@ -116,7 +118,10 @@ class _Request(NamedTuple):
 
 
 class ChatClient:
-    """Requests to one provider, within its limits. Belongs to one event loop; close it when done."""
+    """Requests to one provider, within its limits. Belongs to one event loop; close it when done.
+
+    What stopped a model (a refused key, say) holds for the life of the client: what waits is not sent any more.
+    """
 
     def __init__(self, provider: Provider, *, name: str = "provider", spent_usd: Decimal = Decimal(0)) -> None:
         """`spent_usd` counts against the budget: what earlier runs paid."""
@@ -126,6 +131,7 @@ class ChatClient:
         self._slots = asyncio.Semaphore(provider.concurrency)
         self._limits = _Limits(provider)
         self._http: httpx.AsyncClient | None = None
+        self._stopped: dict[str, Stop] = {}
 
     async def complete(
         self,
@@ -166,6 +172,7 @@ class ChatClient:
         content = {"model": model, "messages": cleaned, self.provider.max_tokens_field: max_tokens, **params}
         most = Usage(prompt_tokens=most_tokens(cleaned), written_tokens=max_tokens)
         return _Request(
+            model=model,
             url=f"{self.provider.base_url}/chat/completions",
             headers={"Content-Type": "application/json", **self._authorization()},
             body=json.dumps(content, ensure_ascii=False).encode(),
@@ -189,6 +196,8 @@ class ChatClient:
     async def _attempt(self, request: _Request) -> Completion:
         async with self._slots:
             await self._limits.turn(request.estimate)
+            if request.model in self._stopped:  # questions that waited while another learnt this
+                raise self._stopped[request.model]
             await self.budget.set_aside(request.most_usd)
             paid_usd = request.most_usd  # what counts if we never hear
             try:
@@ -208,6 +217,8 @@ class ChatClient:
 
     async def _lost(self, request: _Request, error: Undelivered | Stop) -> Decimal:
         """Record an attempt that brought nothing; returns the most it may have cost."""
+        if isinstance(error, Stop):
+            self._stopped[request.model] = error
         charged_usd = request.most_usd if isinstance(error, Unavailable) and error.paid else Decimal(0)
         if isinstance(error, Unavailable) and error.retry_after_s is not None:
             self._limits.pause(error.retry_after_s)
@@ -233,9 +244,9 @@ class ChatClient:
     async def _post(self, request: _Request) -> tuple[int, Mapping[str, str], bytes]:
         import httpx
 
+        http = self._open()
         try:
             async with asyncio.timeout(self.provider.timeout_s):
-                http = self._open()
                 async with http.stream("POST", request.url, headers=request.headers, content=request.body) as response:
                     body = bytearray()
                     async for piece in response.aiter_bytes():
@@ -257,7 +268,8 @@ class ChatClient:
         if self._http is None:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.provider.concurrency)
             timeout = httpx.Timeout(None, connect=min(15.0, self.provider.timeout_s))
-            self._http = httpx.AsyncClient(limits=limits, timeout=timeout)
+            encrypted = self.provider.base_url.startswith("https:")  # certificates take long to load
+            self._http = httpx.AsyncClient(limits=limits, timeout=timeout, verify=encrypted)
         return self._http
 
     def _wait(self, state: RetryCallState) -> float:

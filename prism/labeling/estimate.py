@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prism.labeling.chat import estimate_tokens
 from prism.labeling.pairs import BadLine, LabelPair, Repeated, read_pairs
-from prism.labeling.panel import ApiJuror, Panel
+from prism.labeling.panel import ApiJuror, Juror, Panel
 from prism.labeling.store import Store
 from prism.types import Record, Usage
 
@@ -62,7 +62,7 @@ def estimate(panel: Panel, pairs: Path, out: Path, limit: int | None = None) -> 
             else:
                 counts["pairs"] += 1
                 _add(panel, item, store, sums)
-        jurors = tuple(_juror(panel, juror.name, *sums[juror.name], store) for juror in panel.jurors)
+        jurors = tuple(_juror(panel, juror, sums[juror.name], store) for juror in panel.jurors)
     finally:
         if store:
             store.close()
@@ -80,8 +80,8 @@ def _add(panel: Panel, pair: LabelPair, store: Store | None, sums: dict[str, lis
             sum_[1] += tokens
 
 
-def _juror(panel: Panel, name: str, questions: int, tokens: int, store: Store | None) -> JurorEstimate:
-    juror = next(juror for juror in panel.jurors if juror.name == name)
+def _juror(panel: Panel, juror: Juror, sums: list[int], store: Store | None) -> JurorEstimate:
+    questions, tokens = sums
     expected = most = Usage()
     price, key = None, "none needed"
     if isinstance(juror, ApiJuror):
@@ -93,11 +93,11 @@ def _juror(panel: Panel, name: str, questions: int, tokens: int, store: Store | 
         if variable:
             key = f"{variable} is set" if os.environ.get(variable) else f"{variable} IS NOT SET"
     return JurorEstimate(
-        name=name,
+        name=juror.name,
         questions=questions,
         usage=expected,
         expected_usd=price.cost(expected) if price else Decimal(0),
         most_usd=price.cost(most) if price else Decimal(0),
-        spent_usd=store.spent(juror=name).total_usd if store else Decimal(0),
+        spent_usd=store.spent(juror=juror.name).total_usd if store else Decimal(0),
         key=key,
     )

@@ -23,7 +23,8 @@ from prism.labeling.recorded import FileJuror
 from prism.labeling.replies import Filtered
 from prism.labeling.rubrics import Rubric
 from prism.labeling.store import Committer, Store
-from prism.types import Document, Judgment, Vote, clean
+from prism.text import clean
+from prism.types import Document, Judgment, Vote
 
 if TYPE_CHECKING:
     from prism.reranker import Reranker

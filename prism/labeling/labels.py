@@ -12,7 +12,8 @@ from typing import Any
 from prism.labeling.pairs import BadLine, LabelPair, Repeated
 from prism.labeling.panel import Panel
 from prism.labeling.store import Store
-from prism.types import Record, Verdict, clean
+from prism.text import clean
+from prism.types import Record, Verdict
 
 UNDECIDED = "undecided"
 

@@ -13,9 +13,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prism.data.records import stable_id
 from prism.errors import DataError
-from prism.types import Document, clean
+from prism.text import clean, stable_id
+from prism.types import Document
 
 
 class LabelPair(NamedTuple):

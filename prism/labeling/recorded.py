@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from anyio import to_thread
 
-from prism.data.records import stable_id
 from prism.errors import DataError, InputError
 from prism.labeling.answers import Answer, dated, failed
 from prism.labeling.pairs import LabelPair
 from prism.labeling.panel import RecordedJuror
 from prism.labeling.rubrics import Rubric
+from prism.text import stable_id
 from prism.types import Vote
 
 

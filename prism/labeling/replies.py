@@ -69,7 +69,7 @@ def read_reply(name: str, body: bytes, provider: _Limits) -> Reply:
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
-    text, finish = _text(message.get("content")), str(choice.get("finish_reason") or "stop")
+    text, finish = without_key(_text(message.get("content")), provider), str(choice.get("finish_reason") or "stop")
     reply = Reply(text, finish, _usage(data.get("usage")))
     if message.get("refusal") or finish == "content_filter":
         return reply._replace(problem="refused")
@@ -168,5 +168,10 @@ def _message(body: bytes, provider: _Limits) -> str:
         parts = (error.get(name) for name in ("message", "code", "type", "status"))
         error = " ".join(str(part) for part in parts if part)
     said = " ".join(printable(str(error)).split())
+    return without_key(said, provider)[:200]
+
+
+def without_key(text: str, provider: _Limits) -> str:
+    """The text, should a server echo the key it was sent."""
     key = os.environ.get(provider.key_env or "", "").strip()
-    return (said.replace(key, "…") if key else said)[:200]
+    return text.replace(key, "…") if key else text

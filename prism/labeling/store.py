@@ -5,9 +5,10 @@
     votes    one row per answer: a label, or a recorded failure
     missed   questions that got no answer, and why; they are asked again
 
-A vote is committed before anything counts it, and one that was paid for waits for the disk, so it outlives a power cut. A call without end or vote was under way when the program died: it may
-have been paid for without its answer reaching us, so it counts as spent, with the most it can have cost. Triggers
-refuse updates and deletes. WAL mode lets others read while a run writes.
+A vote is committed before anything counts it, and one that was paid for waits for the disk, so it outlives a power cut.
+A call without end or vote was under way when the program died: it may have been paid for without its answer reaching
+us, so it counts as spent, with the most it can have cost. Triggers refuse updates and deletes. WAL mode lets others
+read while a run writes.
 """
 
 from __future__ import annotations
@@ -209,7 +210,7 @@ class Store:
         query = (
             "SELECT kind, count(*) FROM ends JOIN calls ON calls.id = ends.call WHERE juror = ? GROUP BY 1 ORDER BY 1"
         )
-        return dict(map(tuple, self._reader.execute(query, (juror,))))  # type: ignore[arg-type]
+        return {row[0]: row[1] for row in self._reader.execute(query, (juror,))}
 
     def close(self) -> None:
         self._reader.close()

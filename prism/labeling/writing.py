@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field
 
 from prism.data.jsonl import Drops, JsonlWriter, Line, Row
-from prism.data.records import stable_id
 from prism.labeling.asking import Asked, Kept, Say, ask_all
 from prism.labeling.failures import BadAnswer
 from prism.labeling.money import Price
+from prism.text import stable_id
 from prism.types import Record, Usage
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from prism.serving.schema import (
     result_out,
     sent_text,
 )
-from prism.types import Judgment, Usage, clean
+from prism.text import clean
+from prism.types import Judgment, Usage
 
 _LEAST_ODDS = 1e-12
 

@@ -32,7 +32,7 @@ from prism.serving.logs import NAME
 from prism.serving.metrics import Metrics, tokens_saved
 from prism.serving.refusal import Refused
 from prism.serving.schema import RerankRequest, sent_text
-from prism.serving.stream import Emit, EventStream, tell
+from prism.serving.stream import Emit, EventStream, encode, told
 
 _logger = logging.getLogger(NAME)
 
@@ -83,8 +83,7 @@ class Endpoint:
                     if asked.stream:
                         return EventStream(request, partial(self._tell_all, ticket, asked), place.pop_all().close)
                     result = await until_disconnect(request, self._result(ticket, asked))
-                    body = await to_thread.run_sync(answer, ticket.id, ticket.dialect, asked, result)
-                    response = JSONResponse(body)
+                    response = await to_thread.run_sync(_response, ticket, asked, result)
             except Exception as error:  # noqa: BLE001  # outermost boundary: whatever it is, the client gets our body
                 response = self._failed(ticket, error).response(ticket.id, ticket.dialect)
         ticket.close(response.status_code)
@@ -148,12 +147,13 @@ class Endpoint:
             with fail_after(self._limits.request_timeout_s):
                 async with aclosing(self._events(ticket, asked)) as events:
                     async for event in events:
-                        tell(event, ticket.id, asked, emit)
+                        for chunk in await to_thread.run_sync(told, event, ticket.id, asked):
+                            emit(chunk)
             status = 200
         except Exception as error:  # noqa: BLE001  # outermost boundary, as above
             failed = self._failed(ticket, error)
             status = failed.status
-            emit("error", failed.body(ticket.id, Dialect.COMMON))
+            emit(encode("error", failed.body(ticket.id, Dialect.COMMON)))
         finally:
             ticket.close(status)
 
@@ -174,3 +174,7 @@ class Endpoint:
             except EngineError:
                 return False
         return True
+
+
+def _response(ticket: Ticket, asked: RerankRequest, result: RerankResult) -> JSONResponse:
+    return JSONResponse(answer(ticket.id, ticket.dialect, asked, result))

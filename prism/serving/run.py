@@ -18,17 +18,20 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, app: FastAPI, config: uvicorn.Config, drain_delay_s: float) -> None:
         super().__init__(config)
         self._admission, self._drain_delay_s = app.state.admission, drain_delay_s
+        self._timer: threading.Timer | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See the class; called by the signal handler."""
+        if self._timer:
+            self._timer.cancel()
         if self._admission.draining or not self._drain_delay_s:
             self._admission.draining = True
             super().handle_exit(sig, frame)
             return
         self._admission.draining = True
-        timer = threading.Timer(self._drain_delay_s, super().handle_exit, (sig, frame))
-        timer.daemon = True
-        timer.start()
+        self._timer = threading.Timer(self._drain_delay_s, super().handle_exit, (sig, frame))
+        self._timer.daemon = True
+        self._timer.start()
 
 
 def run(app: FastAPI, *, host: str, port: int, drain_delay_s: float, finish_within_s: float) -> None:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from prism.inputs import OnLongDocument, Options
-from prism.types import Judgment, Outcome, Record, Truncation, Unsupported, Verdict, WindowScore, clean
+from prism.text import clean
+from prism.types import Judgment, Outcome, Record, Truncation, Unsupported, Verdict, WindowScore
 
 
 def _encodable(value: object) -> object:

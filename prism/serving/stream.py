@@ -26,7 +26,7 @@ from prism.serving.dialects import Dialect, dump, head, meta, usage
 from prism.serving.disconnect import until_disconnect
 from prism.serving.schema import RerankRequest, result_out
 
-Emit = Callable[[str, dict[str, Any]], None]
+Emit = Callable[[bytes], None]
 
 
 def encode(name: str, data: dict[str, Any]) -> bytes:
@@ -34,18 +34,17 @@ def encode(name: str, data: dict[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
 
 
-def tell(event: Event, request_id: str, asked: RerankRequest, emit: Emit) -> None:
-    """What a client is told of one step."""
+def told(event: Event, request_id: str, asked: RerankRequest) -> list[bytes]:
+    """What a client is told of one step, encoded."""
     if isinstance(event, Ranked):
-        emit("ranking", dump(head(request_id, Dialect.COMMON, asked, event.result)))
-    elif isinstance(event, Contributed):
-        emit("contribution", event.model_dump())
-    elif isinstance(event, Judged):
-        emit("evidence", result_out(event.judgment, asked).model_dump(mode="json", exclude_unset=True))
-    else:
-        said = meta(asked, event).model_dump(mode="json", exclude_unset=True)
-        emit("usage", {"usage": usage(event.usage).model_dump(), "meta": said})
-        emit("done", {"id": request_id})
+        return [encode("ranking", dump(head(request_id, Dialect.COMMON, asked, event.result)))]
+    if isinstance(event, Contributed):
+        return [encode("contribution", event.model_dump())]
+    if isinstance(event, Judged):
+        return [encode("evidence", result_out(event.judgment, asked).model_dump(mode="json", exclude_unset=True))]
+    said = meta(asked, event).model_dump(mode="json", exclude_unset=True)
+    figures = {"usage": usage(event.usage).model_dump(), "meta": said}
+    return [encode("usage", figures), encode("done", {"id": request_id})]
 
 
 class EventStream(Response):
@@ -72,11 +71,11 @@ class EventStream(Response):
 
         async def produce() -> None:
             with writer:
-                await self._work(lambda name, data: writer.send_nowait(encode(name, data)))
+                await self._work(writer.send_nowait)
 
-        async with create_task_group() as group:
-            group.start_soon(produce)
-            with reader:
+        with writer, reader:
+            async with create_task_group() as group:
+                group.start_soon(produce)
                 async for chunk in reader:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prism.data.records import stable_id
 from prism.errors import InputError
 from prism.template import Part, Supervised, Template
+from prism.text import stable_id
 from prism.types import Document, Example
 
 if TYPE_CHECKING:
@@ -129,25 +130,64 @@ def order_by_query(queries: list[int], *, shuffle: bool, seed: int) -> list[int]
     return [index for group in groups for index in group]
 
 
-def collator(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
-    """Right-pads rows into a batch. `score_positions` is the position whose next-token logits give the score."""
+def collator(pad_id: int, *, packed: bool = False) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+    """Rows into a batch: padded on the right, or (`packed`) one after another in a single sequence [1, T].
+
+    `score_rows` and `score_positions` say where in the batch the logits that give the score are: one place before the
+    label. Packed rows are told apart by their `position_ids`, which begin at 0 in each.
+    """
+    return _pack if packed else functools.partial(_pad, pad_id)
+
+
+def _pad(pad_id: int, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
     import torch
 
-    def pad(batch: list[dict[str, Any]], key: str, value: int) -> Tensor:
-        longest = max(len(row["input_ids"]) for row in batch)
+    longest = max(len(row["input_ids"]) for row in batch)
+
+    def pad(key: str, value: int) -> Tensor:
         return torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in batch])
 
-    def collate(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-        lengths = torch.tensor([len(row["input_ids"]) for row in batch])
-        input_ids = pad(batch, "input_ids", pad_id)
-        return {
-            "input_ids": input_ids,
-            "attention_mask": (torch.arange(input_ids.shape[1])[None] < lengths[:, None]).long(),
-            "labels": pad(batch, "labels", IGNORED),
-            "lm_labels": pad(batch, "lm_labels", IGNORED),
-            "score_positions": torch.tensor([row["label_position"] - 1 for row in batch]),
-            "queries": torch.tensor([row["query"] for row in batch]),
-            "teacher_scores": torch.tensor([row["teacher_score"] for row in batch], dtype=torch.float32),
-        }
+    lengths = torch.tensor([len(row["input_ids"]) for row in batch])
+    return {
+        "input_ids": pad("input_ids", pad_id),
+        "attention_mask": (torch.arange(longest)[None] < lengths[:, None]).long(),
+        "labels": pad("labels", IGNORED),
+        "lm_labels": pad("lm_labels", IGNORED),
+        "score_rows": torch.arange(len(batch)),
+        "score_positions": torch.tensor([row["label_position"] - 1 for row in batch]),
+        **_targets(batch),
+    }
 
-    return collate
+
+def _pack(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+    import torch
+
+    lengths = [len(row["input_ids"]) for row in batch]
+    starts = [sum(lengths[:index]) for index in range(len(batch))]
+
+    def join(key: str) -> Tensor:
+        return torch.tensor([[id_ for row in batch for id_ in row[key]]])
+
+    labels, lm_labels = join("labels"), join("lm_labels")
+    labels[0, starts] = lm_labels[0, starts] = IGNORED  # nothing is predicted from the row before
+    return {
+        "input_ids": join("input_ids"),
+        "attention_mask": torch.ones(1, sum(lengths), dtype=torch.long),
+        "position_ids": torch.tensor([[position for length in lengths for position in range(length)]]),
+        "labels": labels,
+        "lm_labels": lm_labels,
+        "score_rows": torch.zeros(len(batch), dtype=torch.long),
+        "score_positions": torch.tensor(
+            [start + row["label_position"] - 1 for start, row in zip(starts, batch, strict=True)]
+        ),
+        **_targets(batch),
+    }
+
+
+def _targets(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+    import torch
+
+    return {
+        "queries": torch.tensor([row["query"] for row in batch]),
+        "teacher_scores": torch.tensor([row["teacher_score"] for row in batch], dtype=torch.float32),
+    }

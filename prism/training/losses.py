@@ -79,7 +79,7 @@ def listwise_kl(label_logits_B2: Tensor, teacher_B: Tensor, query_B: Tensor) -> 
     student_B = _log_softmax_within(_difference(label_logits_B2), same_BB)
     target_B = _log_softmax_within(teacher_logit(teacher_B), same_BB)
     terms_B = target_B.exp() * (target_B - student_B)
-    queries = len(query_B[several_B].unique())
+    queries = len(torch.unique(query_B[several_B]))
     return terms_B[several_B].sum() / queries
 
 

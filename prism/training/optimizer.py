@@ -45,7 +45,8 @@ class Combined(Optimizer):
                 master.grad = None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        for parameter, _ in self.masters:
+        held = (parameter for group in self.param_groups for parameter in group["params"])
+        for parameter in (*(parameter for parameter, _ in self.masters), *held):
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:

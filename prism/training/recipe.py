@@ -28,7 +28,7 @@ class Scratch(Record):
 
     @model_validator(mode="after")
     def _room(self) -> Scratch:
-        room = self.layers >= 4 and self.hidden_size >= 272 and self.hidden_size <= 128 * (self.heads - 2) + 16
+        room = self.layers >= 4 and self.hidden_size >= 272 and self.hidden_size < 128 * (self.heads - 2) + 16
         if self.wired and not room:
             raise ValueError(
                 "`wired` needs four layers, a hidden_size of at least 272, and a head for every 128 of it plus two:"
@@ -104,7 +104,15 @@ class Losses(Record):
     listwise: float = Field(default=0.0, ge=0.0)
     """Kullback-Leibler divergence between rankings, over the documents of a query."""
     sft: float = Field(default=1.0, ge=0.0)
+    """Cross-entropy on the written part, and on the label where no teacher scores it."""
     lm: float = Field(default=0.0, ge=0.0)
+    """Cross-entropy on the texts of query and document."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Losses:
+        if not any(self.model_dump().values()):
+            raise ValueError("every weight is 0: nothing would be trained")
+        return self
 
     @property
     def by_query(self) -> bool:
@@ -149,6 +157,28 @@ class Schedule(Record):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Which attention transformers runs; eager trains faster than sdpa on CPUs at a few hundred tokens."""
     gradient_checkpointing: bool = False
+    """Computes activations twice instead of keeping them: less memory, a third more arithmetic."""
+    packing: bool = False
+    """The rows of a batch in one sequence without padding; for Qwen3, and worth it with flash_attention_2."""
+    report_to: tuple[str, ...] = ()
+    """Where figures go besides log.json: tensorboard, wandb, mlflow, ... as far as installed."""
+
+
+class Evaluation(Record):
+    """Measuring the model on held-out pairs while it trains."""
+
+    file: Path | None = None
+    """Records with verdicts, as in training; default: the dev.jsonl made along with `data.pairs`."""
+    every_steps: int = Field(default=200, ge=1)
+    queries: int = Field(default=50, ge=1)
+    """The first so many of the file."""
+    written: int = Field(default=16, ge=0)
+    """For so many documents labelled yes the model writes contribution and evidence, which are checked."""
+    best_by: Literal["ndcg@10", "auc", "calibration_error"] = "ndcg@10"
+    keep_best: bool = True
+    """The finished checkpoint is the best one measured, not the last."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many evaluations in a row without a better one."""
 
 
 class Recipe(Record):
@@ -163,6 +193,26 @@ class Recipe(Record):
     losses: Losses = Losses()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+    evaluation: Evaluation | None = None
+    """Default: none; the last state becomes the checkpoint."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        if self.losses.by_query and self.schedule.batch_size < 2:
+            raise ValueError(
+                "losses.margin and losses.listwise compare rows of a batch: schedule.batch_size must be 2 or more"
+            )
+        measured = self.evaluation
+        if measured is None:
+            return self
+        if measured.file is None and self.data.pairs is None:
+            raise ValueError("evaluation.file is missing: name a file of records that are not trained on")
+        if measured.keep_best and self.schedule.save_steps % measured.every_steps:
+            raise ValueError(
+                f"evaluation.keep_best needs saved states that were measured: schedule.save_steps"
+                f" ({self.schedule.save_steps}) must be a multiple of evaluation.every_steps ({measured.every_steps})"
+            )
+        return self
 
     @property
     def folder(self) -> Path:

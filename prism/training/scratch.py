@@ -88,8 +88,8 @@ def _landmarks(template: Template) -> Landmarks:
         query=template.announcing_id("query"),
         document=template.announcing_id("document"),
         labels=template.label_ids,
-        answer=tokenizer.convert_tokens_to_ids(f"<{spec.contribution_tag}>"),
-        evidence=tokenizer.convert_tokens_to_ids(f"<{spec.evidence_tag}>"),
+        answer=tokenizer.get_vocab()[f"<{spec.contribution_tag}>"],  # `train_tokenizer` saw to it
+        evidence=tokenizer.get_vocab()[f"<{spec.evidence_tag}>"],
         borders={id_: certainty for id_, text in texts.items() if (certainty := _ends_sentence(text))},
     )
 

@@ -81,8 +81,9 @@ def wire(model: Any, marks: Landmarks) -> None:
         _embed(model, content, marks)
         first = model.model.embed_tokens.weight[marks.first, content]
         layers = [layer.self_attn for layer in model.model.layers]
-        _wire_previous(layers[0], head, content, before, first)
-        _wire_copying(layers[1], head, content, before, first)
+        second = orthonormal(64, width), orthonormal(64, width)
+        _wire_previous(layers[0], head, content, before, first, second)
+        _wire_copying(layers[1], head, content, before, first, second)
         _wire_asked(layers[2], head[0], head[1], content, before, first)
         through = orthonormal(128, width), orthonormal(128, width)
         _wire_sentence_start(layers[2], head[2:4], content, before, first, through)
@@ -109,16 +110,21 @@ def _embed(model: Any, content: slice, marks: Landmarks) -> None:
     model.model.norm.weight.fill_(_LOGIT_SCALE)
 
 
-def _wire_previous(attention: Any, heads: list[slice], content: slice, before: slice, first: Tensor) -> None:
-    *carrying, flag = heads
+def _wire_previous(
+    attention: Any, heads: list[slice], content: slice, before: slice, first: Tensor, second: tuple[Tensor, Tensor]
+) -> None:
+    *carrying, earlier, flag = heads
     offset = _pairs(_FAST)
     _silence(attention, heads)
-    for rows, carried in zip(carrying, _shares(content, len(carrying)), strict=True):
+    for rows in (*carrying, earlier):
         attention.q_proj.weight[rows, _ONE] = offset
-        attention.k_proj.weight[rows, _ONE] = rotated(offset, 1.0)
+        attention.k_proj.weight[rows, _ONE] = rotated(offset, 2.0 if rows is earlier else 1.0)
+    for rows, carried in zip(carrying, _shares(content, len(carrying)), strict=True):
         _carry(attention, rows, content, carried, first)
         attention.o_proj.weight[before, rows] = 0.72 * carried.T  # about the content's own size
-    spare = carrying[-1].stop - 1  # the last of these heads carries no content
+    _carry(attention, earlier, content, second[0], first)
+    attention.o_proj.weight[before, earlier] = 0.5 * second[1].T
+    spare = carrying[-1].stop - 1  # the last of these heads is not full
     attention.v_proj.weight[spare, _BORDER] = 1.0
     attention.o_proj.weight[_STARTS, spare] = 1.0
     attention.q_proj.weight[flag, _ONE] = _pairs(_CONTENT)
@@ -130,7 +136,9 @@ def _wire_previous(attention: Any, heads: list[slice], content: slice, before: s
     attention.q_norm.weight.fill_(4.0)
 
 
-def _wire_copying(attention: Any, heads: list[slice], content: slice, before: slice, first: Tensor) -> None:
+def _wire_copying(
+    attention: Any, heads: list[slice], content: slice, before: slice, first: Tensor, second: tuple[Tensor, Tensor]
+) -> None:
     *carrying, answer, flag = heads
     _silence(attention, heads)
     width = content.stop - content.start
@@ -138,8 +146,10 @@ def _wire_copying(attention: Any, heads: list[slice], content: slice, before: sl
         compared = _pairs(_CONTENT)[:, None] * orthonormal(64, width)
         attention.q_proj.weight[rows, content] = compared
         attention.k_proj.weight[rows, before] = compared
+        if rows is not flag:  # a word of the query counts whatever stands before it
+            attention.q_proj.weight[rows, before] = 0.9 * compared @ second[1].T @ second[0]
         # Where nothing is found, the first token takes the attention: its keys lie in pairs of their own.
-        attention.q_proj.weight[rows, _ONE] = 0.54 * _pairs(_STILL)
+        attention.q_proj.weight[rows, _ONE] = 0.4 * _pairs(_STILL)
         attention.k_proj.weight[rows, _FIRST_MARK] = 4.0 * _pairs(_STILL)
     for rows, carried in zip(carrying, _shares(content, len(carrying)), strict=True):
         _carry(attention, rows, content, carried, first)

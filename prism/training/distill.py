@@ -1,0 +1,175 @@
+"""TRL's `SFTTrainer` with Prism's loss."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from trl import SFTTrainer
+
+from prism.training.dataset import IGNORED
+from prism.training.losses import (
+    listwise_kl,
+    logit_mse,
+    margin_mse,
+    score_cross_entropy,
+    score_mse,
+    token_cross_entropy,
+)
+from prism.training.optimizer import build_optimizer
+from prism.training.recipe import Losses, Recipe
+
+Assess = Callable[[Any, int], dict[str, float]]
+"""(model, step) -> measures by name."""
+_POINTWISE = {"distill": score_mse, "distill_ce": score_cross_entropy, "distill_logit": logit_mse}
+_BY_QUERY = {"margin": margin_mse, "listwise": listwise_kl}
+_TOKENWISE = {"sft": "labels", "lm": "lm_labels"}
+
+
+class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
+    """TRL's `SFTTrainer` with Prism's loss: distillation on the label logits, cross-entropy on the written part.
+
+    `SFTTrainer` reads its loss from a fused head, and asking it for outputs runs a second pass without gradient: a term
+    on those logits trains nothing, silently. So the last hidden states are caught by a hook on the body in the one
+    forward pass, and all terms are computed from the rows of the output embedding they need, before that pass returns:
+    weights that are sharded over processes are whole only until then.
+    """
+
+    def __init__(
+        self,
+        *,
+        label_ids: tuple[int, int],
+        weights: Losses,
+        settings: Recipe,
+        assess: Assess | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """`assess` measures the model whenever the arguments ask for an evaluation."""
+        self._label_ids = list(label_ids)
+        self._weights = weights
+        self._recipe = settings
+        self._assess = assess
+        self._hidden: Tensor | None = None
+        self._pending: tuple[dict[str, Tensor], Any] | None = None
+        self._terms: defaultdict[str, list[float]] = defaultdict(list)
+        super().__init__(**kwargs)
+        # Trainer then counts the targets of a whole optimizer step for us, and leaves the division to us.
+        self.model_accepts_loss_kwargs = True
+        body(self.model).register_forward_hook(self._catch)
+        self.model.register_forward_hook(self._finish)
+
+    def _catch(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        if self._pending is not None:
+            self._hidden = output.last_hidden_state
+
+    def _finish(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+        """Puts the loss into the outputs: what wraps the model (DDP, FSDP) prepares its backward pass by them."""
+        if self._pending is None or self._hidden is None:
+            return output
+        (inputs, num_items), self._pending = self._pending, None
+        hidden_BTH, self._hidden = self._hidden, None
+        terms = loss_terms(hidden_BTH, output_rows(self.model), inputs, self._label_ids, self._weights)
+        shares = self._shares(inputs, num_items)
+        output.loss = sum(getattr(self._weights, name) * shares[name] * term for name, term in terms.items())
+        for name, term in terms.items():
+            self._terms[name].append(term.item())
+        self._terms["tokens"].append(float(inputs["attention_mask"].sum()))
+        return output
+
+    def _shares(self, inputs: dict[str, Tensor], num_items: Any) -> dict[str, float]:
+        """What a batch counts in its optimizer step, by term. Processes average their gradients."""
+        batches = getattr(self, "current_gradient_accumulation_steps", 1)  # set by Trainer once a step begins
+        shares = dict.fromkeys((*_POINTWISE, *_BY_QUERY, *_TOKENWISE), 1.0 / batches if self.model.training else 1.0)
+        if num_items is not None:
+            targets = int((inputs["labels"] != IGNORED).sum())
+            shares["sft"] = self.accelerator.num_processes * targets / max(1, int(num_items))
+        return shares
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        if self.optimizer is None:  # type: ignore[has-type]  # Trainer's constructor has set it
+            self.optimizer = build_optimizer(model or self.model, self._recipe.optimizer)
+        return self.optimizer
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Weighted sum of the recipe's terms over one batch, as its share of the optimizer step.
+
+        Means are over the whole step, however its rows fall into batches: row terms by equal batch sizes, the written
+        part by `num_items_in_batch`, the number of its targets in the step.
+        """
+        self._pending = inputs, num_items_in_batch
+        packed = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
+        outputs = model(
+            # No mask: rows are padded on the right, where a causal model's real positions never look.
+            input_ids=inputs["input_ids"],
+            use_cache=False,
+            logits_to_keep=1,
+            **packed,
+        )
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """`assess` instead of a loss over rows. Draws no random numbers: training goes on as if it had not been."""
+        assert self._assess is not None  # asked for by the arguments, which come from the same recipe
+        measures = self._assess(self.model, self.state.global_step)
+        found = {f"eval_{name}": value for name, value in measures.items()}
+        self.log(found)
+        control = self.control  # type: ignore[has-type]  # Trainer's constructor has set it
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, control, found)
+        return found
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds each term's mean since the last report, unweighted."""
+        if not self._terms or any(name.startswith("eval_") for name in logs):
+            return super().log(logs, start_time)  # type: ignore[no-any-return]
+        terms = {name: sum(values) / len(values) for name, values in self._terms.items() if name != "tokens"}
+        tokens = sum(self._terms["tokens"])
+        self._terms.clear()
+        return super().log({**logs, **self._averaged(terms, tokens)}, start_time)  # type: ignore[no-any-return]
+
+    def _averaged(self, terms: dict[str, float], tokens: float) -> dict[str, float]:
+        """The same over all processes."""
+        if self.accelerator.num_processes > 1:
+            own = torch.tensor([*terms.values(), tokens], device=self.accelerator.device, dtype=torch.float64)
+            *means, tokens = self.accelerator.reduce(own, "mean").tolist()
+            terms, tokens = dict(zip(terms, means, strict=True)), tokens * self.accelerator.num_processes
+        return {**terms, "tokens": tokens}
+
+
+def loss_terms(
+    hidden_BTH: Tensor, head_VH: Tensor, inputs: dict[str, Tensor], label_ids: list[int], weights: Losses
+) -> dict[str, Tensor]:
+    """The unweighted terms of one batch that count at all, each a differentiable scalar."""
+    wanted = {name for name in (*_POINTWISE, *_BY_QUERY, *_TOKENWISE) if getattr(weights, name) > 0}
+    teacher_B = inputs["teacher_scores"]
+    distilled = ~teacher_B.isnan()
+    score_hidden_BH = hidden_BTH[inputs["score_rows"], inputs["score_positions"]]
+    label_logits_B2 = score_hidden_BH.float() @ head_VH[label_ids].float().T
+    student, teacher, query = label_logits_B2[distilled], teacher_B[distilled], inputs["queries"][distilled]
+    terms = {name: loss(student, teacher) for name, loss in _POINTWISE.items() if name in wanted}
+    terms |= {name: loss(student, teacher, query) for name, loss in _BY_QUERY.items() if name in wanted}
+    for name, key in _TOKENWISE.items():
+        if name in wanted:
+            targets_BT = inputs[key][:, 1:]
+            chosen = targets_BT != IGNORED
+            terms[name] = token_cross_entropy(hidden_BTH[:, :-1][chosen], head_VH, targets_BT[chosen])
+    return terms
+
+
+def body(model: Any) -> nn.Module:
+    """The module whose output is the last hidden state, under whatever wraps it (LoRA)."""
+    return plain(model).base_model  # type: ignore[no-any-return]
+
+
+def plain(model: Any) -> Any:
+    """The causal language model, under whatever wraps it (LoRA); its adapters stay at work."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def output_rows(model: Any) -> Tensor:
+    """The output embedding [V, H]."""
+    return model.get_output_embeddings().weight  # type: ignore[no-any-return]

@@ -1,0 +1,299 @@
+"""What a recipe would cost, and whether its data will do, before any weight is read.
+
+Counts are exact: they come from the tokenizer and from the model's shape. Memory and time are estimates from below,
+with their assumptions in the report.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prism.checkpoint import PrismConfig
+from prism.errors import CheckpointError, TemplateError
+from prism.template import BUILT_IN, Template, load_spec, spec_from_chat_template
+from prism.training.dataset import IGNORED
+from prism.training.evaluate import read_dev
+from prism.training.recipe import Recipe, load_recipe
+from prism.training.setup import (
+    Opened,
+    Rows,
+    adapted,
+    arrange,
+    limited,
+    make_rows,
+    open_template,
+    refuse_packing,
+    training_dtype,
+)
+from prism.types import Record
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MATMUL_SHARE = 0.4
+"""Share of a large matrix product's speed that training is assumed to reach."""
+_GIB = 2**30
+_MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}
+
+
+class Plan(Record):
+    """What `prism train --dry-run` reports."""
+
+    recipe: str
+    records: int
+    dropped: dict[str, int]
+    dropped_named: tuple[str, ...]
+    distilled: int
+    """Records with a teacher score that counts."""
+    tokens_per_epoch: int
+    padded_tokens_per_epoch: int
+    """What is computed, padding included."""
+    target_tokens_per_epoch: int
+    """Tokens of the written parts and labels whose cross-entropy counts."""
+    median_tokens: int
+    longest_tokens: int
+    longest_batch_tokens: int
+    dev_records: int
+    epochs: float
+    effective_batch: int
+    """Records in an optimizer step of one process."""
+    steps: int
+    parameters: int
+    trained_parameters: int
+    dtype: str
+    weights_gib: float
+    gradients_gib: float
+    optimizer_gib: float
+    activations_gib: float
+    """Of the largest batch, at least: the input of every layer; all of it with gradient checkpointing."""
+    flops: float
+    """Of the whole training."""
+    matmul_tflops: float
+    """Measured here, in the training's dtype."""
+    hours: float
+    assumptions: tuple[str, ...]
+
+    @property
+    def memory_gib(self) -> float:
+        return self.weights_gib + self.gradients_gib + self.optimizer_gib + self.activations_gib
+
+
+def dry_run(recipe_path: Path, *, overrides: list[str] | None = None, output: Path | None = None) -> Plan:
+    """Check a recipe and its data and estimate what it needs; reads the tokenizer and the configuration only.
+
+    Records that a recipe makes from corpora, and a new model's tokenizer, are made for real, where training will find
+    them. Raises what training would: RecipeError, DataError, CheckpointError, TemplateError.
+    """
+    recipe = load_recipe(recipe_path, overrides)
+    folder = output or recipe.folder
+    template, config = _open(recipe, folder)
+    made = make_rows(recipe, folder, template)
+    dev = read_dev(recipe, folder)
+    model = _shape(recipe, config, template)
+    batches = _batches(recipe, made)
+    schedule = recipe.schedule
+    steps_per_epoch = math.ceil(len(batches) / schedule.accumulation)
+    steps = schedule.max_steps if schedule.max_steps > 0 else math.ceil(steps_per_epoch * schedule.epochs)
+    epochs = steps / steps_per_epoch
+    padded = sum(batches)
+    flops = training_flops(model, padded * epochs, checkpointing=schedule.gradient_checkpointing)
+    rate = measured_flops(training_dtype(recipe))
+    return Plan(
+        recipe=recipe.name,
+        records=len(made.rows),
+        dropped=dict(made.drops.counts),
+        dropped_named=tuple(made.drops.named),
+        distilled=sum(not math.isnan(row.teacher_score) for row in made.rows),
+        tokens_per_epoch=sum(made.lengths),
+        padded_tokens_per_epoch=padded,
+        target_tokens_per_epoch=sum(sum(label != IGNORED for label in row.labels) for row in made.rows),
+        median_tokens=round(statistics.median(made.lengths)),
+        longest_tokens=max(made.lengths),
+        longest_batch_tokens=max(batches),
+        dev_records=0 if dev is None else len(dev.examples),
+        epochs=epochs,
+        effective_batch=schedule.batch_size * schedule.accumulation,
+        steps=steps,
+        parameters=_count(model),
+        trained_parameters=_count(model, trained=True),
+        dtype=str(training_dtype(recipe)).removeprefix("torch."),
+        **_memory(recipe, model, config, max(batches)),
+        flops=flops,
+        matmul_tflops=rate / 1e12,
+        hours=flops / (MATMUL_SHARE * rate) / 3600,
+        assumptions=_assumptions(recipe),
+    )
+
+
+def _assumptions(recipe: Recipe) -> tuple[str, ...]:
+    frozen = "; 4 for weights that LoRA leaves frozen" if recipe.model.lora else ""
+    again = ", plus 2 for computing activations twice" if recipe.schedule.gradient_checkpointing else ""
+    return (
+        f"arithmetic: 6 floating-point operations per trained weight and token{frozen}{again} (Kaplan et al. 2020,"
+        " section 2.1), embeddings not counted; attention over long sequences comes on top",
+        f"time: {MATMUL_SHARE:.0%} of the speed of a large matrix product on this machine, one process; reading data,"
+        " evaluation and saving come on top",
+        "memory: at least; what is kept inside layers, buffers of kernels and fragmentation come on top",
+    )
+
+
+# --- without weights -------------------------------------------------------------------------------------------------
+
+
+def _open(recipe: Recipe, folder: Path) -> tuple[Template, Any]:
+    """Template, and the configuration of an existing base (None for a new model)."""
+    from transformers import AutoConfig
+
+    base = recipe.model.base
+    if base is None:
+        return open_template(recipe, folder).template, None
+    if Path(base).is_dir() or base == "nano":
+        opened: Opened = open_template(recipe, folder)
+        assert opened.base is not None
+        trusted = recipe.model.trust_remote_code
+        return opened.template, AutoConfig.from_pretrained(opened.base.path, trust_remote_code=trusted)
+    return _from_hub(recipe, base)
+
+
+def _from_hub(recipe: Recipe, base: str) -> tuple[Template, Any]:
+    """Small files only: the weights of a base on the hub are not downloaded for a look."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from transformers import AutoConfig, AutoTokenizer
+
+    trusted = recipe.model.trust_remote_code
+    try:
+        path = Path(snapshot_download(base, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model"]))
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trusted)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trusted)
+    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot read the tokenizer of {base!r}: no such directory, and the hub did not help"
+            f" ({' '.join(str(error).split())[:200]})"
+        ) from error
+    refuse_packing(recipe, path / "config.json")
+    stored = path / "prism.json"
+    if recipe.model.template is not None:
+        spec = load_spec(recipe.model.template)
+    elif stored.is_file():
+        spec = PrismConfig.model_validate_json(stored.read_bytes()).template
+    elif (found := spec_from_chat_template(tokenizer)) is not None:
+        spec = found
+    else:
+        raise TemplateError(f"{base} brings no template: set model.template to {' or '.join(BUILT_IN)} or a file")
+    return Template(limited(spec, recipe), tokenizer), config
+
+
+def _shape(recipe: Recipe, config: Any, template: Template) -> Any:
+    """The model on the meta device: names and shapes without numbers."""
+    from transformers import AutoModelForCausalLM
+
+    from prism.training.scratch import new_model
+
+    if config is None:
+        assert recipe.model.scratch is not None
+        scratch = recipe.model.scratch.model_copy(update={"wired": False})
+        with torch.device("meta"):
+            return new_model(scratch, template)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=recipe.model.trust_remote_code)
+        return model if recipe.model.lora is None else adapted(model, recipe.model.lora)
+
+
+def _batches(recipe: Recipe, made: Rows) -> list[int]:
+    """Tokens computed in each batch of an epoch, padding included."""
+    lengths = [made.lengths[index] for index in arrange(recipe, made.rows)]
+    size = recipe.schedule.batch_size
+    chunks = [lengths[start : start + size] for start in range(0, len(lengths), size)]
+    return [sum(chunk) if recipe.schedule.packing else max(chunk) * len(chunk) for chunk in chunks]
+
+
+# --- estimates -------------------------------------------------------------------------------------------------------
+
+
+def training_flops(model: Any, tokens: float, *, checkpointing: bool = False) -> float:
+    """Floating-point operations of training on so many tokens: 6 N_trained T + 4 N_frozen T.
+
+    N without embeddings. Source: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1: 2 N for
+    the forward pass and twice as much for the backward pass. Frozen weights need half of that backward pass: gradients
+    of their inputs, not of themselves. With `checkpointing` the forward pass is done twice: 2 N more.
+    """
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    inside = [p for p in model.parameters() if id(p) not in embedded]
+    trained = sum(p.numel() for p in inside if p.requires_grad)
+    every = sum(p.numel() for p in inside)
+    return float(tokens * (6 * trained + 4 * (every - trained) + (2 * every if checkpointing else 0)))
+
+
+def _memory(recipe: Recipe, model: Any, config: Any, batch_tokens: int) -> dict[str, float]:
+    width = 2 if training_dtype(recipe) is torch.bfloat16 else 4
+    trained = _count(model, trained=True)
+    frozen = _count(model) - trained
+    own = width if recipe.model.lora is None else 4  # adapters are fp32
+    states = 8 if own == 4 else 12  # AdamW's two fp32 moments, and an fp32 copy of bf16 weights
+    shape = (config or model.config).get_text_config()
+    return {
+        "weights_gib": (frozen * width + trained * own) / _GIB,
+        "gradients_gib": trained * own / _GIB,
+        "optimizer_gib": trained * states / _GIB,
+        "activations_gib": batch_tokens * shape.hidden_size * shape.num_hidden_layers * width / _GIB,
+    }
+
+
+def _count(model: Any, *, trained: bool = False) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained)
+
+
+def measured_flops(dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """Floating-point operations a second of a large matrix product on the training's device; the best of several."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    side = _MATMUL_SIDE[device]
+    left = torch.ones(side, side, dtype=dtype, device=device)
+    best, until = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < until or best == math.inf:
+        start = time.perf_counter()
+        (left @ left)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * side**3 / best
+
+
+# --- shown -----------------------------------------------------------------------------------------------------------
+
+
+def plan_table(plan: Plan) -> Table:
+    """The plan for a terminal; names of records are shown as text, whatever they hold."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from prism.result import printable
+
+    table = Table(title=f"{plan.recipe}: dry run", show_header=False, title_justify="left")
+    padding = 1 - plan.tokens_per_epoch / plan.padded_tokens_per_epoch
+    lines = {
+        "records": f"{plan.records:,}, {plan.distilled:,} of them with a teacher score; {plan.dev_records:,} held out",
+        "tokens an epoch": f"{plan.tokens_per_epoch:,}, of which {plan.target_tokens_per_epoch:,} targets;"
+        f" {padding:.1%} padding",
+        "tokens a record": f"median {plan.median_tokens:,}, longest {plan.longest_tokens:,}",
+        "steps": f"{plan.steps:,} of {plan.effective_batch} records, {plan.epochs:.2f} epochs",
+        "parameters": f"{plan.parameters:,}, {plan.trained_parameters:,} of them trained ({plan.dtype})",
+        "memory at least": f"{plan.memory_gib:.2f} GiB: weights {plan.weights_gib:.2f},"
+        f" gradients {plan.gradients_gib:.2f}, optimizer {plan.optimizer_gib:.2f},"
+        f" activations {plan.activations_gib:.2f}",
+        "arithmetic": f"{plan.flops:.3g} floating-point operations",
+        "time, estimated": f"{plan.hours:.2f} hours at {MATMUL_SHARE:.0%} of {plan.matmul_tflops:.2f} TFLOP/s",
+    }
+    for name, value in lines.items():
+        table.add_row(name, value)
+    for reason, count in plan.dropped.items():
+        table.add_row("dropped", Text(printable(f"{count:,}: {reason}")))
+    for name in plan.dropped_named:
+        table.add_row("", Text(printable(name), style="dim"))
+    for assumption in plan.assumptions:
+        table.add_row("assumed", assumption)
+    return table

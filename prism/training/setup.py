@@ -1,0 +1,286 @@
+"""What a recipe asks for, made: template, rows in training order, model, and the arguments of the trainer."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from rich.console import Console
+
+from prism.checkpoint import Checkpoint
+from prism.data.build import build
+from prism.data.records import read_examples
+from prism.engines.hf import choose_dtype
+from prism.errors import DataError, RecipeError
+from prism.template import Template, TemplateSpec, load_spec
+from prism.training.dataset import Drops, Row, order, order_by_query, rows
+from prism.training.recipe import Lora, Recipe
+from prism.training.scratch import new_model, train_tokenizer
+from prism.types import Example
+
+if TYPE_CHECKING:
+    from trl import SFTConfig
+
+PACKABLE = frozenset({"qwen3"})
+"""Models in which packed rows do not see each other; Qwen3.5's linear attention carries its state across them."""
+_CONSOLE = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """A line of progress, once however many processes train."""
+    if is_main():
+        _CONSOLE.print(text, highlight=False, markup=False)
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files (torchrun and accelerate number them)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class Opened(NamedTuple):
+    """Everything about the model but its weights."""
+
+    template: Template
+    base: Checkpoint | None
+    """None for a new model."""
+
+
+class Rows(NamedTuple):
+    """Tokenized rows in the order of the records."""
+
+    rows: list[Row]
+    drops: Drops
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(row.input_ids) for row in self.rows]
+
+
+def open_template(recipe: Recipe, folder: Path) -> Opened:
+    """Tokenizer and template; no weights are read. A new model's tokenizer is trained, once per run."""
+    if recipe.model.base is not None:
+        base = Checkpoint.load(
+            recipe.model.base, template=recipe.model.template, trust_remote_code=recipe.model.trust_remote_code
+        )
+        refuse_packing(recipe, base.path / "config.json")
+        return Opened(Template(limited(base.template.spec, recipe), base.tokenizer), base)
+    spec = limited(load_spec(recipe.model.template or "prism"), recipe)
+    return Opened(Template(spec, _tokenizer(recipe, folder, spec)), None)
+
+
+def refuse_packing(recipe: Recipe, config: Path) -> None:
+    """Raises RecipeError where packed rows would see each other."""
+    kind = json.loads(config.read_bytes()).get("model_type")
+    if recipe.schedule.packing and kind not in PACKABLE:
+        raise RecipeError(
+            f"schedule.packing: rows packed together would leak into each other in a {kind} model; it is exact for"
+            f" {', '.join(sorted(PACKABLE))} only: set it to false (rows are grouped by length then)"
+        )
+
+
+def limited(spec: TemplateSpec, recipe: Recipe) -> TemplateSpec:
+    """The template with the recipe's limits."""
+    limits = {name: getattr(recipe.model, name) for name in ("max_prompt_tokens", "max_written_tokens")}
+    return spec.model_copy(update={name: limit for name, limit in limits.items() if limit is not None})
+
+
+def _tokenizer(recipe: Recipe, folder: Path, spec: TemplateSpec) -> Any:
+    from transformers import AutoTokenizer
+
+    path = folder / "tokenizer"
+    if not (path / "tokenizer.json").is_file():
+        assert recipe.model.scratch is not None
+        texts = (f"{e.query}\n{e.title or ''}\n{e.document}" for e in records(recipe, folder) if e.verdict == "yes")
+        train_tokenizer(texts, spec, recipe.model.scratch.vocab_size).save_pretrained(path)
+    return AutoTokenizer.from_pretrained(path)
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def records(recipe: Recipe, folder: Path) -> Iterator[Example]:
+    """Training records; those made from corpora are made once per run."""
+    if recipe.data.pairs is not None:
+        build(recipe.data.pairs, folder / "data", recipe.seed, say)
+        yield from read_examples(folder / "data" / "train.jsonl")
+    for path in recipe.data.files:
+        yield from read_examples(path)
+
+
+def make_rows(recipe: Recipe, folder: Path, template: Template) -> Rows:
+    """Tokenize all records. Raises DataError at a malformed one, or when none is left."""
+    drops = Drops()
+    data = recipe.data
+    made = list(
+        rows(
+            records(recipe, folder),
+            template,
+            max_tokens=data.max_tokens,
+            lm_share=data.lm_share,
+            seed=recipe.seed,
+            drops=drops,
+        )
+    )
+    for reason, count in drops.counts.items():
+        say(f"dropped {count:,} records: {reason}")
+    for line in drops.named:
+        say(f"  {line}")
+    if not made:
+        raise DataError("no training records are left: see the reasons above")
+    found = Rows(made, drops)
+    say(f"{len(made):,} records, {sum(found.lengths):,} tokens an epoch, longest {max(found.lengths):,}")
+    return found
+
+
+def arrange(recipe: Recipe, made: Sequence[Row], processes: int = 1) -> list[int]:
+    """Training order. Raises DataError when a loss that compares documents would never see two of one query."""
+    schedule = recipe.schedule
+    if recipe.losses.by_query:
+        arranged = order_by_query([row.query for row in made], shuffle=schedule.shuffle, seed=recipe.seed)
+        _require_groups(recipe, [made[index] for index in arranged])
+        return arranged
+    lengths = [len(row.input_ids) for row in made]
+    batches = schedule.accumulation * processes
+    return order(lengths, schedule.batch_size, batches, shuffle=schedule.shuffle, seed=recipe.seed)
+
+
+def _require_groups(recipe: Recipe, arranged: Sequence[Row]) -> None:
+    size = recipe.schedule.batch_size
+    for start in range(0, len(arranged), size):
+        queries = [row.query for row in arranged[start : start + size] if row.teacher_score == row.teacher_score]
+        if len(set(queries)) < len(queries):
+            return
+    raise DataError(
+        "losses.margin and losses.listwise compare documents of one query, and no query has two records with a"
+        " teacher_score: give more documents a query, or set these weights to 0"
+    )
+
+
+# --- model -----------------------------------------------------------------------------------------------------------
+
+
+def make_model(recipe: Recipe, opened: Opened) -> Any:
+    """The model to train, on its device; the recipe's seed decides whatever is random in it."""
+    from transformers import set_seed
+
+    set_seed(recipe.seed)
+    dtype = training_dtype(recipe)
+    if opened.base is None:
+        assert recipe.model.scratch is not None  # the recipe's validator saw to it
+        model: Any = new_model(recipe.model.scratch, opened.template).to(dtype)
+    else:
+        name: Literal["bfloat16", "float32"] = "bfloat16" if dtype is torch.bfloat16 else "float32"
+        model = opened.base.load_model(dtype=name)
+    model.set_attn_implementation(recipe.schedule.attention)
+    if recipe.model.lora is not None:
+        model = adapted(model, recipe.model.lora)
+    free = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    say(f"{sum(p.numel() for p in model.parameters()):,} parameters, {free:,} of them trained")
+    return model
+
+
+def adapted(model: Any, lora: Lora) -> Any:
+    """The model with adapters beside its frozen weights. Raises RecipeError when `targets` names no module."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise RecipeError(f"model.lora.targets {lora.targets!r}: {' '.join(str(error).split())}") from error
+
+
+def merged(model: Any) -> Any:
+    """The plain model: adapters are folded into their weights in fp32, where nothing of them is rounded away."""
+    return model.float().merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def training_dtype(recipe: Recipe) -> torch.dtype:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if recipe.schedule.bf16 is None:
+        return choose_dtype(device, "auto")
+    return torch.bfloat16 if recipe.schedule.bf16 else torch.float32
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def arguments(recipe: Recipe, folder: Path) -> SFTConfig:
+    """The trainer's arguments. Raises RecipeError for a `report_to` that is not installed."""
+    from trl import SFTConfig
+
+    _refuse_sharding(recipe)
+    schedule, optimizer = recipe.schedule, recipe.optimizer
+    on_cpu = not torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=str(folder / "state"),
+        num_train_epochs=schedule.epochs,
+        max_steps=schedule.max_steps,
+        per_device_train_batch_size=schedule.batch_size,
+        gradient_accumulation_steps=schedule.accumulation,
+        gradient_checkpointing=schedule.gradient_checkpointing,
+        max_grad_norm=optimizer.max_grad_norm,
+        learning_rate=optimizer.lr,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": optimizer.min_lr_share},
+        warmup_steps=optimizer.warmup_steps,
+        bf16=False,  # no autocast: the model itself is bf16, the optimizer keeps fp32 copies
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+        train_sampling_strategy="sequential",  # `dataset.order` has decided
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        packing=False,  # TRL's own; ours is in the collator
+        max_length=None,
+        save_steps=schedule.save_steps,
+        save_total_limit=schedule.keep_checkpoints,
+        logging_steps=schedule.log_steps,
+        logging_nan_inf_filter=False,
+        report_to=_reporters(schedule.report_to),
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        dataloader_pin_memory=not on_cpu,
+        **_evaluation_arguments(recipe),
+    )
+
+
+def _refuse_sharding(recipe: Recipe) -> None:
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() not in ("1", "true"):
+        return
+    if training_dtype(recipe) is not torch.float32:
+        raise RecipeError("FSDP keeps fp32 weights itself: set schedule.bf16=false, and mixed_precision in its profile")
+    if recipe.evaluation is not None:
+        raise RecipeError("measuring while training needs whole weights, FSDP shares them out: set evaluation=null")
+
+
+def _evaluation_arguments(recipe: Recipe) -> dict[str, Any]:
+    measured = recipe.evaluation
+    if measured is None:
+        return {}
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": measured.every_steps,
+        "load_best_model_at_end": measured.keep_best,
+        "metric_for_best_model": measured.best_by,
+        "greater_is_better": measured.best_by != "calibration_error",
+        "restore_callback_states_from_checkpoint": True,  # a resumed run has the patience it had
+    }
+
+
+def _reporters(names: tuple[str, ...]) -> list[str] | str:
+    from transformers.integrations import get_available_reporting_integrations
+
+    there = get_available_reporting_integrations()
+    if missing := [name for name in names if name not in there]:
+        raise RecipeError(
+            f"schedule.report_to: {missing[0]} is not installed or not known; installed are"
+            f" {', '.join(there) or 'none'}: install it, or leave it out"
+        )
+    return list(names) or "none"

@@ -1,0 +1,118 @@
+"""Dry runs: exact counts, estimates by hand, and nothing of the weights is read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from test_trainer import example
+from torch import nn
+from typer.testing import CliRunner
+
+from prism.cli import app
+from prism.data.records import write_examples
+from prism.errors import DataError
+from prism.training.dry_run import dry_run, training_flops
+from prism.types import Example
+
+ROOT = Path(__file__).parents[1]
+OTHERS = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem != "nano")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> list[str]:
+    """Overrides that point a recipe at 32 good records, two bad ones, and a dev file."""
+    bad = [Example(query=" ", document="d", verdict="no"), Example(query="q", document="d", verdict="no", losses=())]
+    write_examples(tmp_path / "train.jsonl", [*(example(i) for i in range(32)), *bad])
+    write_examples(tmp_path / "dev.jsonl", [example(i) for i in range(8)])
+    return [f"data.files=[{tmp_path / 'train.jsonl'}]", f"evaluation.file={tmp_path / 'dev.jsonl'}"]
+
+
+@pytest.fixture
+def weightless(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """The tiny checkpoint with weights that cannot be read."""
+    folder = tmp_path / "weightless"
+    shutil.copytree(tiny_checkpoint, folder)
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    return folder
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
+def test_every_recipe_dry_runs_without_reading_weights(path, data, weightless, tmp_path):
+    plan = dry_run(path, overrides=[*data, f"model.base={weightless}"], output=tmp_path / "run")
+    assert plan.records == 32
+    assert plan.dropped == {"blank query or document": 1, "no losses": 1}
+    assert len(plan.dropped_named) == 2
+    assert plan.distilled == 32
+    assert plan.dev_records == 8
+    assert plan.epochs == pytest.approx(2, abs=0.1)
+    assert 0 < plan.tokens_per_epoch <= plan.padded_tokens_per_epoch
+    assert plan.longest_tokens <= plan.longest_batch_tokens
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_parameters_and_steps_by_hand(data, weightless, tmp_path, tiny_qwen3):
+    lora = ["model.lora.rank=4", "schedule.batch_size=3", "schedule.accumulation=2", "schedule.epochs=3"]
+    plan = dry_run(OTHERS[0], overrides=[*data, f"model.base={weightless}", *lora], output=tmp_path / "run")
+    # rank x (inputs + outputs): q 64+64, k and v 64+32, o 64+64, gate and up 64+128, down 128+64; two layers.
+    adapters = 2 * 4 * (128 + 2 * 96 + 128 + 3 * 192)
+    assert plan.trained_parameters == adapters
+    assert plan.parameters == tiny_qwen3.num_parameters() + adapters
+    assert plan.steps == 3 * 6  # 32 records in 11 batches of three, in 6 steps of two
+
+
+def test_flops_by_hand():
+    # 10 x 20 weights, embeddings of 7 x 10 left out: 6 N T trained; 4 N T frozen; 2 N T more when done twice.
+    model = nn.Sequential(nn.Embedding(7, 10), nn.Linear(10, 20, bias=False))
+    assert training_flops(model, 1000) == 6 * 200 * 1000
+    assert training_flops(model, 1000, checkpointing=True) == 8 * 200 * 1000
+    model[1].weight.requires_grad_(False)
+    assert training_flops(model, 1000) == 4 * 200 * 1000
+
+
+def test_memory_of_full_training_by_hand(data, weightless, tmp_path, tiny_qwen3):
+    full = [*data, f"model.base={weightless}", "model.lora=null"]
+    n = tiny_qwen3.num_parameters() / 2**30
+    plan = dry_run(OTHERS[0], overrides=[*full, "schedule.bf16=false"], output=tmp_path / "run")
+    assert (plan.weights_gib, plan.gradients_gib, plan.optimizer_gib) == pytest.approx((4 * n, 4 * n, 8 * n))
+    half = dry_run(OTHERS[0], overrides=[*full, "schedule.bf16=true"], output=tmp_path / "run")
+    assert (half.weights_gib, half.gradients_gib, half.optimizer_gib) == pytest.approx((2 * n, 2 * n, 12 * n))
+    # The input of two layers of 64 for each token of the largest batch, two bytes each.
+    assert half.activations_gib == pytest.approx(half.longest_batch_tokens * 64 * 2 * 2 / 2**30)
+
+
+def test_a_new_model_dry_runs(data, tmp_path):
+    scratch = {"vocab_size": 512, "hidden_size": 144, "layers": 3, "heads": 2, "mlp_size": 96, "wired": False}
+    settings = {"name": "new", "model": {"scratch": scratch}, "data": {"files": ["x"]}}
+    path = tmp_path / "new.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    plan = dry_run(path, overrides=data[:1], output=tmp_path / "run")
+    assert plan.trained_parameters == plan.parameters > 512 * 144
+    assert plan.dev_records == 0
+
+
+def test_command_prints_a_table_or_json(data, weightless, tmp_path):
+    arguments = ["train", str(OTHERS[0]), "--dry-run", "--output", str(tmp_path / "run")]
+    for override in [*data, f"model.base={weightless}"]:
+        arguments += ["--set", override]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    for words in ("memory at least", "steps", "blank query or document", "Kaplan"):
+        assert words in shown.output
+    found = CliRunner().invoke(app, [*arguments, "--json"])
+    assert json.loads(found.stdout)["records"] == 32
+    assert CliRunner().invoke(app, ["train", str(OTHERS[0]), "--json"]).exit_code == 2
+
+
+def test_bad_data_ends_before_weights(data, weightless, tmp_path):
+    overrides = [*data, f"model.base={weightless}"]
+    (tmp_path / "train.jsonl").write_text('{"query": "q", "document": "d", "verdict": "perhaps"}\n')
+    with pytest.raises(DataError, match=r"train\.jsonl:1: verdict"):
+        dry_run(OTHERS[0], overrides=overrides, output=tmp_path / "run")
+    write_examples(tmp_path / "train.jsonl", [example(i) for i in range(8)])
+    write_examples(tmp_path / "dev.jsonl", [example(1)])
+    with pytest.raises(DataError, match="expected records labelled yes"):
+        dry_run(OTHERS[0], overrides=overrides, output=tmp_path / "run")

@@ -1,0 +1,137 @@
+"""LoRA through the real trainer: adapters move, the base stays, the result is one plain model, resume is exact."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from test_trainer import example, run_command, same, weights
+
+from prism.checkpoint import Checkpoint
+from prism.data.records import write_examples
+from prism.errors import RecipeError
+from prism.reranker import Reranker
+from prism.training.distill import plain
+from prism.training.recipe import load_recipe
+from prism.training.setup import make_model, merged, open_template
+from prism.training.trainer import train
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_checkpoint: Path) -> Path:
+    return written(tmp_path, tiny_checkpoint)
+
+
+def written(folder: Path, base: Path) -> Path:
+    write_examples(folder / "train.jsonl", [example(i) for i in range(32)])
+    settings = {
+        "name": "adapted",
+        "output": str(folder / "run"),
+        "model": {"base": str(base), "template": "prism", "lora": {"rank": 4, "alpha": 8}},
+        "data": {"files": [str(folder / "train.jsonl")], "max_tokens": 400},
+        "optimizer": {"lr": 1e-2, "warmup_steps": 1},
+        "schedule": {"batch_size": 4, "accumulation": 2, "epochs": 2, "save_steps": 2, "log_steps": 1, "bf16": False},
+    }
+    path = folder / "adapted.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return path
+
+
+def test_adapters_are_trained_and_merged(recipe, tiny_qwen3, tmp_path):
+    folder = train(recipe)
+    settings = load_recipe(recipe)
+    adapters = torch.load(tmp_path / "run/state/checkpoint-8/optimizer.pt", weights_only=True)["parts"]
+    assert sum(len(part["state"]) for part in adapters) == 2 * 2 * 7  # A and B of 7 projections in 2 layers
+    after = weights(folder)
+    before = {name: value.to(torch.bfloat16) for name, value in tiny_qwen3.state_dict().items()}
+    assert not any("lora" in name for name in after)
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed == {name for name in after if name.endswith("_proj.weight")}
+    with Reranker.load(str(folder), dtype="float32", self_test=False) as reranker:
+        scores = [j.score for j in reranker.rerank(example(2).query, [example(2).document, example(3).document])]
+    assert all(0.0 < score < 1.0 for score in scores)
+    assert settings.model.lora is not None
+
+
+def test_every_adapter_moves_and_the_base_does_not(recipe, tmp_path):
+    settings = load_recipe(recipe)
+    fresh = make_model(settings, open_template(settings, tmp_path / "run"))
+    start = {name: value.clone() for name, value in fresh.state_dict().items()}
+    train(recipe)
+    from peft import PeftModel
+
+    base = Checkpoint.load(settings.model.base, template="prism").load_model("float32")
+    trained = PeftModel.from_pretrained(base, tmp_path / "run" / "state" / "checkpoint-8").state_dict()
+    still = {name for name in start if torch.equal(start[name], trained[name])}
+    assert {name for name in start if "lora_" in name} & still == set()
+    assert {name for name in start if "lora_" not in name} == still
+
+
+def test_merging_keeps_what_the_adapters_say(recipe, tmp_path):
+    settings = load_recipe(recipe)
+    model = make_model(settings, open_template(settings, tmp_path / "run"))
+    torch.manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        expected = plain(deepcopy(model))(ids).logits
+        assert torch.allclose(merged(model)(ids).logits, expected, atol=1e-4)
+
+
+def test_gradient_checkpointing_gives_the_same_weights(recipe, tmp_path):
+    short = ["schedule.max_steps=2", "schedule.save_steps=2"]
+    kept = train(recipe, overrides=short, output=tmp_path / "kept")
+    twice = train(recipe, overrides=[*short, "schedule.gradient_checkpointing=true"], output=tmp_path / "twice")
+    first, second = weights(kept), weights(twice)
+    assert all(torch.allclose(first[name].float(), second[name].float(), atol=1e-2) for name in first)
+
+
+def test_unknown_targets_are_named(recipe):
+    with pytest.raises(RecipeError, match=r"lora\.targets .*nothing_like_it"):
+        train(recipe, overrides=["model.lora.targets=[nothing_like_it]"])
+
+
+def test_packing_is_refused_where_it_leaks(tmp_path, tiny_qwen35, tiny_tokenizer):
+    tiny_qwen35.save_pretrained(tmp_path / "base")
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    with pytest.raises(RecipeError, match="leak into each other in a qwen3_5"):
+        train(written(tmp_path, tmp_path / "base"), overrides=["schedule.packing=true"])
+
+
+def test_linear_attention_is_adapted_too(tmp_path, tiny_qwen35, tiny_tokenizer):
+    tiny_qwen35.save_pretrained(tmp_path / "base")
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    folder = train(written(tmp_path, tmp_path / "base"), overrides=["schedule.max_steps=2"])
+    after = weights(folder)
+    base = weights(tmp_path / "base")
+    changed = {name for name in after if not torch.equal(after[name], base[name].to(torch.bfloat16))}
+    assert any("linear_attn" in name for name in changed)
+    assert any("self_attn" in name for name in changed)
+    assert all("proj" in name for name in changed)
+    with Reranker.load(str(folder), dtype="float32", self_test=False) as reranker:
+        assert len(reranker.rerank(example(2).query, [example(2).document], evidence=False)) == 1
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_gives_the_same_adapters(recipe, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run_command(recipe, whole).wait(timeout=300) == 0
+    process = run_command(recipe, broken)
+    deadline = time.monotonic() + 300
+    while not list(broken.glob("state/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (broken / "checkpoint" / "model.safetensors").exists()
+    assert run_command(recipe, broken).wait(timeout=300) == 0
+    assert same(weights(whole / "checkpoint"), weights(broken / "checkpoint"))
