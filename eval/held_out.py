@@ -20,6 +20,7 @@ from typer import Option
 from prism.data.build import build_dev
 from prism.errors import PrismError, RecipeError
 from prism.evaluation.held_out import evaluate, markdown, read_groups
+from prism.evaluation.report import command_line
 from prism.reranker import Reranker
 from prism.training.recipe import load_recipe
 
@@ -64,7 +65,7 @@ def main(
     print(text)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        command = f"python eval/held_out.py --model {name}"
+        command = command_line()
         (out / "report.md").write_text(f"{text}\nCommand: `{command}`\n", encoding="utf-8")
         body = {"command": command, "parse_rate": report.parse_rate, **report.model_dump(mode="json")}
         (out / "report.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
