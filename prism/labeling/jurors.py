@@ -203,8 +203,11 @@ class ModelJuror:
         return result.judgments
 
     def _load(self) -> Reranker:
+        from transformers.utils import logging
+
         from prism.reranker import Reranker
 
+        logging.disable_progress_bar()  # it would run through our own
         chosen = self._settings
         return Reranker.load(chosen.model, template=chosen.template, dtype=chosen.dtype, device=chosen.device)
 
