@@ -232,7 +232,7 @@ def test_lined_up_by_the_reference(files: list[str]) -> None:
     assert table.query_of.tolist() == [0, 0, 0, 1, 1, 1]
     np.testing.assert_array_equal(table.votes, [[0, 0], [1, 1], [1, 0], [2, 2], [0, 0], [0, np.nan]])
     assert table.left_out == (0, 1)
-    assert table.limited(1).votes_PR.shape == (3, 2)
+    assert table.limited(1).votes.shape == (3, 2)
     with pytest.raises(InputError, match="leaves nothing"):
         table.limited(0)
     with pytest.raises(InputError, match="no judge 'x'"):
