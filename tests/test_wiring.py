@@ -7,7 +7,7 @@ import torch
 
 from prism.template import PRISM, Template
 from prism.training.recipe import Scratch
-from prism.training.scratch import new_model, train_tokenizer
+from prism.training.scratch import _alike, _telling, new_model, train_tokenizer
 from prism.training.wiring import orthonormal, rotated
 from prism.types import Document
 
@@ -65,6 +65,29 @@ def test_evidence_begins_like_the_sentence_that_was_asked_for(model, template):
         logits = model(torch.tensor([ids])).logits[0, -1]
     starts = {word: template._plain.encode(f" {word}", add_special_tokens=False).ids[0] for word in ("Copper", "Blue")}
     assert logits[starts["Copper"]] > logits[starts["Blue"]]
+
+
+def test_scores_by_the_words_asked_for_before_any_training(model, template):
+    texts = ["Iron is grey. The sky is blue.", "Iron is grey. Copper wire hums."]  # in no form the query's own
+    prompts = [template.render("copper wires", Document(text=text)).ids for text in texts]
+    yes, no = template.label_ids
+    with torch.inference_mode():
+        scores = [float((logits := model(torch.tensor([ids])).logits[0, -1])[yes] - logits[no]) for ids in prompts]
+    assert scores[1] > scores[0]
+
+
+def test_rare_tokens_tell_by_hand():
+    # Of four sequences token 0 is in all, token 1 in one: log(5 / 5) = 0 and log(5 / 2) = 0.92, both below 1.5, so
+    # that the scale ends at 2.5; token 2 is in none: log 5 = 1.609, a share (1.609 - 1.5) / 1.
+    assert _telling(3, [[0, 0], [0, 1], [0], [0]]) == pytest.approx([0.0, 0.0, 0.109438])
+    assert _telling(2, []) == [1.0, 1.0]
+
+
+def test_forms_of_a_word_are_one():
+    groups = _alike({0: " Keys", 1: "key", 2: "ke", 3: ".", 4: " .", 5: "\n", 6: "\n\n"})
+    assert groups[0] == groups[1] != groups[2]
+    assert groups[3] == groups[4]
+    assert groups[5] != groups[6]
 
 
 def test_all_weights_stay_trainable_and_finite(model):

@@ -230,7 +230,8 @@ def negatives(
 ) -> list[list[int]]:
     """Per query `hard` BM25 neighbours and `easy` random passages that do not answer it.
 
-    Neighbours of the same section, and those with all of the query's words in one sentence, may well answer: left out.
+    Left out are those that may well answer: passages of the same section (of the same text, when the query is its
+    title), and those with all of the query's words in one sentence.
     """
     limits = _Quota(queries, hard + easy) if quota else None
     # With a quota only passages that are somebody's positive can serve, so only those are searched.
@@ -260,12 +261,13 @@ class _Admission:
     def __init__(self, query: Query, passages: Sequence[Passage], lexicon: Lexicon, limits: _Quota | None) -> None:
         self._own = passages[query.passage]
         self._asked = words(query.text)
+        self._whole_text = query.kind == "title"
         self._passages, self._lexicon, self._limits = passages, lexicon, limits
         self._seen: set[int] = set()
 
     def __call__(self, index: int) -> bool:
         other = self._passages[index]
-        same = other.group == self._own.group and other.heading == self._own.heading
+        same = other.group == self._own.group and (self._whole_text or other.heading == self._own.heading)
         if same or index in self._seen or self._lexicon.coverage(self._asked, index)[0] > 0.95:
             return False
         if self._limits is not None and not self._limits.take(index):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prism.template import Template, TemplateSpec
@@ -52,8 +54,8 @@ def train_tokenizer(texts: Iterable[str], spec: TemplateSpec, vocab_size: int) -
     return tokenizer
 
 
-def new_model(scratch: Scratch, template: Template) -> PreTrainedModel:
-    """A Qwen3 with tied embeddings; seed torch first."""
+def new_model(scratch: Scratch, template: Template, sequences: Iterable[Sequence[int]] = ()) -> PreTrainedModel:
+    """A Qwen3 with tied embeddings; seed torch first. `sequences`: token ids that show which tokens are rare."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = template.tokenizer
@@ -76,11 +78,11 @@ def new_model(scratch: Scratch, template: Template) -> PreTrainedModel:
     )
     model = Qwen3ForCausalLM(config)
     if scratch.wired:
-        wire(model, _landmarks(template))
+        wire(model, _landmarks(template, sequences))
     return model
 
 
-def _landmarks(template: Template) -> Landmarks:
+def _landmarks(template: Template, sequences: Iterable[Sequence[int]]) -> Landmarks:
     tokenizer, spec = template.tokenizer, template.spec
     texts = {id_: tokenizer.decode([id_]) for id_ in range(len(tokenizer))}
     return Landmarks(
@@ -90,6 +92,8 @@ def _landmarks(template: Template) -> Landmarks:
         labels=template.label_ids,
         answer=tokenizer.get_vocab()[f"<{spec.contribution_tag}>"],  # `train_tokenizer` saw to it
         evidence=tokenizer.get_vocab()[f"<{spec.evidence_tag}>"],
+        telling=_telling(len(texts), sequences),
+        alike=_alike(texts),
         borders={id_: certainty for id_, text in texts.items() if (certainty := _ends_sentence(text))},
     )
 
@@ -99,3 +103,32 @@ def _ends_sentence(text: str) -> float:
     if text.rstrip().endswith((".", "?", "!", ":", "。", "？", "！")) or text.count("\n") > 1:
         return 1.0
     return 0.3 if text.endswith("\n") else 0.0
+
+
+_COMMON = 1.5
+"""Tokens in a fifth of all sequences (log 5 is 1.6) or more tell nothing."""
+
+
+def _telling(size: int, sequences: Iterable[Sequence[int]]) -> list[float]:
+    """Per token its inverse document frequency log(N / df) from `_COMMON` on, scaled to 1; all 1 without sequences."""
+    counts: Counter[int] = Counter()
+    total = 0
+    for ids in sequences:
+        counts.update(set(ids))
+        total += 1
+    if not total:
+        return [1.0] * size
+    most = max(math.log(total + 1), _COMMON + 1.0)
+    idf = [math.log((total + 1) / (counts[id_] + 1)) for id_ in range(size)]
+    return [min(1.0, max(0.0, (value - _COMMON) / (most - _COMMON))) for value in idf]
+
+
+def _alike(texts: Mapping[int, str]) -> list[int]:
+    """Per token the number of its word: " Keys", "key" and "keys" are one; what is no word is alone."""
+    import Stemmer
+
+    stem = Stemmer.Stemmer("english").stemWord
+    numbers: dict[str, int] = {}
+    words = {id_: text.strip().lower() for id_, text in texts.items()}
+    keys = (stem(word) if len(word) > 1 and word.isalpha() else word or f" {id_}" for id_, word in words.items())
+    return [numbers.setdefault(key, len(numbers)) for key in keys]

@@ -3,22 +3,26 @@ the sentence that answers begins.
 
 Small models find the first by themselves, but only after some millions of tokens (Olsson et al. 2022, "In-context
 Learning and Induction Heads"), and had not found the last after two million; wired in, all work before the first step
-and training refines them. All of it is initial values: every weight stays free.
+and training refines them. The score starts as a lexical one: inverse document frequency (Spärck Jones 1972), word
+forms, proximity. All of it is initial values: every weight stays free.
 
-    embedding   content in one half of the dimensions; a constant; marks on the tokens that open a prompt and a document
+    embedding   content in one half of the dimensions, part of it the same for all forms of a word; a constant; how rare
+                the token is; marks on the tokens that open a prompt, a query, a document and the written parts
     layer 0     previous-token heads write the previous token's content into the other half;
-                one head tells every position after the document's mark that it is in the document
+                one head tells every position whether it is in the query or the document;
+                one hidden unit multiplies: in the query, how rare the token before is
     layer 1     heads look for positions whose previous token is the current one (nothing found: the first token) and
-                copy what stands there; one head notes when that place is before the document: a word of the query
-    layer 2     one head averages these notes over the document, one collects what matched; two tell every position
-                the first token of its sentence
-    layer 3     where the evidence opens, two heads look at the noted words of the document and say how their sentences
-                begin
+                copy what stands there; one head looks for forms of the same word and notes, when that place is in the
+                query, how rare it is: what was asked for
+    layer 2     one head averages these notes over the document, one over the stretch that ends here, one collects what
+                matched; two tell every position the first token of its sentence
+    layer 3     one head reads the note of the densest stretch: the score; where the evidence opens, two look at the
+                noted words of the document and say how their sentences begin
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,14 +46,20 @@ ROPE_THETA = 1e6
     _EVIDENCE_MARK,
     _QUERY_MARK,
     _IN_QUERY,
-) = range(13)
-_RESERVED = 16
+    _TELLING,
+    _TELLING_BEFORE,
+    _ASKABLE,
+    _DENSITY,
+) = range(17)
+_RESERVED = 24
+_FORMS = 40
+"""This many dimensions of the content, the last ones, are the same for all forms of a word."""
 _ONE_VALUE, _MARK_VALUE = 4.0, 8.0
 _LOGIT_SCALE = 0.1
 
 # Rotary pairs by speed, for heads of 64: the fastest tell neighbours apart, the slowest do not turn at all.
-# Those between fall off over a hundred positions: of several places, the nearest.
-_FAST, _NEAR, _CONTENT, _STILL = slice(0, 4), slice(7, 11), slice(12, 30), slice(30, 32)
+# Those between fall off over a few dozen positions (a stretch) or a hundred: of several places, the nearest.
+_FAST, _STRETCH, _NEAR, _CONTENT, _STILL = slice(0, 4), slice(6, 10), slice(7, 11), slice(12, 30), slice(30, 32)
 
 
 class Landmarks(NamedTuple):
@@ -69,6 +79,10 @@ class Landmarks(NamedTuple):
     """The tag that opens the evidence."""
     borders: Mapping[int, float]
     """How surely a sentence begins after a token, 0 to 1; zero is left out."""
+    telling: Sequence[float]
+    """Per token how rare it is in documents, 0 to 1."""
+    alike: Sequence[int]
+    """Per token the number of its group: forms of one word."""
 
 
 def wire(model: Any, marks: Landmarks) -> None:
@@ -83,18 +97,26 @@ def wire(model: Any, marks: Landmarks) -> None:
         layers = [layer.self_attn for layer in model.model.layers]
         second = orthonormal(64, width), orthonormal(64, width)
         _wire_previous(layers[0], head, content, before, first, second)
+        _wire_askable(model.model.layers[0].mlp)
         _wire_copying(layers[1], head, content, before, first, second)
         _wire_asked(layers[2], head[0], head[1], content, before, first)
         through = orthonormal(128, width), orthonormal(128, width)
         _wire_sentence_start(layers[2], head[2:4], content, before, first, through)
+        _wire_density(layers[2], head[4])
+        _wire_densest(layers[3], head[2])
         _wire_evidence_start(layers[3], head[:2], content, before, through)
 
 
 def _embed(model: Any, content: slice, marks: Landmarks) -> None:
     table = model.model.embed_tokens.weight
     table.normal_(0.0, 0.02)
-    table[:, content] = torch.randn(len(table), content.stop - content.start)
+    codes = torch.randn(len(table), content.stop - content.start)
+    alike = torch.tensor(marks.alike)
+    words = torch.randn(int(alike.max()) + 1, content.stop - content.start)
+    codes[: len(alike), -_FORMS:] = words[alike, -_FORMS:]
+    table[:, content] = codes
     table[:, :_RESERVED] = 0.0
+    table[: len(alike), _TELLING] = _ONE_VALUE * torch.tensor(marks.telling)
     table[:, _ONE] = _ONE_VALUE
     for token, mark in (
         (marks.first, _FIRST_MARK),
@@ -106,6 +128,7 @@ def _embed(model: Any, content: slice, marks: Landmarks) -> None:
         table[token, mark] = _MARK_VALUE
     for token, certainty in marks.borders.items():
         table[token, _BORDER] = _ONE_VALUE * certainty
+    table[marks.labels[1], content] = table[marks.labels[0], content]  # nothing but the note tells them apart
     table[marks.labels[0], _ASKED_MEAN], table[marks.labels[1], _ASKED_MEAN] = 2.0, -2.0
     model.model.norm.weight.fill_(_LOGIT_SCALE)
 
@@ -127,6 +150,8 @@ def _wire_previous(
     spare = carrying[-1].stop - 1  # the last of these heads is not full
     attention.v_proj.weight[spare, _BORDER] = 1.0
     attention.o_proj.weight[_STARTS, spare] = 1.0
+    attention.v_proj.weight[spare - 1, _TELLING] = 1.0
+    attention.o_proj.weight[_TELLING_BEFORE, spare - 1] = 1.0
     attention.q_proj.weight[flag, _ONE] = _pairs(_CONTENT)
     # In the document this head looks at both marks, half each; before it, at the query's alone.
     for row, mark, note in ((0, _DOCUMENT_MARK, _IN_DOCUMENT), (1, _QUERY_MARK, _IN_QUERY)):
@@ -143,19 +168,24 @@ def _wire_copying(
     _silence(attention, heads)
     width = content.stop - content.start
     for rows in [*carrying, flag]:
-        compared = _pairs(_CONTENT)[:, None] * orthonormal(64, width)
+        compared = torch.zeros(64, width)
+        if rows is flag:
+            compared[:, -_FORMS:] = _pairs(_CONTENT)[:, None] * orthonormal(_FORMS, 64).T * 1.6
+        else:
+            compared[:, :-_FORMS] = _pairs(_CONTENT)[:, None] * orthonormal(64, width - _FORMS)
         attention.q_proj.weight[rows, content] = compared
         attention.k_proj.weight[rows, before] = compared
         if rows is not flag:  # a word of the query counts whatever stands before it
             attention.q_proj.weight[rows, before] = 0.9 * compared @ second[1].T @ second[0]
         # Where nothing is found, the first token takes the attention: its keys lie in pairs of their own.
-        attention.q_proj.weight[rows, _ONE] = 0.4 * _pairs(_STILL)
+        attention.q_proj.weight[rows, _ONE] = (0.75 if rows is flag else 0.4) * _pairs(_STILL)
         attention.k_proj.weight[rows, _FIRST_MARK] = 4.0 * _pairs(_STILL)
     for rows, carried in zip(carrying, _shares(content, len(carrying)), strict=True):
         _carry(attention, rows, content, carried, first)
         attention.o_proj.weight[content, rows] = 3.0 * carried.T
-    for dimension, weight in ((_IN_QUERY, 1.0), (_IN_DOCUMENT, -1.0)):
-        attention.v_proj.weight[flag.start, dimension] = weight
+    attention.v_proj.weight[flag.start, _ASKABLE] = 1.0
+    attention.k_proj.weight[flag, _IN_QUERY] += 0.03 * _pairs(_STILL)
+    attention.k_proj.weight[flag, _IN_DOCUMENT] -= 0.03 * _pairs(_STILL)
     attention.o_proj.weight[_ASKED, flag.start] = 1.0
     attention.q_proj.weight[answer, _ONE] = _pairs(_CONTENT)
     attention.k_proj.weight[answer, _ANSWER_MARK] = _pairs(_CONTENT)
@@ -170,7 +200,7 @@ def _wire_asked(attention: Any, mean: slice, collect: slice, content: slice, bef
     attention.q_proj.weight[mean, _ONE] = _pairs(_CONTENT)
     attention.k_proj.weight[mean, _IN_DOCUMENT] = _pairs(_CONTENT)
     attention.v_proj.weight[mean.start, _ASKED] = 1.0
-    attention.o_proj.weight[_ASKED_MEAN, mean.start] = 4.0
+    attention.o_proj.weight[_ASKED_MEAN, mean.start] = 1.0
     attention.q_proj.weight[collect, _ONE] = _pairs(_CONTENT) + 3.0 * _pairs(_STILL)
     attention.k_proj.weight[collect, _IN_DOCUMENT] = _pairs(_CONTENT)
     attention.k_proj.weight[collect, _ASKED] = 3.0 * _pairs(_STILL)
@@ -178,6 +208,34 @@ def _wire_asked(attention: Any, mean: slice, collect: slice, content: slice, bef
     _carry(attention, collect, content, carried, first)
     attention.o_proj.weight[before, collect] = carried.T
     attention.q_norm.weight.fill_(4.0)
+
+
+def _wire_askable(mlp: Any) -> None:
+    """One hidden unit multiplies: in the query, how telling the token before is."""
+    mlp.gate_proj.weight[0], mlp.up_proj.weight[0], mlp.down_proj.weight[:, 0] = 0.0, 0.0, 0.0
+    mlp.gate_proj.weight[0, _IN_QUERY], mlp.gate_proj.weight[0, _IN_DOCUMENT] = 0.2, -0.2
+    mlp.up_proj.weight[0, _TELLING_BEFORE] = 1.0
+    mlp.down_proj.weight[_ASKABLE, 0] = 2.5
+
+
+def _wire_density(attention: Any, rows: slice) -> None:
+    """Every position: how much of what was asked stands in the stretch that ends here."""
+    _silence(attention, [rows])
+    near = _pairs(_STRETCH)
+    attention.q_proj.weight[rows, _ONE] = near
+    attention.k_proj.weight[rows, _ONE] = near + 0.6 * _pairs(_CONTENT)
+    attention.v_proj.weight[rows.start, _ASKED] = 1.0
+    attention.o_proj.weight[_DENSITY, rows.start] = 2.0
+
+
+def _wire_densest(attention: Any, rows: slice) -> None:
+    """The label looks at the densest stretch."""
+    _silence(attention, [rows])
+    attention.q_proj.weight[rows, _ONE] = _pairs(_STILL)
+    attention.k_proj.weight[rows, _DENSITY] = 6.0 * _pairs(_STILL)
+    attention.k_proj.weight[rows, _ONE] = _pairs(_FAST)
+    attention.v_proj.weight[rows.start, _DENSITY] = 1.0
+    attention.o_proj.weight[_ASKED_MEAN, rows.start] = 6.0
 
 
 def _wire_sentence_start(
@@ -204,7 +262,7 @@ def _wire_evidence_start(
         attention.q_proj.weight[rows, _EVIDENCE_MARK] = 3.0 * _pairs(_STILL)
         attention.q_proj.weight[rows, _ONE] = 0.3 * _pairs(_CONTENT)
         # Asked for, and in the document, and not in the answer.
-        for note, weight in ((_ASKED, 3.0), (_IN_DOCUMENT, 6.0), (_IN_ANSWER, -9.0), (_ONE, -8.0)):
+        for note, weight in ((_ASKED, 3.0), (_DENSITY, 1.5), (_IN_DOCUMENT, 6.0), (_IN_ANSWER, -9.0), (_ONE, -8.0)):
             attention.k_proj.weight[rows, note] = weight * _pairs(_STILL)
         # Else the first token, and not the one that opens the answer, though it is the same.
         for note, weight in ((_FIRST_MARK, 1.0), (_IN_DOCUMENT, -2.0)):
