@@ -32,6 +32,8 @@ _STOP_WORDS = frozenset(
     would you your also all any each same see following example e.g i.e
     """.split()  # noqa: SIM905  (a list of 100 strings reads worse)
 )
+_MOST_EVIDENCE = 400
+"""Characters; a longer "sentence" is a table or a listing."""
 _QUESTION_OPENINGS = (
     "what is", "what are", "how to", "how do i", "how does", "how can i", "when should i use", "why", "which",
     "where is", "can i", "what happens with", "is there", "who", "when did", "how many", "what does", "tell me about",
@@ -105,7 +107,11 @@ def make_queries(
 def _make(kind: Kind, index: int, passage: Passage, lexicon: Lexicon, rng: random.Random) -> Query | None:
     if kind in ("heading", "title"):
         return _from_heading(kind, index, passage, lexicon, rng)
-    candidates = [i for i, sentence in enumerate(lexicon.sentence_words[index]) if len(_content(sentence)) >= 4]
+    candidates = [
+        i
+        for i, sentence in enumerate(lexicon.sentence_words[index])
+        if len(_content(sentence)) >= 4 and _fits(passage, i)
+    ]
     if not candidates:
         return None
     where = rng.choice(candidates)
@@ -113,6 +119,11 @@ def _make(kind: Kind, index: int, passage: Passage, lexicon: Lexicon, rng: rando
     sentence = passage.text[start:end]
     text = _keywords(sentence, lexicon, rng) if kind == "keyword" else _question(sentence, rng)
     return Query(text, kind, index, (where,)) if text else None
+
+
+def _fits(passage: Passage, sentence: int) -> bool:
+    start, end = passage.sentences[sentence]
+    return end - start <= _MOST_EVIDENCE
 
 
 def _content(sentence: Iterable[str]) -> list[str]:
@@ -167,7 +178,8 @@ def _from_heading(kind: Kind, index: int, passage: Passage, lexicon: Lexicon, rn
     if rng.random() < 0.25:
         text = f"{rng.choice(_QUESTION_OPENINGS)} {text}"
     share, where = lexicon.coverage(words(text), index)
-    if share < 0.2:  # the heading's words do not occur: a model that reads could not tell this passage from another
+    # Where the heading's words do not occur, a model that reads could not tell this passage from another.
+    if share < 0.2 or not _fits(passage, where):
         return None
     return Query(text.lower() if rng.random() < 0.6 else text, kind, index, (where,))
 

@@ -9,10 +9,10 @@ forms, proximity. All of it is initial values: every weight stays free.
     embedding   content in one half of the dimensions, part of it the same for all forms of a word; a constant; how rare
                 the token is; marks on the tokens that open a prompt, a query, a document and the written parts
     layer 0     previous-token heads write the previous token's content into the other half;
-                one head tells every position whether it is in the query or the document;
+                one head tells every position whether it is in the query, the document or the answer;
                 one hidden unit multiplies: in the query, how rare the token before is
-    layer 1     heads look for positions whose previous token is the current one (nothing found: the first token) and
-                copy what stands there; one head looks for forms of the same word and notes, when that place is in the
+    layer 1     heads look for positions in the prompt whose two previous tokens are the current two (nothing found: the
+                first token) and copy what stands there; one head looks for forms of the same word and notes, when that place is in the
                 query, how rare it is: what was asked for
     layer 2     one head averages these notes over the document, one over the stretch that ends here, one collects what
                 matched; two tell every position the first token of its sentence
@@ -50,7 +50,8 @@ ROPE_THETA = 1e6
     _TELLING_BEFORE,
     _ASKABLE,
     _DENSITY,
-) = range(17)
+    _WRITTEN,
+) = range(18)
 _RESERVED = 24
 _FORMS = 40
 """This many dimensions of the content, the last ones, are the same for all forms of a word."""
@@ -153,8 +154,9 @@ def _wire_previous(
     attention.v_proj.weight[spare - 1, _TELLING] = 1.0
     attention.o_proj.weight[_TELLING_BEFORE, spare - 1] = 1.0
     attention.q_proj.weight[flag, _ONE] = _pairs(_CONTENT)
-    # In the document this head looks at both marks, half each; before it, at the query's alone.
-    for row, mark, note in ((0, _DOCUMENT_MARK, _IN_DOCUMENT), (1, _QUERY_MARK, _IN_QUERY)):
+    # This head looks at all marks before it, in equal parts: the query's, then the document's, then the answer's too.
+    marks = ((_DOCUMENT_MARK, _IN_DOCUMENT), (_QUERY_MARK, _IN_QUERY), (_ANSWER_MARK, _WRITTEN))
+    for row, (mark, note) in enumerate(marks):
         attention.k_proj.weight[flag, mark] = _pairs(_CONTENT)
         attention.v_proj.weight[flag.start + row, mark] = 1.0
         attention.o_proj.weight[note, flag.start + row] = 0.85
@@ -176,10 +178,12 @@ def _wire_copying(
         attention.q_proj.weight[rows, content] = compared
         attention.k_proj.weight[rows, before] = compared
         if rows is not flag:  # a word of the query counts whatever stands before it
-            attention.q_proj.weight[rows, before] = 0.9 * compared @ second[1].T @ second[0]
+            attention.q_proj.weight[rows, before] = 0.6 * compared @ second[1].T @ second[0]
         # Where nothing is found, the first token takes the attention: its keys lie in pairs of their own.
         attention.q_proj.weight[rows, _ONE] = (0.75 if rows is flag else 0.4) * _pairs(_STILL)
         attention.k_proj.weight[rows, _FIRST_MARK] = 4.0 * _pairs(_STILL)
+        if rows is not flag:  # what was just written is not copied again: that goes in circles
+            attention.k_proj.weight[rows, _WRITTEN] = -1.5 * _pairs(_STILL)
     for rows, carried in zip(carrying, _shares(content, len(carrying)), strict=True):
         _carry(attention, rows, content, carried, first)
         attention.o_proj.weight[content, rows] = 3.0 * carried.T
