@@ -11,9 +11,9 @@ forms, proximity. All of it is initial values: every weight stays free.
     layer 0     previous-token heads write the previous token's content into the other half;
                 one head tells every position whether it is in the query, the document or the answer;
                 one hidden unit multiplies: in the query, how rare the token before is
-    layer 1     heads look for positions in the prompt whose two previous tokens are the current two (nothing found: the
-                first token) and copy what stands there; one head looks for forms of the same word and notes, when that place is in the
-                query, how rare it is: what was asked for
+    layer 1     heads look for positions in the prompt whose two previous tokens are the current two (nothing found:
+                the first token) and copy what stands there; one head looks for forms of the same word and notes, when
+                that place is in the query, how rare it is: what was asked for
     layer 2     one head averages these notes over the document, one over the stretch that ends here, one collects what
                 matched; two tell every position the first token of its sentence
     layer 3     one head reads the note of the densest stretch: the score; where the evidence opens, two look at the
