@@ -241,6 +241,41 @@ def test_lined_up_by_the_reference(files: list[str]) -> None:
         line_up([])
 
 
+def test_records_of_prism_label(tmp_path: Path) -> None:
+    """The panel and its jurors against people; null is a vote that failed, not a label."""
+    rows = [
+        {"query_id": "q1", "doc_id": "d1", "label": 1, "votes": {"a": 1, "b": 1}},
+        {"query_id": "q1", "doc_id": "d2", "label": 0, "votes": {"a": 1, "b": 0}},
+        {"query_id": "q2", "doc_id": "d1", "label": 0, "votes": {"b": 0}, "failures": {"a": "refused"}},
+        {"query_id": "q2", "doc_id": "d2", "label": None, "votes": {}},
+    ]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "mine.qrels").write_text("q1 0 d1 1\nq1 0 d2 0\nq2 0 d1 0\nq2 0 d2 1\n", encoding="utf-8")
+    given = [str(tmp_path / "mine.qrels"), str(tmp_path / "labels.jsonl")]
+    alone = json.loads(run(*given, "--json", "--samples", "0").stdout)
+    assert [(judge["name"], judge["pairs"]) for judge in alone["compared"]] == [("labels", 3)]
+    found = json.loads(run(*given, "--json", "--samples", "0", "--jurors").stdout)["compared"]
+    assert [(judge["name"], judge["pairs"]) for judge in found] == [("labels", 3), ("a", 2), ("b", 3)]
+    assert [judge["exact"]["value"] for judge in found] == [1, 0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"query_id": "q", "doc_id": "d", "label": "1"}', r":1: label '1' is not a whole number"),
+        ('{"query_id": "q", "doc_id": "d", "label": true}', r":1: label True is not a whole number"),
+        ('{"query_id": "q", "doc_id": "d", "label": 1, "votes": {"a": 400}}', r":1: label 400 is off the scale"),
+        ('{"label": 1}', r":1: no pair named"),
+        ('{"query": "q", "document": "d"}', "no labels"),
+        ("not json", r":1: not JSON"),
+    ],
+)
+def test_records_that_are_refused(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "labels.jsonl").write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=words):
+        read_labels(tmp_path / "labels.jsonl")
+
+
 def test_judges_of_one_name_stay_apart(files: list[str], tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     twin = tmp_path / "b" / "people.qrels"

@@ -8,6 +8,7 @@ import anyio
 import pytest
 from chat_server import ChatServer, reply
 
+from prism.labeling.allowance import Account
 from prism.labeling.chat import ChatClient, Completion, Provider, most_tokens
 from prism.labeling.failures import (
     BadAnswer,
@@ -143,10 +144,8 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
 
 
 def test_a_pause_holds_back_the_whole_provider() -> None:
-    from prism.labeling.chat import _Limits
-
     async def work() -> list[str]:
-        limits = _Limits(Provider(base_url="http://x"))
+        limits = Account(Provider(base_url="http://x"))
         done: list[str] = []
 
         async def other() -> None:
@@ -232,11 +231,12 @@ def test_an_answer_without_content_is_paid_for_and_not_asked_again(body: dict[st
     assert caught.value.cost_usd > 0
 
 
-def many(server: ChatServer, times: int, **more: Any) -> tuple[ChatClient, list[Any]]:
-    async def work() -> tuple[ChatClient, list[Any]]:
-        async with ChatClient(provider(server, **more), name="acme") as client:
+def many(server: ChatServer, times: int, **more: Any) -> tuple[Account, list[Any]]:
+    async def work() -> tuple[Account, list[Any]]:
+        account = Account(provider(server, **more))
+        async with ChatClient(account.provider, name="acme", allowance=account) as client:
             asks = [client.complete(HELLO, model="m", price=PRICE, max_tokens=16) for _ in range(times)]
-            return client, await asyncio.gather(*asks, return_exceptions=True)
+            return account, await asyncio.gather(*asks, return_exceptions=True)
 
     return anyio.run(work)
 
@@ -251,9 +251,9 @@ def test_the_budget_is_never_exceeded_and_used_as_far_as_it_goes() -> None:
     # By hand: an answer costs 100 x 0.15 + 2 x 0.6 = 16.2 millionths. A request may cost (5 + 16) x 0.15 + 16 x 0.6
     # = 12.75 millionths as reckoned before, so with 50 the third request fits (32.4 + 12.75) and the fourth does not.
     with ChatServer(delay_s=0.02) as server:
-        client, answers = many(server, 8, concurrency=1, budget_usd=Decimal("0.00005"))
+        account, answers = many(server, 8, concurrency=1, budget_usd=Decimal("0.00005"))
         assert len(server.requests) == 3
-    assert client.budget.spent_usd == Decimal("0.0000486")
+    assert account.budget.spent_usd == Decimal("0.0000486")
     assert sum(isinstance(answer, OverBudget) for answer in answers) == 5
 
 

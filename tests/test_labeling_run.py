@@ -16,6 +16,7 @@ import anyio
 import pytest
 import yaml
 from chat_server import ChatServer, reply
+from http_server import HttpServer, Reply
 
 from prism.errors import DataError, InputError, PanelError
 from prism.labeling.estimate import estimate
@@ -365,16 +366,76 @@ def test_a_dry_run_needs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 # --- nano ------------------------------------------------------------------------------------------------------------
 
 
-def test_nano_is_a_juror(tmp_path: Path) -> None:
+def demo_pairs(path: Path) -> Path:
     from prism.demo import DOCUMENTS, QUERIES
 
-    file = tmp_path / "pairs.jsonl"
+    file = path / "pairs.jsonl"
     records = [{"query": query, "document": doc.text, "title": doc.title} for query in QUERIES for doc in DOCUMENTS]
     file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    out = tmp_path / "out"
+    return file
+
+
+def test_nano_is_a_juror(tmp_path: Path) -> None:
+    file, out = demo_pairs(tmp_path), tmp_path / "out"
     report = run(ROOT / "configs/panels/local-nano.yaml", file, out)
-    assert report.verdicts["yes"] + report.verdicts["no"] == len(records)
+    assert report.verdicts["yes"] + report.verdicts["no"] == len(file.read_text(encoding="utf-8").splitlines())
     assert of(report, "nano").calls == 0
     for vote in read_votes(out):
         assert vote.score is not None
         assert vote.label == (vote.score >= 0.5)
+
+
+def test_nano_behind_our_endpoint_is_a_juror(tmp_path: Path) -> None:
+    """Beside the same nano in this process: the same scores; and with a key the server wants."""
+    from http_endpoint import Server
+
+    from prism.reranker import Reranker
+
+    file, out = demo_pairs(tmp_path), tmp_path / "out"
+    with Reranker.load("nano", dtype="float32") as nano, Server(nano) as client:
+        here = {"name": "here", "kind": "local", "model": "nano", "dtype": "float32"}
+        there = {"name": "there", "kind": "endpoint", "url": f"{str(client.base_url).rstrip('/')}/v1"}
+        report = run(panel(tmp_path, {}, [here, there]), file, out)
+    assert of(report, "there").votes == of(report, "here").votes == report.pairs
+    assert of(report, "there").failures == {}
+    scores: dict[str, dict[str, float]] = {}
+    for vote in read_votes(out):
+        assert vote.score is not None
+        assert vote.label == (vote.score >= 0.5)
+        scores.setdefault(vote.pair_id, {})[vote.juror] = vote.score
+    for one in scores.values():
+        assert one["there"] == pytest.approx(one["here"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (401, {"detail": "no"}, "refused the key"),
+        (500, {}, "answered 500"),
+        (200, {"results": [{"index": 0, "relevance_score": 0.7}]}, "one result for each of 3 documents"),
+        (200, {"results": [{"index": i, "relevance_score": 7.0} for i in range(3)]}, "one result for each"),
+        (200, {"results": [{"index": 0, "relevance_score": True}] * 3}, "one result for each"),
+    ],
+)
+def test_an_endpoint_that_does_not_answer_stops_and_makes_nothing_up(
+    tmp_path: Path, status: int, body: dict[str, Any], words: str
+) -> None:
+    with HttpServer(lambda _: Reply(body, status)) as server:
+        juror = {"name": "e", "kind": "endpoint", "url": f"{server.url}/v1", "max_attempts": 1, "key_env": "ACME_KEY"}
+        report = run(panel(tmp_path, {}, [juror]), pairs(tmp_path, 3), tmp_path / "out")
+        assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    assert words in (of(report, "e").stopped or "")
+    assert report.verdicts == {"yes": 0, "no": 0, "undecided": 3}
+
+
+def test_an_endpoint_may_refuse_single_documents(tmp_path: Path) -> None:
+    results = [
+        {"index": 2, "relevance_score": 0.9},
+        {"index": 0, "relevance_score": 0.1},
+        {"index": 1, "relevance_score": None, "error": {"message": "too long"}},
+    ]
+    with HttpServer(lambda _: Reply({"results": results})) as server:
+        juror = {"name": "e", "kind": "endpoint", "url": f"{server.url}/v1"}
+        report = run(panel(tmp_path, {}, [juror]), pairs(tmp_path, 3), tmp_path / "out")
+    assert of(report, "e").failures == {"unjudgeable": 1}
+    assert [line["label"] for line in lines(tmp_path / "out")] == [0, None, 1]

@@ -110,13 +110,14 @@ def _cells(balanced: Balanced) -> Row:
 def _costs(paths: Iterable[Path]) -> Row:
     """What earlier stages report to have spent, by the file they made.
 
-    `prism data` puts FILE.report.json beside each file, `prism label` a report.json beside its labels.
+    `prism data` and `prism write-targets` put FILE.report.json beside each file, `prism label` a report.json beside its
+    labels.
     """
     found: Row = {}
     for path in paths:
         beside, general = report_path(path), path.with_name("report.json")
         report = _read(beside) or _read(general)
-        paid = {name: report[name] for name in ("paid_usd", "uncertain_usd") if name in report}
+        paid = {name: report[name] for name in ("paid_usd", "uncertain_usd", "cost_usd") if name in report}
         if cost := report.get("cost") or paid:
             found[path.name] = cost
     return found

@@ -39,15 +39,21 @@ def agree(
     measure: Annotated[str, typer.Option(help="What ranks the systems of --runs.")] = "nDCG@10",
     samples: Annotated[int, typer.Option(min=0, help="Bootstrap samples of queries; 0: no intervals.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    jurors: Annotated[
+        bool, typer.Option("--jurors", help="Compare each juror of JSONL files after the first, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the full comparison as JSON.")] = False,
     plots: Annotated[Path | None, typer.Option(help="Folder for kappa.png and confusion.png.")] = None,
 ) -> None:
     """Compare label files: kappa, alpha, exact and within-one rates, confusion matrices.
 
-    Files are TREC qrels (`query 0 document label`) or three columns (`query document label`), separated by tabs or by
-    spaces. Pairs that the first file does not have are left out; intervals are 95 %, over queries.
+    Files are TREC qrels (`query 0 document label`), three columns (`query document label`), separated by tabs or by
+    spaces, or JSONL such as the labels.jsonl of prism label. Pairs that the first file does not have are left out;
+    intervals are 95 %, over queries.
 
-    Example: prism agree people.qrels model-a.qrels model-b.qrels --plots pictures
+    Examples: prism agree people.qrels model-a.qrels model-b.qrels --plots pictures
+
+    prism agree people.jsonl labels/labels.jsonl --jurors
     """
     from prism.labeling.comparison import compare
     from prism.labeling.label_files import line_up, read_labels
@@ -55,12 +61,14 @@ def agree(
     if len(files) < 2:
         raise InputError("agreement needs at least two label files, got one: name the reference first, then the others")
     allowed = None if scale is None else parse_scale(scale)
-    read = [read_labels(path, allowed) for path in files]
+    read = [read_labels(files[0], allowed)]
+    for path in files[1:]:
+        read += _read_all(path, allowed) if jurors else [read_labels(path, allowed)]
     table = line_up(read)
     systems = _read_runs(runs or [])
     for warning in warnings_of(read, table):
         _say(f"warning: {warning}")
-    with _progress(len(files) - 1) as step:
+    with _progress(len(read) - 1) as step:
         agreement = compare(table, samples, seed, step)
     rankings: tuple[RankingAgreement, ...] = ()
     if runs:
@@ -78,6 +86,14 @@ def agree(
 
         for path in save(agreement, plots):
             _say(f"wrote {path}")
+
+
+def _read_all(path: Path, scale: Scale | None) -> list[LabelFile]:
+    """A label file; of JSONL, each juror's part as well."""
+    from prism.labeling.label_files import WIDEST, read_labels
+    from prism.labeling.label_records import RECORDS, read_records
+
+    return read_records(path, scale or WIDEST) if path.suffix in RECORDS else [read_labels(path, scale)]
 
 
 def parse_scale(text: str) -> Scale:

@@ -14,7 +14,6 @@ import asyncio
 import json
 import math
 import os
-import time
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
@@ -22,8 +21,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from prism.labeling.allowance import Account, Allowance
 from prism.labeling.failures import BadAnswer, KeyRefused, Stop, Unavailable, Undelivered
-from prism.labeling.money import Budget, Price
+from prism.labeling.money import Price
 from prism.labeling.replies import read_error, read_reply
 from prism.text import clean
 from prism.types import Record, Usage
@@ -66,12 +66,17 @@ class Provider(Record):
     @field_validator("base_url")
     @classmethod
     def _address(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("expected an address such as https://api.example.com/v1")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("a key does not belong in the address: name its environment variable in key_env")
-        return url.rstrip("/")
+        return plain_address(url)
+
+
+def plain_address(url: str) -> str:
+    """The address without a slash at its end. Raises ValueError when it is none, or holds a key."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected an address such as https://api.example.com/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("a key does not belong in the address: name its environment variable in key_env")
+    return url.rstrip("/")
 
 
 class Completion(Record):
@@ -123,13 +128,22 @@ class ChatClient:
     What stopped a model (a refused key, say) holds for the life of the client: what waits is not sent any more.
     """
 
-    def __init__(self, provider: Provider, *, name: str = "provider", spent_usd: Decimal = Decimal(0)) -> None:
-        """`spent_usd` counts against the budget: what earlier runs paid."""
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        name: str = "provider",
+        spent_usd: Decimal = Decimal(0),
+        allowance: Allowance | None = None,
+    ) -> None:
+        """`spent_usd` counts against the budget: what earlier runs paid.
+
+        `allowance`: where several clients share the account. It then knows what was spent.
+        """
         self.provider = provider
         self.name = name
-        self.budget = Budget(provider.budget_usd, spent_usd)
         self._slots = asyncio.Semaphore(provider.concurrency)
-        self._limits = _Limits(provider)
+        self._allowance: Allowance = allowance or Account(provider, spent_usd)
         self._http: httpx.AsyncClient | None = None
         self._stopped: dict[str, Stop] = {}
 
@@ -195,10 +209,10 @@ class ChatClient:
 
     async def _attempt(self, request: _Request) -> Completion:
         async with self._slots:
-            await self._limits.turn(request.estimate)
+            await self._allowance.turn(request.estimate)
             if request.model in self._stopped:  # questions that waited while another learnt this
                 raise self._stopped[request.model]
-            await self.budget.set_aside(request.most_usd)
+            await self._allowance.set_aside(request.most_usd)
             paid_usd = request.most_usd  # what counts if we never hear
             try:
                 if request.log:
@@ -213,7 +227,7 @@ class ChatClient:
                 paid_usd = await self._lost(request, error)
                 raise
             finally:
-                self.budget.settle(request.most_usd, paid_usd)
+                self._allowance.settle(request.most_usd, paid_usd)
 
     async def _lost(self, request: _Request, error: Undelivered | Stop) -> Decimal:
         """Record an attempt that brought nothing; returns the most it may have cost."""
@@ -221,7 +235,7 @@ class ChatClient:
             self._stopped[request.model] = error
         charged_usd = request.most_usd if isinstance(error, Unavailable) and error.paid else Decimal(0)
         if isinstance(error, Unavailable) and error.retry_after_s is not None:
-            self._limits.pause(error.retry_after_s)
+            self._allowance.pause(error.retry_after_s)
         if request.log:
             await request.log.failed(error.kind, charged_usd)
         return charged_usd
@@ -290,33 +304,6 @@ class ChatClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-class _Limits:
-    """When the next request may go: requests and tokens a minute, and pauses the server asked for."""
-
-    def __init__(self, provider: Provider) -> None:
-        from aiolimiter import AsyncLimiter
-
-        requests, tokens = provider.requests_per_minute, provider.tokens_per_minute
-        self._tokens_a_minute = tokens
-        self._tokens = AsyncLimiter(tokens, 60) if tokens else None
-        self._requests: AsyncLimiter | None = None
-        if requests:  # smooth: at most one second's worth at once
-            self._requests = AsyncLimiter(requests / 60, 1) if requests >= 60 else AsyncLimiter(1, 60 / requests)
-        self._not_before = -math.inf
-
-    async def turn(self, estimate: Usage) -> None:
-        if self._requests:
-            await self._requests.acquire()
-        if self._tokens and self._tokens_a_minute:
-            await self._tokens.acquire(min(estimate.prompt_tokens + estimate.written_tokens, self._tokens_a_minute))
-        while (wait_s := self._not_before - time.monotonic()) > 0:
-            await asyncio.sleep(wait_s)
-
-    def pause(self, seconds: float) -> None:
-        """All requests to this provider wait: the limit is the account's."""
-        self._not_before = max(self._not_before, time.monotonic() + seconds)
 
 
 def _estimate(text: str) -> int:

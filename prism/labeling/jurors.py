@@ -7,27 +7,27 @@ Each takes a pair and gives a vote, which may be a recorded failure; never a mad
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import Protocol
 
 from anyio import to_thread
 
 from prism.errors import InputError, PrismError
+from prism.labeling.allowance import Allowance
 from prism.labeling.answers import Answer, dated, failed
 from prism.labeling.chat import ChatClient
+from prism.labeling.endpoint import Endpoint
 from prism.labeling.failures import BadAnswer, Broken, Rejected, Undelivered
 from prism.labeling.pairs import LabelPair
-from prism.labeling.panel import ApiJuror, LocalJuror, Panel
+from prism.labeling.panel import ApiJuror, EndpointJuror, LocalJuror, Panel
 from prism.labeling.recorded import FileJuror
 from prism.labeling.replies import Filtered
 from prism.labeling.rubrics import Rubric
 from prism.labeling.store import Committer, Store
 from prism.text import clean
 from prism.types import Document, Judgment, Vote
-
-if TYPE_CHECKING:
-    from prism.reranker import Reranker
 
 _MAX_ANSWER_CHARS = 20_000
 """More of an answer than this is not kept."""
@@ -49,11 +49,10 @@ class Juror(Protocol):
     async def aclose(self) -> None: ...
 
 
-def open_jurors(panel: Panel, store: Store, committer: Committer) -> list[Juror]:
+def make_jurors(panel: Panel, allowances: Mapping[str, Allowance], committer: Committer) -> list[Juror]:
     """The panel's jurors in its order. Those of one provider share its limits and what is left of its budget."""
     clients = {
-        name: ChatClient(provider, name=name, spent_usd=store.spent(provider=name).total_usd)
-        for name, provider in panel.providers.items()
+        name: ChatClient(provider, name=name, allowance=allowances[name]) for name, provider in panel.providers.items()
     }
     jurors: list[Juror] = []
     for settings in panel.jurors:
@@ -61,7 +60,9 @@ def open_jurors(panel: Panel, store: Store, committer: Committer) -> list[Juror]
             client = clients[settings.provider]
             jurors.append(ChatJuror(settings, panel.rubric, client, committer, give_up_after=panel.give_up_after))
         elif isinstance(settings, LocalJuror):
-            jurors.append(ModelJuror(settings, panel.rubric))
+            jurors.append(ModelJuror(settings, panel.rubric, partial(_load, settings)))
+        elif isinstance(settings, EndpointJuror):
+            jurors.append(ModelJuror(settings, panel.rubric, partial(Endpoint, settings)))
         else:
             jurors.append(FileJuror(settings, panel.rubric))
     return jurors
@@ -135,29 +136,49 @@ class _CallLog:
         self.call: int | None = None
 
     async def sent(self, most_usd: Decimal) -> None:
-        self.call = await self._committer.write(lambda store: store.add_call(*self._key, most_usd))
+        self.call = await self._committer.write(Store.add_call, *self._key, most_usd)
 
     async def failed(self, kind: str, charged_usd: Decimal) -> None:
         call = self.call
         if call is not None:
-            await self._committer.write(lambda store: store.end_call(call, kind, charged_usd), paid=charged_usd > 0)
+            await self._committer.write(Store.end_call, call, kind, charged_usd, paid=charged_usd > 0)
         self.call = None
 
 
-class ModelJuror:
-    """A reranker in this process. Waiting pairs with one query are scored together: their prefix is computed once."""
+class Judges(Protocol):
+    """What was asked of a Scorer."""
 
-    def __init__(self, settings: LocalJuror, rubric: Rubric, reranker: Reranker | None = None) -> None:
+    @property
+    def judgments(self) -> Sequence[Judgment]: ...
+
+
+class Scorer(Protocol):
+    """A reranker, here or behind an endpoint."""
+
+    threshold: float
+
+    async def arerank(
+        self, query: str, documents: Sequence[Document], *, instruction: str | None, evidence: bool
+    ) -> Judges: ...
+
+    async def aclose(self) -> None: ...
+
+
+class ModelJuror:
+    """A reranker. Waiting pairs with one query are scored together: their prefix is computed once."""
+
+    def __init__(self, settings: LocalJuror | EndpointJuror, rubric: Rubric, load: Callable[[], Scorer]) -> None:
         self.name = settings.name
         self._settings = settings
         self._rubric = rubric
-        self._reranker = reranker
+        self._load = load
+        self._scorer: Scorer | None = None
         self._waiting: list[tuple[LabelPair, asyncio.Future[Judgment]]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        if self._reranker is None:
-            self._reranker = await to_thread.run_sync(self._load)
+        if self._scorer is None:
+            self._scorer = await to_thread.run_sync(self._load)
 
     async def ask(self, pair: LabelPair) -> Answer:
         vote = Vote(pair_id=pair.id, juror=self.name, label=None, rubric=self._rubric.key)
@@ -174,7 +195,7 @@ class ModelJuror:
         return Answer(dated(vote, label=label, score=judgment.score, usage=judgment.usage))
 
     def _label(self, score: float) -> int:
-        cuts = self._settings.cuts or (self._reranker.threshold if self._reranker else 0.5,)
+        cuts = self._settings.cuts or (self._scorer.threshold if self._scorer else 0.5,)
         return self._rubric.labels[sum(score >= cut for cut in cuts)]
 
     async def _work(self) -> None:
@@ -196,24 +217,26 @@ class ModelJuror:
                     future.set_result(judgment)
 
     async def _judge(self, query: str, documents: Sequence[Document]) -> Sequence[Judgment]:
-        if self._reranker is None:
+        if self._scorer is None:
             raise InputError(f"juror {self.name} was asked before it was opened")
         sent = [Document(text=document.text, title=document.title) for document in documents]
-        result = await self._reranker.arerank(query, sent, instruction=self._settings.instruction, evidence=False)
+        result = await self._scorer.arerank(query, sent, instruction=self._settings.instruction, evidence=False)
         return result.judgments
-
-    def _load(self) -> Reranker:
-        from transformers.utils import logging
-
-        from prism.reranker import Reranker
-
-        logging.disable_progress_bar()  # it would run through our own
-        chosen = self._settings
-        return Reranker.load(chosen.model, template=chosen.template, dtype=chosen.dtype, device=chosen.device)
 
     async def aclose(self) -> None:
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._reranker:
-            await self._reranker.aclose()
+        if self._scorer:
+            await self._scorer.aclose()
+
+
+def _load(chosen: LocalJuror) -> Scorer:
+    from transformers.utils import logging
+
+    from prism.reranker import Reranker
+
+    logging.disable_progress_bar()  # it would run through our own
+    return Reranker.load(
+        chosen.model, engine=chosen.engine, template=chosen.template, dtype=chosen.dtype, device=chosen.device
+    )

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -35,6 +36,10 @@ def label(
         bool, typer.Option("--retry-failures", help="Ask once more where a juror refused or could not be read.")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs of the file.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray workers, here or on RAY_ADDRESS; default: none, this process asks.")
+    ] = None,
+    gpus_per_worker: Annotated[float, typer.Option(min=0, help="With --workers: GPUs each of them gets.")] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report (or the estimate) as JSON.")] = False,
 ) -> None:
     """Label query-document pairs with a panel of jurors.
@@ -42,6 +47,9 @@ def label(
     Begin with --dry-run. Every vote is on disk before it counts: stop the command whenever you like, even with kill -9,
     and run it again to go on. A juror whose key is missing, wrong or out of credit stops alone, and the exit code is 1.
     Keys come from the environment variables that the panel file names.
+
+    --workers spreads the work over processes, on this machine or a Ray cluster: for millions of pairs, or a GPU for
+    each local model. A worker may die: another goes on with its pairs, and the store says what is left to ask.
     """
     from prism.labeling.panel import load_panel
 
@@ -49,7 +57,8 @@ def label(
     if dry_run:
         _estimate(loaded, pairs, out, limit, as_json=as_json)
         return
-    report = _run(loaded, pairs, out, on_bad_line, retry_failures, limit)
+    options = {"on_bad_line": on_bad_line, "retry_failures": retry_failures, "limit": limit}
+    report = _ask(loaded, pairs, out, workers=workers, gpus=gpus_per_worker, **options)
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
@@ -58,28 +67,18 @@ def label(
         raise typer.Exit(1)
 
 
-def _run(
-    panel: Panel, pairs: Path, out: Path, on_bad_line: Literal["stop", "skip"], retry_failures: bool, limit: int | None
-) -> Report:
+def _ask(panel: Panel, pairs: Path, out: Path, *, workers: int | None, gpus: float, **options: Any) -> Report:
     import anyio
 
     from prism.labeling.pairs import count_lines
     from prism.labeling.run import label as ask_panel
 
     with _watch(count_lines(pairs)) as progress:
+        if workers is None:
+            return anyio.run(partial(ask_panel, panel, pairs, out, progress=progress, **options))
+        from prism.labeling.scale import label_over_workers
 
-        async def work() -> Report:
-            return await ask_panel(
-                panel,
-                pairs,
-                out,
-                on_bad_line=on_bad_line,
-                retry_failures=retry_failures,
-                limit=limit,
-                progress=progress,
-            )
-
-        return anyio.run(work)
+        return label_over_workers(panel, pairs, out, workers, gpus=gpus, progress=progress, **options)
 
 
 # --- while it runs ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Label files: who judged which pair how, read strictly, and lined up pair by pair.
 
 Four columns `query 0 document label` (TREC qrels) or three `query document label` (BEIR), separated by tabs throughout
-or by spaces throughout, with or without a header line. Every complaint is one line that names the file and the line.
+or by spaces throughout, with or without a header line; or JSONL as `prism label` writes it
+(`prism.labeling.label_records`). Every complaint is one line that names the file and the line.
 """
 
 from __future__ import annotations
@@ -59,8 +60,12 @@ def read_labels(path: Path, scale: Scale | None = None) -> LabelFile:
 
     `scale` is what labels may be; without it anything that can be a label (`WIDEST`) is taken. Raises DataError for a
     missing or empty file, text that is not UTF-8, wrong columns, separators that change, a label that is not a whole
-    number or is off the scale, and a pair that stands twice.
+    number or is off the scale, and a pair that stands twice. JSONL: as `read_records` says.
     """
+    from prism.labeling.label_records import RECORDS, read_records
+
+    if path.suffix in RECORDS:
+        return read_records(path, scale or WIDEST)[0]
     labels: dict[Place, int] = {}
     lines: dict[Place, int] = {}
     layout: _Layout | None = None

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prism.labeling.pairs import BadLine, LabelPair, Repeated
+from prism.labeling.pairs import Item, LabelPair
 from prism.labeling.panel import Panel
 from prism.labeling.store import Store
 from prism.text import clean
@@ -54,9 +54,7 @@ def judge(panel: Panel, known: Mapping[str, tuple[int | None, str | None]]) -> L
     )
 
 
-def write_labels(
-    path: Path, items: Iterable[LabelPair | BadLine | Repeated], panel: Panel, store: Store
-) -> dict[str, int]:
+def write_labels(path: Path, items: Iterable[Item], panel: Panel, store: Store) -> dict[str, int]:
     """Write the whole file atomically; returns how many pairs got which verdict.
 
     Each line is the pair's own record, with `id`, `rubric`, and what `Labelled` holds.

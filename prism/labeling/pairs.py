@@ -49,23 +49,37 @@ class Repeated(NamedTuple):
     line: int
 
 
-def read_pairs(path: Path) -> Iterator[LabelPair | BadLine | Repeated]:
+Item = LabelPair | BadLine | Repeated
+"""What a line is."""
+
+
+def read_pairs(path: Path) -> Iterator[Item]:
     """Every line that is not blank. Raises DataError when there is no such file."""
+    return (item for _, item in scan(path) if item is not None)
+
+
+def scan(path: Path) -> Iterator[tuple[bytes, Item | None]]:
+    """Every line as it stands, and what it is; None for a blank line or a header."""
     if not path.is_file():
         raise DataError(f"no pairs {path}: expected JSONL with query and document, or qrels")
-    parse = _from_json if path.suffix in (".jsonl", ".json", ".ndjson") else _from_qrels
     with path.open("rb") as file, _Seen() as seen:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                pair = parse(number, line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError:
-                pair = BadLine(number, "not UTF-8 text")
+            pair = parse_line(path, number, line)
             if isinstance(pair, LabelPair) and not seen.add(pair.id):
-                yield Repeated(number)
-            elif pair is not None:
-                yield pair
+                yield line, Repeated(number)
+            else:
+                yield line, pair
+
+
+def parse_line(path: Path, number: int, line: bytes) -> LabelPair | BadLine | None:
+    """One line of a pairs file; its name says of which kind. None for a blank line or a header."""
+    if not line.strip():
+        return None
+    parse = _from_json if path.suffix in (".jsonl", ".json", ".ndjson") else _from_qrels
+    try:
+        return parse(number, line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError:
+        return BadLine(number, "not UTF-8 text")
 
 
 def count_lines(path: Path) -> int:

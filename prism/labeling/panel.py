@@ -7,6 +7,7 @@
       example: {base_url: https://api.example.com/v1, key_env: EXAMPLE_API_KEY, budget_usd: 5}
     jurors:                              # asked in this order: the cheapest first
       - {name: nano, kind: local, model: nano}
+      - {name: ours, kind: endpoint, url: "http://gpu-1:8000/v1"}
       - {name: small, kind: api, provider: example, model: small-1, price: {input: 0.1, output: 0.4}}
       - {name: last-year, kind: recorded, path: votes.qrels}
 
@@ -25,7 +26,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prism.errors import PanelError
-from prism.labeling.chat import Provider
+from prism.labeling.chat import Provider, plain_address
 from prism.labeling.money import Price
 from prism.labeling.rubrics import RUBRICS, Rubric
 from prism.labeling.sequential import PosteriorBound, Stop, when_decided
@@ -59,23 +60,56 @@ class ApiJuror(_Juror):
         return json.dumps(["api", self.model, self.params, self.max_answer_tokens], sort_keys=True)
 
 
-class LocalJuror(_Juror):
-    """A reranker in this process: its score becomes a label."""
+class _ScoreJuror(_Juror):
+    """A reranker: its score becomes a label."""
+
+    instruction: str | None = None
+    """What counts as relevant, for templates that take it. It stands in for the rubric's text."""
+    cuts: tuple[Rate, ...] = ()
+    """Scores from which the label is 1, 2, …; default, for labels 0 and 1: the checkpoint's threshold, 0.5 at an
+    endpoint."""
+    batch_size: int = Field(default=32, ge=1)
+
+
+class LocalJuror(_ScoreJuror):
+    """A reranker on this machine."""
 
     kind: Literal["local"]
     model: str = "nano"
     """nano, a checkpoint directory, or a name on the hub."""
     template: str | None = None
-    instruction: str | None = None
-    """What counts as relevant, for templates that take it. It stands in for the rubric's text."""
-    cuts: tuple[Rate, ...] = ()
-    """Scores from which the label is 1, 2, …; default: the checkpoint's threshold, for rubrics with labels 0 and 1."""
-    batch_size: int = Field(default=32, ge=1)
+    engine: Literal["hf", "vllm"] = "hf"
+    """hf: in this process; vllm: for GPUs and many pairs."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
 
     def identity(self) -> str:
+        """Engines agree on scores: which one it is does not matter."""
         return json.dumps(["local", self.model, self.template, self.instruction, self.cuts])
+
+
+class EndpointJuror(_ScoreJuror):
+    """A reranker behind `POST /v1/rerank`: `prism serve` on a machine of your own, whatever engine it runs."""
+
+    kind: Literal["endpoint"]
+    url: str
+    """Up to and including `/v1`; `/rerank` is appended."""
+    model: str = "prism"
+    """What to ask the server for; part of what this juror is."""
+    key_env: str | None = None
+    """Environment variable that holds the key; None for a server that asks for none."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    max_attempts: int = Field(default=6, ge=1)
+    max_wait_s: float = Field(default=120.0, gt=0)
+    """A server that asks to wait longer stops the juror."""
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        return plain_address(url)
+
+    def identity(self) -> str:
+        return json.dumps(["endpoint", self.model, self.instruction, self.cuts])
 
 
 class RecordedJuror(_Juror):
@@ -89,7 +123,7 @@ class RecordedJuror(_Juror):
         return json.dumps(["recorded", self.path.name])
 
 
-Juror = Annotated[ApiJuror | LocalJuror | RecordedJuror, Field(discriminator="kind")]
+Juror = Annotated[ApiJuror | LocalJuror | EndpointJuror | RecordedJuror, Field(discriminator="kind")]
 
 
 class Sequential(Record):
@@ -145,7 +179,7 @@ class Panel(Record):
         if isinstance(juror, ApiJuror) and juror.provider not in self.providers:
             known = ", ".join(self.providers) or "none is defined"
             raise ValueError(f"juror {juror.name!r}: no provider {juror.provider!r} under providers: {known}")
-        if isinstance(juror, LocalJuror):
+        if isinstance(juror, LocalJuror | EndpointJuror):
             cuts = list(juror.cuts)
             if cuts != sorted(set(cuts)):
                 raise ValueError(f"juror {juror.name!r}: cuts must grow, got {cuts}")

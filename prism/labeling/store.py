@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -99,9 +99,17 @@ class Store:
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
-    def safe_from_power_loss(self, safe: bool) -> None:
-        """Whether the next transactions wait for the disk. They survive the death of the program either way."""
-        self._db.execute(f"PRAGMA synchronous = {'FULL' if safe else 'NORMAL'}")
+    def commit(self, changes: Sequence[Change]) -> list[Any]:
+        """Make all changes in one transaction, and return what each returned. Raises DataError when it cannot.
+
+        A transaction survives the death of the program; with a paid change in it, a power cut too.
+        """
+        try:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if any(change.paid for change in changes) else 'NORMAL'}")
+            with self:
+                return [change.method(self, *change.arguments) for change in changes]
+        except sqlite3.Error as error:
+            raise DataError(f"cannot write {self.path}: {error}: is the disk full?") from error
 
     def __enter__(self) -> Self:
         """One transaction."""
@@ -217,27 +225,39 @@ class Store:
         self._db.close()
 
 
-class _Write(NamedTuple):
-    change: Callable[[Store], Any]
+class Change(NamedTuple):
+    """A call of one of the store's writing methods, to be made later and perhaps elsewhere."""
+
+    method: Callable[..., Any]
+    """Of `Store`, unbound: `Store.add_vote`."""
+    arguments: tuple[Any, ...]
     paid: bool
-    done: asyncio.Future[Any]
+    """Wait for the disk; what cost nothing need not survive a power cut."""
 
 
 class Committer:
     """Writes from many tasks: whatever waits goes into one transaction, and is committed when `write` returns."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._waiting: list[_Write] = []
+    def __init__(self, commit: Callable[[Sequence[Change]], Awaitable[Sequence[Any]]]) -> None:
+        """`commit` makes all changes or raises DataError; `for_store` has it done in this process."""
+        self._commit = commit
+        self._waiting: list[tuple[Change, asyncio.Future[Any]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def write(self, change: Callable[[Store], Any], *, paid: bool = False) -> Any:
-        """Run `change` in a transaction and return what it returned. Once begun, cancelling does not undo it.
+    @classmethod
+    def for_store(cls, store: Store) -> Committer:
+        async def commit(changes: Sequence[Change]) -> list[Any]:
+            return await to_thread.run_sync(store.commit, changes)
 
-        `paid`: wait for the disk; what cost nothing need not survive a power cut.
+        return cls(commit)
+
+    async def write(self, method: Callable[..., Any], *arguments: Any, paid: bool = False) -> Any:
+        """Have `method(store, *arguments)` run in a transaction, and return what it returned.
+
+        Once begun, cancelling does not undo it. `paid`: as in Change. Raises DataError.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Write(change, paid, future))
+        self._waiting.append((Change(method, arguments, paid), future))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
         return await asyncio.shield(future)
@@ -246,23 +266,16 @@ class Committer:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                results: Sequence[Any] = await to_thread.run_sync(self._commit, batch)
-            except sqlite3.Error as error:
-                failure = DataError(f"cannot write {self._store.path}: {error}: is the disk full?")
-                results = [failure] * len(batch)
-            for write, result in zip(batch, results, strict=True):
-                if isinstance(result, DataError):
-                    write.done.set_exception(result)
-                else:
-                    write.done.set_result(result)
+                results = await self._commit([change for change, _ in batch])
+            except DataError as error:
+                for _, future in batch:
+                    future.set_exception(error)
+            else:
+                for (_, future), result in zip(batch, results, strict=True):
+                    future.set_result(result)
 
-    def _commit(self, batch: Sequence[_Write]) -> list[Any]:
-        self._store.safe_from_power_loss(any(write.paid for write in batch))
-        with self._store as store:
-            return [write.change(store) for write in batch]
-
-    async def aclose(self) -> None:
-        """Wait for what is under way."""
+    async def drain(self) -> None:
+        """Wait until all that was handed in is written."""
         if self._task:
             await self._task
 

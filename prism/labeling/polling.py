@@ -1,0 +1,144 @@
+"""One pair before a panel: who is asked, in which order, and what becomes of the answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from prism.errors import PrismError
+from prism.labeling.failures import Stop, Undelivered
+from prism.labeling.jurors import Juror
+from prism.labeling.pairs import LabelPair
+from prism.labeling.panel import ApiJuror, EndpointJuror, LocalJuror, Panel
+from prism.labeling.store import Committer, Store
+from prism.types import Vote
+
+Known = Mapping[str, tuple[int | None, str | None]]
+"""Juror -> (label, failure): its vote on a pair."""
+
+
+@dataclass
+class Standing:
+    """How one juror is doing in this run."""
+
+    name: str
+    asked: int = 0
+    """Answers that came, failures included."""
+    failures: int = 0
+    missed: Counter[str] = field(default_factory=Counter)
+    """Questions without an answer, by reason; the next run asks them again."""
+    stopped: str | None = None
+    """Why it is not asked any more."""
+    spent_usd: Decimal = Decimal(0)
+    """In all runs into the directory, with what is uncertain of earlier ones."""
+
+
+class Poll:
+    """Puts pairs to a panel's jurors, and their votes on disk."""
+
+    def __init__(
+        self,
+        panel: Panel,
+        jurors: Sequence[Juror],
+        committer: Committer,
+        standings: Mapping[str, Standing],
+        heard: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`standings` is kept up to date; `heard` is called after each answer."""
+        self.closed = False
+        """Set it, and nothing new is asked."""
+        self.not_asked = 0
+        """Votes that the stop rule made unnecessary."""
+        self._panel = panel
+        self._jurors = jurors
+        self._committer = committer
+        self._standings = standings
+        self._heard = heard
+        self._rule = panel.stop_rule()
+
+    async def label(self, pair: LabelPair, known: Known) -> None:
+        """Ask those who have no vote in `known`, or as many of them as the verdict takes. Raises DataError."""
+        if self._panel.sequential:
+            await self._one_by_one(pair, known)
+            return
+        async with asyncio.TaskGroup() as group:
+            for juror in self._jurors:
+                if juror.name not in known:
+                    group.create_task(self._ask(juror, pair))
+
+    async def _one_by_one(self, pair: LabelPair, known: Known) -> None:
+        """In the panel's order, until the verdict stands."""
+        labels: list[int | None] = []
+        for place, juror in enumerate(self._jurors):
+            labels.append(known[juror.name][0] if juror.name in known else await self._ask(juror, pair))
+            later = self._jurors[place + 1 :]
+            if self._rule(labels, sum(self._can_vote(other, known) for other in later)) is not None:
+                saved = (other for other in later if other.name not in known)
+                self.not_asked += sum(self._can_vote(other, known) for other in saved)
+                return
+
+    def _can_vote(self, juror: Juror, known: Known) -> bool:
+        return juror.name in known or not self._standings[juror.name].stopped
+
+    async def _ask(self, juror: Juror, pair: LabelPair) -> int | None:
+        """The label, on disk; None when there is none."""
+        standing = self._standings[juror.name]
+        if standing.stopped or self.closed:
+            return None
+        try:
+            answer = await juror.ask(pair)
+        except Stop as error:
+            if not standing.stopped:
+                standing.stopped = str(error)
+            return None
+        except Undelivered as error:
+            standing.missed[error.kind] += 1
+            key = (pair.id, juror.name, self._panel.rubric.key)
+            await self._committer.write(Store.add_missed, *key, error.kind, str(error))
+            return None
+        await self._committer.write(Store.add_vote, answer.vote, answer.call, paid=answer.call is not None)
+        self._count(standing, answer.vote)
+        return answer.vote.label
+
+    def _count(self, standing: Standing, vote: Vote) -> None:
+        standing.asked += 1
+        standing.failures += vote.failure is not None
+        standing.spent_usd += vote.cost_usd
+        self._heard()
+
+
+async def work_through(panel: Panel, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `work()` so many times side by side that the busiest juror stays busy. Raises the first PrismError of any.
+
+    With all of them taking pairs from one iterator, memory does not grow with the file.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_pairs_at_once(panel)):
+                group.create_task(work())
+    except* PrismError as errors:
+        raise _first_error(errors) from None
+
+
+def _pairs_at_once(panel: Panel) -> int:
+    """Enough pairs under way to keep the busiest juror busy while others answer slowly."""
+    wanted = [8]
+    for juror in panel.jurors:
+        if isinstance(juror, ApiJuror):
+            wanted.append(2 * panel.providers[juror.provider].concurrency)
+        elif isinstance(juror, LocalJuror | EndpointJuror):
+            wanted.append(2 * juror.batch_size)
+        else:
+            wanted.append(64)
+    return max(wanted)
+
+
+def _first_error(group: BaseExceptionGroup[PrismError]) -> PrismError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, PrismError) else PrismError(str(error))
