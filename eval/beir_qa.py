@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import resource
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -44,7 +43,7 @@ from prism.evaluation.columns import (
 )
 from prism.evaluation.fusion import parse_fusion
 from prism.evaluation.ranking import QueryReranker
-from prism.evaluation.report import plain, shown, versions, write_whole
+from prism.evaluation.report import plain, versions, write_whole
 from prism.evaluation.rerankers import Spec, load_spec, parse_fields, parse_spec
 from prism.types import Record
 
@@ -68,7 +67,9 @@ class Options(Record):
     tune_queries: int = Field(default=200, ge=2)
     top_k: int = Field(default=100, ge=1)
     limit: int | None = Field(default=None, ge=1)
-    engine: str = "hf"
+    engine: Literal["hf", "vllm", "openai"] = "hf"
+    base_url: tuple[str, ...] = ()
+    template: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     instruction: str | None = None
     max_prompt_tokens: int | None = Field(default=None, ge=1)
@@ -85,6 +86,8 @@ def load_reranker(name: str, options: Options) -> QueryReranker:
         parse_spec(name),
         engine=options.engine,
         dtype=options.dtype,
+        base_url=options.base_url,
+        template=options.template,
         cache=options.out / "cache" / "services.sqlite",
         fields=parse_fields(options.api_fields),
     )
@@ -180,6 +183,8 @@ def _dense(text: str) -> Spec:
 
 def _plan(model: str, options: Options) -> Reranking:
     decides = options.model_dump(include={"top_k", "engine", "dtype", "instruction", "max_prompt_tokens"})
+    if options.template is not None:
+        decides["template"] = options.template
     if parse_spec(model).is_service:
         decides["api_fields"] = parse_fields(options.api_fields)
     return Reranking(
@@ -218,6 +223,10 @@ def _check(options: Options, dataset: str) -> None:
         if (column := beir_report.price(text)[0]) not in names:
             raise InputError(f"--price {text!r}: no column {column!r}: this run has {', '.join(names)}")
     parse_fields(options.api_fields)
+    if bool(options.base_url) != (options.engine == "openai"):
+        raise InputError("--engine openai and --base-url go together: pass both, or none")
+    if secret := next((url for url in options.base_url if "@" in url), None):
+        raise InputError(f"--base-url ...{secret.rpartition('@')[2]}: a key does not belong in an address")
 
 
 def _first_name(options: Options, dataset: str) -> str:
@@ -280,12 +289,12 @@ def _publish(data: BeirSet, options: Options) -> None:
         if path.is_file() and same == {key: meta["options"].get(key) for key in same}:
             runs[name] = ranking.read_run(path) if path.stat().st_size else {}
     report["comparisons"][data.name] = beir_report.compare(data.qrels, runs)
-    beir_report.build(report, command(options), versions(*_DISTRIBUTIONS)).write(options.out, report)
+    beir_report.build(report, beir_report.command(options), versions(*_DISTRIBUTIONS)).write(options.out, report)
 
 
 def _meta(data: BeirSet, column: Column, options: Options) -> dict[str, Any]:
     meta = {
-        "command": command(options),
+        "command": beir_report.command(options),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(column.seconds, 2),
         **dict(percentiles(column.latencies)),
@@ -302,30 +311,6 @@ def _meta(data: BeirSet, column: Column, options: Options) -> dict[str, Any]:
     if "candidates" not in column.options:
         meta["shuffled_ndcg10"] = round(shuffled_ndcg(data.qrels, column.run, options.top_k), 6)
     return meta
-
-
-def command(options: Options) -> str:
-    """The command that makes this report again, with no path of this machine in it."""
-    words = ["python", "eval/beir_qa.py"]
-    for model in options.models or ("none",):
-        words += ["--model", _shown(model)]
-    for name, value in options.model_dump(exclude_defaults=True, exclude={"models", "resume"}).items():
-        for text in _words(name, value):
-            words += [f"--{name.replace('_', '-')}", text]
-    return shlex.join(words)
-
-
-def _words(name: str, value: object) -> Sequence[str]:
-    if name == "datasets" and isinstance(value, tuple):
-        return [",".join(value)]
-    if isinstance(value, tuple):
-        return [_shown(text) for text in value]
-    return [shown(value) if isinstance(value, Path) else _shown(str(value)) if name == "first" else str(value)]
-
-
-def _shown(model: str) -> str:
-    kind, colon, name = model.partition(":")
-    return f"{kind}:{shown(name)}" if colon and parse_spec(model).kind in ("cross-encoder", "dense") else shown(model)
 
 
 def _read_report(path: Path) -> dict[str, Any]:
@@ -365,7 +350,11 @@ def main(
     tune_queries: Annotated[int, Option(min=2, help="Train queries to fit the weight of a fusion on.")] = 200,
     top_k: Annotated[int, Option(min=1, help="How many candidates to rerank.")] = 100,
     limit: Annotated[int | None, Option(min=1, help="Only the first N queries.")] = None,
-    engine: Annotated[str, Option(help="What runs a Prism model.")] = "hf",
+    engine: Annotated[Literal["hf", "vllm", "openai"], Option(help="What runs a Prism model.")] = "hf",
+    base_url: Annotated[list[str] | None, Option(help="Its servers, up to /v1, for engine openai; repeatable.")] = None,
+    template: Annotated[
+        str | None, Option(help="Prompt of a checkpoint without one: qwen3-reranker, or a file.")
+    ] = None,
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Option(help="Precision of the model.")] = "auto",
     instruction: Annotated[str | None, Option(help="Instead of the checkpoint's own.")] = None,
     max_prompt_tokens: Annotated[int | None, Option(min=1, help="Where documents are cut.")] = None,
@@ -375,7 +364,7 @@ def main(
     resume: Annotated[bool, Option("--resume/--fresh", help="Go on with a stopped run, or rank again.")] = True,
     out: Annotated[Path, Option(help="Folder for report, runs, state and cache.")] = Path("eval/results/beir_qa"),
 ) -> None:
-    lists = ("model", "datasets", "baseline", "fuse", "price")
+    lists = ("model", "datasets", "baseline", "fuse", "price", "base_url")
     given = {name: value for name, value in locals().items() if name not in (*lists, "lists")}
     names = tuple(name.strip() for name in ",".join(datasets or []).split(",") if name.strip())
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
@@ -386,6 +375,7 @@ def main(
             baseline=tuple(baseline or ()),
             fuse=tuple(fuse or ()),
             price=tuple(price or ()),
+            base_url=tuple(base_url or ()),
             **given,
         )
         typer.echo(evaluate(options, console.print))

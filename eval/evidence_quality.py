@@ -7,8 +7,8 @@
 Systems: whole (the document), lead-3 (first sentences), bm25-3, tfidf-3, embedding-3 (sentences most like the query),
 any Prism checkpoint (--model), any HTTP pruner (--pruner NAME=URL). Sets: scifact, qed, covidqa, cmrc2018, or a .jsonl
 file. Judges and the reader are models behind OpenAI-compatible APIs: MODEL@BASE_URL, or MODEL@BASE_URL#KEY_VARIABLE to
-name the environment variable that holds the key. Whatever was written or paid for is kept in OUT/state: a stopped run
-goes on.
+name the environment variable that holds the key; or local:FOLDER, a chat model in this process. Whatever was written or
+paid for is kept in OUT/state: a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import Field, ValidationError
+from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer import Option
@@ -33,6 +33,8 @@ from typer import Option
 import prism
 from prism.errors import InputError, PrismError
 from prism.evaluation import evidence_report, judge, reader
+from prism.evaluation.chat_models import ChatModel, Endpoint, parse_endpoint
+from prism.evaluation.command import taught
 from prism.evaluation.evidence_baselines import BestSentences, HttpPruner, Judges, LeadSentences, Prism, System
 from prism.evaluation.evidence_baselines import WholeDocument as Whole
 from prism.evaluation.evidence_quality import Count, Extract, measure, summarise
@@ -40,18 +42,11 @@ from prism.evaluation.evidence_report import Findings, SetFindings
 from prism.evaluation.evidence_sets import SETS, Case, load_cases
 from prism.evaluation.report import command_line, versions
 from prism.labeling.asking import Asked, Kept, ask_all
-from prism.labeling.chat import ChatClient, Provider
-from prism.types import Record, first_problem
+from prism.types import Record
 
 DEFAULT_SYSTEMS = ("whole", "lead-3", "bm25-1", "bm25-3", "tfidf-3")
 Say = Callable[[str], None]
-
-
-class Endpoint(NamedTuple):
-    """A model behind an OpenAI-compatible API."""
-
-    model: str
-    provider: Provider
+Engine = Literal["hf", "vllm", "openai"]
 
 
 class Options(Record):
@@ -68,6 +63,7 @@ class Options(Record):
     judge_limit: int | None = Field(default=None, ge=1)
     concurrency: int = Field(default=8, ge=1)
     tokenizer: str = "nano"
+    template: str | None = None
     fresh: bool = False
     out: Path = Path("eval/results/evidence_quality")
 
@@ -76,16 +72,18 @@ class Options(Record):
         return self.out / "state"
 
 
-def load_reranker(name: str) -> Judges:
+def load_reranker(
+    name: str, engine: Engine = "hf", base_url: Sequence[str] = (), template: str | None = None
+) -> Judges:
     from prism.reranker import Reranker
 
-    return Reranker.load(name)
+    return Reranker.load(name, engine=engine, base_url=list(base_url) or None, template=template)
 
 
 def evaluate(options: Options, say: Say, load: Callable[[str], Judges] = load_reranker) -> Path:
     """Run every system on every set, judge and read; returns the path of the report."""
-    judges = [_endpoint(text, options) for text in options.judges]
-    reading = _endpoint(options.reader, options) if options.reader else None
+    judges = [parse_endpoint(text, concurrency=options.concurrency) for text in options.judges]
+    reading = parse_endpoint(options.reader, concurrency=options.concurrency) if options.reader else None
     count = _counter(options.tokenizer)
     findings = Findings(sets={}, judges=[e.model for e in judges], reader=reading.model if reading else None)
     with ExitStack() as stack:
@@ -176,9 +174,12 @@ def _systems(options: Options, cases: Sequence[Case], rerankers: _Rerankers) -> 
         if not found or not re.match(r"https?://", url):
             raise InputError(f"--pruner {text!r}: expected NAME=URL, such as provence=http://127.0.0.1:8080/prune")
         yield partial(HttpPruner, name, url)
+    prompt = f" {options.template}" if options.template else ""
     for model in options.models:
         name = Path(model).resolve().name
-        yield partial(Prism, f"Prism {name}", rerankers.lazily(model), f"{prism.__version__} {_identity(model)}")
+        yield partial(
+            Prism, f"Prism {name}", rerankers.lazily(model), f"{prism.__version__} {_identity(model)}{prompt}"
+        )
 
 
 def _baseline(name: str, documents: Sequence[str]) -> System:
@@ -240,21 +241,6 @@ def _measured(cases: Sequence[Case], texts: Mapping[str, Sequence[Extract]], cou
 # --- models behind APIs ----------------------------------------------------------------------------------------------
 
 
-def _endpoint(text: str, options: Options) -> Endpoint:
-    model, found, rest = text.partition("@http")
-    url, _, variable = f"http{rest}".partition("#")
-    try:
-        if not found or not model:
-            raise ValueError("no model or no address")
-        return Endpoint(
-            model, Provider(base_url=url, key_env=variable or None, concurrency=options.concurrency, backoff_s=0.5)
-        )
-    except ValidationError as error:
-        raise InputError(f"{text!r}: {first_problem(error)}") from error
-    except ValueError as error:
-        raise InputError(f"{text!r}: {error}: expected MODEL@BASE_URL or MODEL@BASE_URL#KEY_VARIABLE") from error
-
-
 def _judge(
     found: SetFindings,
     judges: Sequence[Endpoint],
@@ -266,15 +252,15 @@ def _judge(
     """Every judge on every system's texts; whole documents need no judge."""
     picked = range(len(cases))[: options.judge_limit]
     for endpoint in judges:
-        kept = Kept(_state(options, "judge", endpoint.model, judge.RUBRIC_ID), judge.Rating, say)
-        rate = judge.RubricJudge(ChatClient(endpoint.provider, name=endpoint.model), endpoint.model, params=_GREEDY)
+        kept = Kept(_state(options, "judge", endpoint.model, judge.RUBRIC_ID + endpoint.identity), judge.Rating, say)
+        rate = judge.RubricJudge(endpoint.open(), endpoint.model, params=_GREEDY)
         asked = {
             rate.key(cases[i], extracts[i]): (cases[i], extracts[i])
             for name, extracts in texts.items()
             for i in picked
             if name != Whole.name and extracts[i].evidence
         }
-        ratings = _ask(asked, rate.rate, kept, rate.client, say)
+        ratings = _ask(asked, rate.rate, kept, rate.client, endpoint.at_once, say)
         for name, extracts in texts.items():
             keys = [rate.key(cases[i], extracts[i]) for i in picked]
             mine = {key: ratings[key] for key in keys if key in ratings and key in asked}
@@ -305,14 +291,14 @@ def _read(
             contexts[f"{name}/cut"] = (name, reader.equal_cost(chosen, given, count))
     answers: dict[str, list[reader.Answer | None]] = {}
     if endpoint:
-        kept = Kept(_state(options, "reader", endpoint.model, reader.PROMPT), reader.Answer, say)
-        reads = reader.Reader(ChatClient(endpoint.provider, name=endpoint.model), endpoint.model, params=_GREEDY)
+        kept = Kept(_state(options, "reader", endpoint.model, reader.PROMPT + endpoint.identity), reader.Answer, say)
+        reads = reader.Reader(endpoint.open(), endpoint.model, params=_GREEDY)
         questions = {
             reads.key(case.query, context.text): (case.query, context.text)
             for _, given in contexts.values()
             for case, context in zip(chosen, given, strict=True)
         }
-        said = _ask(questions, reads.answer, kept, reads.client, say)
+        said = _ask(questions, reads.answer, kept, reads.client, endpoint.at_once, say)
         for key, (_, given) in contexts.items():
             answers[key] = [said.get(reads.key(c.query, x.text)) for c, x in zip(chosen, given, strict=True)]
     for key, (name, given) in contexts.items():
@@ -321,7 +307,7 @@ def _read(
 
 
 def _ask(
-    questions: Mapping[str, Any], ask: Callable[[Any], Any], kept: Kept[Any], client: ChatClient, say: Say
+    questions: Mapping[str, Any], ask: Callable[[Any], Any], kept: Kept[Any], client: ChatModel, at_once: int, say: Say
 ) -> dict[str, Any]:
     """Ask what is not kept yet; what could not be asked is said, and missing from the answers."""
     done = kept.read()
@@ -331,7 +317,6 @@ def _ask(
         async with client:
             with _progress() as progress:
                 bar = progress.add_task(client.name, total=len(questions), completed=len(questions) - len(todo))
-                at_once = client.provider.concurrency
                 return await ask_all(todo, ask, kept, at_once=at_once, progress=lambda: progress.advance(bar))
 
     asked = asyncio.run(go()) if todo else Asked()
@@ -344,25 +329,30 @@ def _ask(
 
 # --- command line ----------------------------------------------------------------------------------------------------
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def _names(given: list[str] | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in ",".join(given or []).split(",") if name.strip())
 
 
-@app.command(help=__doc__)
+@app.command(help=taught(__doc__))
 def main(
     model: Annotated[list[str] | None, Option(help="nano, folder or hub name; repeatable. none: no model.")] = None,
     data: Annotated[Path, Option(help="Folder with beir/scifact and qa/.")] = Path("../shared/data"),
     sets: Annotated[list[str] | None, Option(help="Comma-separated. Default: all four.")] = None,
     systems: Annotated[list[str] | None, Option(help="Baselines, comma-separated: whole, lead-3, bm25-1, …")] = None,
     pruner: Annotated[list[str] | None, Option(help="NAME=URL of an HTTP pruner; repeatable.")] = None,
-    judge: Annotated[list[str] | None, Option(help="MODEL@BASE_URL[#KEY_VARIABLE]; repeatable.")] = None,
-    reader: Annotated[str | None, Option(help="MODEL@BASE_URL[#KEY_VARIABLE]. Default: containment only.")] = None,
+    judge: Annotated[
+        list[str] | None, Option(help="MODEL@BASE_URL[#KEY_VARIABLE] or local:FOLDER; repeatable.")
+    ] = None,
+    reader: Annotated[str | None, Option(help="The same, one. Default: containment only.")] = None,
     limit: Annotated[int | None, Option(min=1, help="Only N pairs of each set, evenly spread.")] = None,
     judge_limit: Annotated[int | None, Option(min=1, help="Judge only the first N of them.")] = None,
     concurrency: Annotated[int, Option(min=1, help="Questions to one API under way at once.")] = 8,
+    engine: Annotated[Engine, Option(help="What runs a Prism model.")] = "hf",
+    base_url: Annotated[list[str] | None, Option(help="Its servers, up to /v1, for engine openai; repeatable.")] = None,
+    template: Annotated[str | None, Option(help="Prompt of a checkpoint without: qwen3-reranker, or a file.")] = None,
     tokenizer: Annotated[str, Option(help="Counts context tokens: nano, a folder, or a hub name.")] = "nano",
     fresh: Annotated[bool, Option("--fresh", help="Make all texts again; paid answers are kept.")] = False,
     out: Annotated[Path, Option(help="Folder for the report and the state.")] = Path("eval/results/evidence_quality"),
@@ -381,10 +371,12 @@ def main(
             judge_limit=judge_limit,
             concurrency=concurrency,
             tokenizer=tokenizer,
+            template=template,
             fresh=fresh,
             out=out,
         )
-        typer.echo(evaluate(options, console.print))
+        load = partial(load_reranker, engine=engine, base_url=base_url or (), template=template)
+        typer.echo(evaluate(options, console.print, load))
     except (PrismError, ModuleNotFoundError) as error:
         hint = "" if isinstance(error, PrismError) else ": pip install 'prism-reranker[eval]'"
         typer.echo(f"error: {error}{hint}", err=True)

@@ -4,7 +4,8 @@
 
 `--labels` is a folder with human.qrels and submissions/*.qrels, or name files with --human and --model. The rankings
 compared are TREC runs (--control, --treatment); without them, rankings by the labels of two of the judges, which then
-do not judge. --queries FILE.csv (query, interest, popularity) plans a stratified sample and splits effects by stratum.
+do not judge. --queries FILE.csv (query, interest, popularity) draws a stratified sample of them (sample.csv), estimates
+the experiment over all of them from those that are labelled, and splits effects by stratum.
 The statistics themselves are checked by simulation each time (--limit N: N simulated experiments, first N judges).
 """
 
@@ -23,12 +24,14 @@ from typer import Option
 
 from prism.errors import InputError, PrismError
 from prism.evaluation import monte_carlo as mc
-from prism.evaluation import sampling
-from prism.evaluation.experiments import detectable_effect, paired_errors, query_errors, sdcg_of_run, segment_effects
-from prism.evaluation.ranking import Run, read_run
+from prism.evaluation.command import taught
+from prism.evaluation.experiments import detectable_effect, paired_errors, query_errors, sdcg_of_run
+from prism.evaluation.ranking import Run
+from prism.evaluation.recorded import Recorded, read_labelled_run, read_recorded
 from prism.evaluation.report import Report, Section, command_line, versions
+from prism.evaluation.sampling_plan import plan
 from prism.evaluation.statistics import compare_paired
-from prism.labeling.label_files import LabelFile, read_labels
+from prism.labeling.label_files import LabelFile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,9 +71,9 @@ class Inputs:
     """What is compared: two rankings, human labels, and judges."""
 
     def __init__(
-        self, human: LabelFile, judges: Sequence[LabelFile], runs: tuple[Run, Run], names: tuple[str, str], top: int
+        self, labels: Recorded, judges: Sequence[LabelFile], runs: tuple[Run, Run], names: tuple[str, str], top: int
     ) -> None:
-        self.human, self.judges, self.top = human, judges, top
+        self.human, self.judges, self.off, self.top = labels.people, judges, labels.off, top
         self.control, self.treatment = runs
         self.names = names
 
@@ -79,24 +82,20 @@ def load(
     folder: Path | None, human: Path | None, model: Sequence[Path], runs: Sequence[Path | None], top: int
 ) -> Inputs:
     """Reads and checks everything. Raises InputError or DataError."""
-    if folder is not None:
-        human = human or folder / "human.qrels"
-        model = [*model, *sorted((folder / "submissions").glob("*.qrels"))]
-    if human is None or not model:
-        raise InputError("no labels: pass --labels FOLDER, or --human FILE and --model FILE (repeatable)")
-    people = read_labels(human, (0, top))
-    judges = [read_labels(path) for path in model]
+    labels = read_recorded(folder, human, model, top)
+    people, judges = labels.people, labels.judges
     if (runs[0] is None) != (runs[1] is None):
         raise InputError("--control and --treatment go together: pass both, or none")
     if runs[0] is not None and runs[1] is not None:
         names = (runs[0].stem, runs[1].stem)
-        return Inputs(people, judges, (read_run(runs[0]), read_run(runs[1])), names, top)
+        compared = read_labelled_run(runs[0], people), read_labelled_run(runs[1], people)
+        return Inputs(labels, judges, compared, names, top)
     if len(judges) < 3:
         raise InputError(
             "without --control and --treatment two judges rank and a third judges: pass at least 3 --model"
         )
     control, treatment = (_ranked(judge, people) for judge in (judges[0], judges[-1]))
-    return Inputs(people, judges[1:-1], (control, treatment), (judges[0].name, judges[-1].name), top)
+    return Inputs(labels, judges[1:-1], (control, treatment), (judges[0].name, judges[-1].name), top)
 
 
 def _ranked(judge: LabelFile, people: LabelFile) -> Run:
@@ -108,14 +107,12 @@ def _ranked(judge: LabelFile, people: LabelFile) -> Run:
     return {query: [document for _, document in sorted(rows)] for query, rows in found.items()}
 
 
-def _qrels(file: LabelFile, top: int) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """Labels on the scale by query, and where labels off it stand: those count as failures of the judge."""
-    off = file.outside((0, top))
+def _qrels(file: LabelFile) -> dict[str, dict[str, int]]:
+    """Query -> document -> label."""
     found: dict[str, dict[str, int]] = {}
     for place, label in file.labels.items():
-        if 0 <= label <= top:
-            found.setdefault(place.query, {})[place.document] = label
-    return found, [f"{file.path.name}:{file.lines[place]}" for place in off]
+        found.setdefault(place.query, {})[place.document] = label
+    return found
 
 
 # --- model labels against human labels -------------------------------------------------------------------------------
@@ -123,7 +120,7 @@ def _qrels(file: LabelFile, top: int) -> tuple[dict[str, dict[str, int]], list[s
 
 def compare_labels(inputs: Inputs, k: int, section: Section) -> dict[str, Any]:
     """Errors of groups and of paired differences, judge by judge."""
-    people, _ = _qrels(inputs.human, inputs.top)
+    people = _qrels(inputs.human)
     human = tuple(sdcg_of_run(people, run, k, inputs.top) for run in (inputs.treatment, inputs.control))
     common = [query for query in human[0] if query in human[1]]
     if len(common) < 2:
@@ -131,7 +128,7 @@ def compare_labels(inputs: Inputs, k: int, section: Section) -> dict[str, Any]:
     truth = compare_paired([human[0][q] for q in common], [human[1][q] for q in common])
     rows, data = [], {}
     for judge in inputs.judges:
-        labels, off = _qrels(judge, inputs.top)
+        labels, off = _qrels(judge), inputs.off.get(judge.name, [])
         if off:
             section.warn(f"{off[0]}: label off the scale 0 to {inputs.top} ({len(off)} in all): left out.")
         model = tuple(sdcg_of_run(labels, run, k, inputs.top) for run in (inputs.treatment, inputs.control))
@@ -203,35 +200,13 @@ def _draw_errors(figure: Figure, data: Mapping[str, Any]) -> None:
 # --- sampling plan for the user's own queries ------------------------------------------------------------------------
 
 
-def plan_sample(path: Path, total: int, inputs: Inputs | None, k: int, section: Section) -> dict[str, Any]:
-    """Strata of the listed queries, Neyman counts, and effects by stratum where both rankings have values."""
-    members = sampling.strata(sampling.read_queries(path))
-    sizes = {name: len(ids) for name, ids in members.items()}
-    values: tuple[dict[str, float], ...] = ({}, {})
-    if inputs is not None:
-        labels, _ = _qrels(inputs.human, inputs.top)
-        values = tuple(sdcg_of_run(labels, run, k, inputs.top) for run in (inputs.treatment, inputs.control))
-    both = {name: [q for q in ids if q in values[0] and q in values[1]] for name, ids in members.items()}
-    known = {name: ids for name, ids in both.items() if len(ids) >= 2}
-    pooled = [values[1][q] for ids in known.values() for q in ids]
-    spread = float(np.std(pooled, ddof=1)) if len(pooled) > 1 else 1.0
-    deviations = {n: float(np.std([values[1][q] for q in known[n]], ddof=1)) if n in known else spread for n in sizes}
-    counts = sampling.neyman(sizes, deviations, min(total, sum(sizes.values())))
-    section.text(
-        "Deviations are those of the control's values by people; strata without two such queries take the overall one."
-    )
-    rows: list[list[Any]] = [[name, sizes[name], deviations[name], counts[name]] for name in sizes]
-    section.table(["stratum", "queries", "deviation", "to label"], rows, caption=f"{path.name}: Neyman allocation")
-    effects = segment_effects(
-        {n: ([values[0][q] for q in ids], [values[1][q] for q in ids]) for n, ids in known.items()}
-    )
-    if effects:
-        columns = ["stratum", "queries", "effect", "low", "high", "p", "p adjusted", "found"]
-        found: list[list[Any]] = [
-            [e.segment, e.queries, e.effect, *e.interval, e.p, e.p_adjusted, e.found] for e in effects
-        ]
-        section.table(columns, found, caption="Effects by stratum, Benjamini-Hochberg over the strata")
-    return {"sizes": sizes, "allocation": counts, "effects": list(effects)}
+def labelled_values(inputs: Inputs | None, k: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Query -> sDCG@K by people, of treatment and control; empty without labels."""
+    if inputs is None:
+        return {}, {}
+    labels = _qrels(inputs.human)
+    treatment, control = (sdcg_of_run(labels, run, k, inputs.top) for run in (inputs.treatment, inputs.control))
+    return treatment, control
 
 
 # --- simulation ------------------------------------------------------------------------------------------------------
@@ -306,7 +281,8 @@ def run(
                 inputs.judges = inputs.judges[:limit]
             data["labels"] = compare_labels(inputs, k, report.section("Model labels against human labels"))
         if queries is not None:
-            data["plan"] = plan_sample(queries, total, inputs, k, report.section("Which queries to label"))
+            section = report.section("Which queries to label")
+            data["plan"] = plan(queries, total, labelled_values(inputs, k), seed=seed, section=section, out=out)
         progress.advance(task)
         data["simulation"] = simulate(report, limit or EXPERIMENTS, seed)
         progress.advance(task)
@@ -335,6 +311,10 @@ def run(
     return report.write(out, data)
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(help=taught(__doc__))
 def main(
     labels: Annotated[Path | None, Option(help="Folder with human.qrels and submissions/*.qrels.")] = None,
     human: Annotated[Path | None, Option(help="Human labels, if not in --labels.")] = None,
@@ -351,15 +331,15 @@ def main(
         "eval/results/experiments"
     ),
 ) -> None:
-    """Effects an experiment can show, by people's and by models' labels; checked by simulation."""
     try:
         given = [labels, human, *(model or []), control, treatment]
         inputs = load(labels, human, model or [], (control, treatment), scale_top) if any(given) else None
         print(run(inputs, queries, k, sample, limit, seed, out))
-    except PrismError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (PrismError, ModuleNotFoundError) as error:
+        hint = "" if isinstance(error, PrismError) else ": pip install 'prism-reranker[eval]'"
+        print(f"error: {error}{hint}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -2,12 +2,14 @@
 
     python eval/judgments.py --labels ../shared/data/labels/llmjudge --out eval/results/judgments/llmjudge
     python eval/judgments.py --beir ../shared/data/beir/scifact --reranker nano --out eval/results/judgments/scifact
-    python eval/judgments.py --beir DATA --judge gpt-x --url https://api.example.com/v1 --key-env EXAMPLE_KEY --out DIR
+    python eval/judgments.py --beir DATA --judge gpt-x@https://api.example.com/v1#EXAMPLE_KEY --out DIR
     python eval/judgments.py --human human.qrels --apply-decisions DIR/decisions.csv --patch-out patched.qrels
 
 Labels come from recorded files (--labels, --model), from a reranker whose score is cut into grades 0 to 3 (--reranker,
---cuts), or from a chat model that says a grade, with and without reasoning (--judge). With --beir the candidates are
-BM25's best and everything people labelled; what people did not label counts as 0. A stopped run goes on where it stood.
+--cuts), or from a chat model that says a grade, with and without reasoning (--judge; local:FOLDER is one in this
+process). With --beir the candidates are BM25's best and everything people labelled; what people did not label counts as
+0, and all labels are written to DIR/labels, which label_alignment.py and experiments.py read with --labels. A stopped
+run goes on where it stood.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from typer import Option
 from prism.errors import InputError, PrismError
 from prism.evaluation import audit, ranking
 from prism.evaluation.beir import BeirSet, load_beir
+from prism.evaluation.chat_models import ChatModel, Endpoint, parse_endpoint
 from prism.evaluation.columns import identity
+from prism.evaluation.command import taught
 from prism.evaluation.judging import (
     MEASURES,
     Judged,
@@ -38,9 +42,10 @@ from prism.evaluation.judging import (
     grade,
     judge_report,
 )
+from prism.evaluation.label_baselines import embedded, lsa
+from prism.evaluation.recorded import as_pairs, read_recorded, write_labels
 from prism.evaluation.report import Report, Section, command_line, versions
 from prism.labeling.asking import Kept, ask_all
-from prism.labeling.chat import ChatClient, Provider
 from prism.labeling.failures import BadAnswer
 from prism.labeling.label_files import read_labels
 from prism.labeling.rubrics import RUBRICS, Rubric
@@ -78,22 +83,16 @@ def recorded(
     folder: Path | None, human: Path | None, model: Sequence[Path], top: int, limit: int | None, section: Section
 ) -> tuple[Candidates, list[Judged]]:
     """People's labels and those of recorded judges; labels off the scale are failures of the judge."""
-    if folder is not None:
-        human = human or folder / "human.qrels"
-        model = [*model, *sorted((folder / "submissions").glob("*.qrels"))]
-    if human is None or not model:
+    if folder is None and (human is None or not model):
         raise InputError("no judge: pass --labels FOLDER, --human with --model, or --beir with --reranker or --judge")
-    people = read_labels(human, (0, top))
-    pairs: dict[tuple[str, str], int] = {tuple(place): label for place, label in people.labels.items()}  # type: ignore[misc]
+    found = read_recorded(folder, human, model, top, limit)
+    for warning in found.warnings():
+        section.warn(warning)
     judges = []
-    for path in model[:limit]:
-        file = read_labels(path)
-        if off := file.outside((0, top)):
-            where = f"{path.name}:{file.lines[off[0]]}"
-            section.warn(f"{where}: label off the scale 0 to {top} ({len(off)} in all): a failure")
-        kept: dict[tuple[str, str], int] = {tuple(p): v for p, v in file.labels.items() if 0 <= v <= top}  # type: ignore[misc]
+    for file in found.judges:
+        kept = as_pairs(file)
         judges.append(Judged(file.name, {pair: float(label) for pair, label in kept.items()}, kept, top))
-    return Candidates(pairs, top, None), judges
+    return Candidates(as_pairs(found.people), top, None), judges
 
 
 # --- candidates with texts -------------------------------------------------------------------------------------------
@@ -115,40 +114,8 @@ def with_texts(folder: Path, split: str, depth: int, limit: int | None) -> tuple
             human[query, document] = data.qrels[query].get(document, 0)
             bm25[query, document] = scores.get(document, 0.0)
     top = max(1, max(human.values()))
-    baselines = [Judged("BM25", bm25, None, top), Judged("LSA similarity", _lsa(data, human), None, top)]
+    baselines = [Judged("BM25", bm25, None, top), Judged("LSA similarity", lsa(data, human), None, top)]
     return Candidates(human, top, data), baselines
-
-
-def _lsa(data: BeirSet, human: Pairs, dimensions: int = 200) -> dict[tuple[str, str], float]:
-    """Cosine in latent semantic space (Deerwester et al. 1990): an embedding that needs no download."""
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.preprocessing import normalize
-
-    ids = list(data.corpus)
-    tfidf = TfidfVectorizer(sublinear_tf=True, stop_words="english", min_df=2)
-    weights = tfidf.fit_transform(data.text(id_) for id_ in ids)
-    svd = TruncatedSVD(min(dimensions, weights.shape[1] - 1, weights.shape[0] - 1), random_state=0).fit(weights)
-    documents, place = normalize(svd.transform(weights)), {id_: number for number, id_ in enumerate(ids)}
-    queries = list(dict.fromkeys(query for query, _ in human))
-    asked = normalize(svd.transform(tfidf.transform([data.queries[query] for query in queries])))
-    row = {query: number for number, query in enumerate(queries)}
-    return {(q, d): float(asked[row[q]] @ documents[place[d]]) for q, d in human}
-
-
-def embedded(data: BeirSet, human: Pairs, model: str) -> Judged:
-    """Cosine similarity under a sentence-transformers model."""
-    from sentence_transformers import SentenceTransformer
-
-    encoder = SentenceTransformer(model)
-    documents, queries = sorted({d for _, d in human}), sorted({q for q, _ in human})
-    ours = dict(
-        zip(documents, encoder.encode([data.text(d) for d in documents], normalize_embeddings=True), strict=True)
-    )
-    asked = dict(
-        zip(queries, encoder.encode([data.queries[q] for q in queries], normalize_embeddings=True), strict=True)
-    )
-    return Judged(Path(model).name, {(q, d): float(asked[q] @ ours[d]) for q, d in human}, None, 1)
 
 
 def reranked(
@@ -201,7 +168,9 @@ def load_reranker(name: str) -> ranking.QueryReranker:
 # --- a chat model as a judge -----------------------------------------------------------------------------------------
 
 
-async def asked(data: BeirSet, human: Pairs, model: str, rubric: Rubric, client: ChatClient, state: Path) -> Judged:
+async def asked(
+    data: BeirSet, human: Pairs, model: str, rubric: Rubric, client: ChatModel, state: Path, at_once: int
+) -> Judged:
     """Grades said by a chat model. Answers that are no grade, and none at all, are failures; both are counted."""
     kept = Kept(state, Answer, _CONSOLE.print)
     done = kept.read()
@@ -221,9 +190,7 @@ async def asked(data: BeirSet, human: Pairs, model: str, rubric: Rubric, client:
     left = [(key, pair) for key, pair in todo if key not in done]
     with Progress(console=_CONSOLE) as progress:
         bar = progress.add_task(rubric.name, total=len(todo), completed=len(todo) - len(left))
-        result = await ask_all(
-            left, ask, kept, at_once=client.provider.concurrency, progress=partial(progress.advance, bar)
-        )
+        result = await ask_all(left, ask, kept, at_once=at_once, progress=partial(progress.advance, bar))
     if result.stopped:
         raise InputError(f"{model}: {result.stopped}; run the same command again to go on")
     done = kept.read()
@@ -256,7 +223,7 @@ def show(report: Report, candidates: Candidates, found: Sequence[JudgeReport]) -
     )  # fmt: skip
     graded = [f for f in found if f.confusion is not None]
     if graded:
-        shown = sorted(graded, key=lambda f: -f.ndcg["nDCG@10"])[:DRAWN]
+        shown = graded[:DRAWN]
         section.figure(
             "confusion", partial(draw_confusions, found=shown), size=(8.4, 2.9 * ((len(shown) + 2) // 3)),
             alt="People's label by row, judge's label by column; shares of the row.",
@@ -267,6 +234,7 @@ def show(report: Report, candidates: Candidates, found: Sequence[JudgeReport]) -
 def run(candidates: Candidates, judges: Sequence[Judged], report: Report, audited: int, out: Path) -> Path:
     """Measures every judge and writes report and audit; returns the report's path."""
     found = [judge_report(judge, candidates.human, candidates.top) for judge in judges]
+    found.sort(key=lambda row: -row.ndcg["nDCG@10"])
     show(report, candidates, found)
     labels = {judge.name: judge.labels for judge in judges if judge.labels is not None}
     high = max((judge.top for judge in judges if judge.labels is not None), default=0)
@@ -281,7 +249,7 @@ def run(candidates: Candidates, judges: Sequence[Judged], report: Report, audite
     if candidates.data is None:
         section.warn("Recorded labels come without texts: audit.html shows ids only.")
     audit.write_audit(out, rows[:audited], partial(_texts, candidates.data), f"Labels run from 0 to {candidates.top}.")
-    best = max(found, key=lambda row: row.ndcg["nDCG@10"])
+    best = found[0]
     report.lead(
         f"{best.name} ranks best: nDCG@10 {best.ndcg['nDCG@10']:.3f} over {len(best.by_query['nDCG@10'])} queries."
     )
@@ -298,36 +266,43 @@ def apply_decisions(human: Path | None, decisions: Path, patch_out: Path | None,
     """Write the patched qrels; says what changed."""
     if human is None or patch_out is None:
         raise InputError("--apply-decisions needs --human FILE (the qrels) and --patch-out FILE")
-    labels = {tuple(place): label for place, label in read_labels(human, (0, top)).labels.items()}
-    decided = audit.read_decisions(decisions, labels, top)  # type: ignore[arg-type]
+    labels = as_pairs(read_labels(human, (0, top)))
+    decided = audit.read_decisions(decisions, labels, top)
     changed = audit.patch(human, decided, patch_out)
     return f"{patch_out}: {changed} of {len(labels)} labels changed, {len(decided)} decided"
 
 
 def judge_texts(
-    candidates: Candidates, reranker: Sequence[str], cuts: Sequence[float], embedder: str | None, judge: str | None,
-    provider: Provider | None, out: Path,
-) -> list[Judged]:  # fmt: skip
+    candidates: Candidates,
+    reranker: Sequence[str],
+    cuts: Sequence[float],
+    embedder: str | None,
+    chat: Sequence[Endpoint],
+    out: Path,
+) -> list[Judged]:
     """All judges that need texts."""
     data, human = candidates.data, candidates.human
     if data is None:
         return []
-    judges = [embedded(data, human, embedder)] if embedder else []
+    judges = [embedded(data, human, embedder, out / "cache")] if embedder else []
     for name in reranker:
         judges.append(reranked(data, human, name, cuts, out / "state" / f"{_state_name(name)}.jsonl", load_reranker))
-    if judge is not None:
-        if provider is None:
-            raise InputError("--judge needs --url, the API's address up to /v1")
 
-        async def ask_both() -> list[Judged]:
-            async with ChatClient(provider) as client:
-                state = out / "state" / "chat.jsonl"
-                return [await asked(data, human, judge, RUBRICS[name], client, state) for name in RUBRIC_NAMES]
+    async def ask_all_of(endpoint: Endpoint) -> list[Judged]:
+        state = out / "state" / f"chat.{stable_id(endpoint.identity)}.jsonl"
+        async with endpoint.open() as model:
+            rubrics = [RUBRICS[name] for name in RUBRIC_NAMES]
+            return [await asked(data, human, endpoint.model, r, model, state, endpoint.at_once) for r in rubrics]
 
-        judges += anyio.run(ask_both)
+    for endpoint in chat:
+        judges += anyio.run(ask_all_of, endpoint)
     return judges
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(help=taught(__doc__))
 def main(
     labels: Annotated[Path | None, Option(help="Folder with human.qrels and submissions/*.qrels.")] = None,
     human: Annotated[Path | None, Option(help="Human labels, if not in --labels.")] = None,
@@ -338,10 +313,10 @@ def main(
     depth: Annotated[int, Option(min=1, help="BM25 candidates a query.")] = 20,
     reranker: Annotated[list[str] | None, Option(help="nano, folder or hub name, as a judge; repeatable.")] = None,
     cuts: Annotated[str, Option(help="Scores from which a reranker's grade is 1, 2, 3.")] = "0.25,0.5,0.75",
-    embedder: Annotated[str | None, Option(help="sentence-transformers model, as a baseline.")] = None,
-    judge: Annotated[str | None, Option(help="Chat model that says grades, with and without reasoning.")] = None,
-    url: Annotated[str | None, Option(help="Its API, up to /v1.")] = None,
-    key_env: Annotated[str | None, Option(help="Environment variable with the key.")] = None,
+    embedder: Annotated[str | None, Option(help="sentence-transformers model, as a baseline; or minilm.")] = None,
+    judge: Annotated[
+        list[str] | None, Option(help="MODEL@BASE_URL[#KEY_VARIABLE] or local:FOLDER: says grades; repeatable.")
+    ] = None,
     audited: Annotated[int, Option("--audit", min=0, help="Strong disagreements to put into audit.html.")] = 50,
     apply_decisions_file: Annotated[Path | None, Option("--apply-decisions", help="Filled-in decisions.csv.")] = None,
     patch_out: Annotated[Path | None, Option(help="Where the patched qrels go.")] = None,
@@ -352,7 +327,6 @@ def main(
         "eval/results/judgments"
     ),
 ) -> None:
-    """Measure judges' labels against people's; audit strong disagreements; patch qrels."""
     try:
         if apply_decisions_file is not None:
             print(apply_decisions(human, apply_decisions_file, patch_out, scale_top))
@@ -360,9 +334,10 @@ def main(
         report = Report("Relevance judgments", command=command_line(), versions=versions("ir-measures", "scikit-learn"))
         section = report.section("What is judged")
         if beir is not None:
+            steps, chat = _cuts(cuts), [parse_endpoint(text) for text in judge or ()]
             candidates, judges = with_texts(beir, split, depth, limit)
-            provider = Provider(base_url=url, key_env=key_env) if url else None
-            judges += judge_texts(candidates, reranker or [], _cuts(cuts), embedder, judge, provider, out)
+            judges += judge_texts(candidates, reranker or [], steps, embedder, chat, out)
+            write_labels(out / "labels", candidates.human, judges)
             section.text(f"{beir.name} {split}: BM25's best {depth} a query and everything labelled. Grades at {cuts}.")
             section.warn(
                 "What nobody labelled counts as 0 here: some of it is relevant. The audit is the way to find out."
@@ -374,17 +349,20 @@ def main(
             f"{len(candidates.human):,} pairs of {queries} queries; people's labels run from 0 to {candidates.top}."
         )
         print(run(candidates, judges, report, audited, out))
-    except PrismError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (PrismError, ModuleNotFoundError) as error:
+        hint = "" if isinstance(error, PrismError) else ": pip install 'prism-reranker[eval]'"
+        print(f"error: {error}{hint}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 
 def _cuts(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
+        cuts = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--cuts takes numbers with commas between them, got {text!r}") from None
+    grade(0.0, cuts)  # says whether they grow
+    return cuts
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -25,9 +25,11 @@ from typer import Option
 from prism.errors import InputError, PrismError
 from prism.evaluation import clicks
 from prism.evaluation.alignment import ONLINE, Alignment, align, read_online
-from prism.evaluation.ranking import Qrels, Run, measure, read_run
+from prism.evaluation.command import taught
+from prism.evaluation.ranking import Qrels, Run, measure
+from prism.evaluation.recorded import read_labelled_run, read_recorded
 from prism.evaluation.report import Report, Section, command_line, versions
-from prism.labeling.label_files import LabelFile, Place, read_labels
+from prism.labeling.label_files import LabelFile, Place
 from prism.labeling.rankings import RankingAgreement, compare_rankings
 
 if TYPE_CHECKING:
@@ -48,35 +50,19 @@ def load(
     folder: Path | None, human: Path | None, model: Sequence[Path], top: int, limit: int | None, section: Section
 ) -> list[LabelFile]:
     """People's labels first, then the judges'. Labels of a judge off the scale are left out, with a warning."""
-    if folder is not None:
-        human = human or folder / "human.qrels"
-        model = [*model, *sorted((folder / "submissions").glob("*.qrels"))]
-    if human is None or not model:
-        raise InputError("no labels: pass --labels FOLDER, or --human FILE and --model FILE (repeatable)")
-    files = [read_labels(human, (0, top))]
-    for path in model[:limit]:
-        judge = read_labels(path)
-        off = judge.outside((0, top))
-        if off:
-            section.warn(
-                f"{path.name}:{judge.lines[off[0]]}: label off the scale 0 to {top} ({len(off)} in all): left out"
-            )
-        kept = {place: label for place, label in judge.labels.items() if 0 <= label <= top}
-        files.append(LabelFile(judge.name, judge.path, kept, judge.lines))
-    return files
+    found = read_recorded(folder, human, model, top, limit)
+    for warning in found.warnings():
+        section.warn(warning)
+    return [found.people, *found.judges]
 
 
 def load_runs(paths: Sequence[Path], human: LabelFile) -> dict[str, Run]:
-    """Runs by name. Raises InputError when one has none of the labelled queries, or two share a name."""
+    """Runs by name. Raises DataError when one has none of the labelled queries, InputError when two share a name."""
     runs: dict[str, Run] = {}
-    queries = {place.query for place in human.labels}
     for path in paths:
-        run = read_run(path)
-        if not queries & run.keys():
-            raise InputError(f"{path}: no query of {human.path}, such as {min(queries)!r}: are the ids the same?")
         if path.stem in runs:
             raise InputError(f"two runs are named {path.stem!r}: rename one of the files")
-        runs[path.stem] = run
+        runs[path.stem] = read_labelled_run(path, human)
     if len(runs) == 1:
         raise InputError("an order of systems needs at least two --run files, got 1")
     return runs
@@ -164,8 +150,8 @@ def _draw_orders(figure: Figure, found: Sequence[RankingAgreement]) -> None:
         people, judge = zip(*agreement.scores.values(), strict=True)
         axes.plot(people, judge, "o", ms=4, label=f"{agreement.name} ({agreement.tau.value or 0:.2f})")
     axes.axline((0.5, 0.5), slope=1.0, lw=0.8, ls="--")
-    axes.set_xlabel("by people")
-    axes.set_ylabel("by the judge")
+    axes.set_xlabel(f"{found[0].measure} by people's labels")
+    axes.set_ylabel(f"{found[0].measure} by the judge's labels")
     axes.legend(title="tau-b")
 
 
@@ -236,6 +222,10 @@ def run(
     )
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(help=taught(__doc__))
 def main(
     labels: Annotated[Path | None, Option(help="Folder with human.qrels and submissions/*.qrels.")] = None,
     human: Annotated[Path | None, Option(help="Human labels, if not in --labels.")] = None,
@@ -250,7 +240,6 @@ def main(
         "eval/results/label_alignment"
     ),
 ) -> None:
-    """Order systems by people's labels, by model labels and by users, and compare the orders."""
     try:
         report = Report(
             "Labels for measuring systems", command=command_line(), versions=versions("ir-measures", "scipy", "numpy")
@@ -262,10 +251,11 @@ def main(
         )
         runs = load_runs(run_files or [], files[0])
         print(run(files, runs, online, k, scale_top, seed, report, out))
-    except PrismError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (PrismError, ModuleNotFoundError) as error:
+        hint = "" if isinstance(error, PrismError) else ": pip install 'prism-reranker[eval]'"
+        print(f"error: {error}{hint}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -3,6 +3,7 @@
     make .venv-vllm/.done                                                        # vLLM's CPU build, once
     .venv-vllm/bin/python eval/serving_speed.py --out eval/results/serving_speed/cpu
     .venv-vllm/bin/python eval/serving_speed.py --only scoring --only two-phase  # some of the table
+    python eval/serving_speed.py --profile gpu --model /models/4b --out eval/results/serving_speed/gpu
 
 The figures mean something as ratios within one run. Every repetition asks about new documents, so that no cache holds
 an answer. What needs vLLM, or `--infinity-url` (infinity-emb on the classifier export), is left out without it.
@@ -17,14 +18,11 @@ import json
 import os
 import platform
 import random
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -36,6 +34,7 @@ from prism.checkpoint import Checkpoint
 from prism.engines.base import Engine, WriteRequest
 from prism.export import export
 from prism.reranker import Reranker
+from prism.serving.process import prism_serve, server
 from prism.types import Document
 
 Section = Literal["scoring", "endpoint", "two-phase", "writing", "others", "growth"]
@@ -62,11 +61,24 @@ class Line(NamedTuple):
     target: str = ""
 
 
+class Profile(NamedTuple):
+    """How much is asked of a kind of machine."""
+
+    documents: int
+    clients: int
+    encoder_device: str
+    encoder_batch: int
+
+
+PROFILES = {"cpu": Profile(100, 8, "cpu", 32), "gpu": Profile(200, 32, "cuda", 128)}
+
+
 class Bench:
     """What every section needs: the checkpoint, made-up documents, and how often to measure."""
 
-    def __init__(self, model: str, documents: int, repeats: int, clients: int, eager: bool) -> None:
-        self.model, self.count, self.repeats, self.clients = model, documents, repeats, clients
+    def __init__(self, model: str, profile: Profile, repeats: int, eager: bool) -> None:
+        self.model, self.profile, self.repeats = model, profile, repeats
+        self.count, self.clients = profile.documents, profile.clients
         self.checkpoint = Checkpoint.load(model)
         self.has_vllm = importlib.util.find_spec("vllm") is not None
         self.vllm_options = {"options": {"enforce_eager": True}} if eager else {}
@@ -107,15 +119,19 @@ async def opened(engine: Engine) -> AsyncIterator[Engine]:
 
 async def scoring(bench: Bench) -> list[Line]:
     rates: dict[str, float] = {}
+    hits: list[tuple[str, float]] = []
     for name in ("hf", "vllm") if bench.has_vllm else ("hf",):
         async with opened(bench.engine(name)) as engine:
             rates[name] = bench.count / await bench.median_s(lambda engine=engine: engine.score(bench.prompts()))  # type: ignore[misc]
+            prompts = bench.prompts()
+            found = (await engine.score(prompts)).cached_tokens
+            hits.append((name, 100 * found / sum(map(len, prompts))))
     lines = [Line("scoring", "hf engine", rates["hf"], "documents/s")]
     if "vllm" in rates:
         lines.append(
             Line("scoring", "vllm engine", rates["vllm"], "documents/s", rates["vllm"] / rates["hf"], ">= 1.4 x hf")
         )
-    return lines
+    return lines + [Line("scoring", f"{name} engine, prompt tokens not computed again", hit, "%") for name, hit in hits]
 
 
 async def writing(bench: Bench) -> list[Line]:
@@ -201,43 +217,9 @@ async def _document_by_document(bench: Bench) -> float:
 # --- over HTTP -------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def server(command: Sequence[str], path: str, ready_s: float = 600) -> Iterator[str]:
-    """A server process on a free port, ended with everything it started; yields its address."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-    environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1"}
-    environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [*command, "--port", str(port)], stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-        try:
-            until = time.monotonic() + ready_s
-            while process.poll() is None and time.monotonic() < until and not _answers(port, path):
-                time.sleep(0.5)
-            if not _answers(port, path):
-                log.seek(0)
-                raise typer.BadParameter(f"{command[1:4]} did not start: {log.read()[-2000:].decode(errors='replace')}")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def _answers(port: int, path: str) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=2).status_code == 200
-    return False
-
-
-def serve_command(bench: Bench, engine: str) -> list[str]:
-    return [sys.executable, "-m", "prism.cli", "serve", "--engine", engine, "--model", bench.model]
+def serve_command(bench: Bench, engine: str, *options: str) -> list[str]:
+    eager = ("--engine-option", "enforce_eager=true") if engine == "vllm" and bench.eager else ()
+    return prism_serve("--engine", engine, "--model", bench.model, *eager, *options)
 
 
 async def post_rate(bench: Bench, url: str, path: str, clients: int, extra: dict[str, Any]) -> float:
@@ -259,18 +241,19 @@ async def endpoint(bench: Bench) -> list[Line]:
     """The endpoint against its own engine, with the same number of callers."""
     lines = []
     for name in ("hf", "vllm") if bench.has_vllm else ("hf",):
+        rendered = [[bench.prompts() for _ in range(bench.repeats)] for _ in range(bench.clients)]
         async with opened(bench.engine(name)) as engine:
             await engine.score(bench.prompts())
 
-            async def caller(engine: Engine = engine) -> None:
-                for _ in range(bench.repeats):
-                    await engine.score(bench.prompts())
+            async def caller(calls: list[list[list[int]]], engine: Engine = engine) -> None:
+                for prompts in calls:
+                    await engine.score(prompts)
 
             begin = time.perf_counter()
-            await asyncio.gather(*(caller() for _ in range(bench.clients)))
+            await asyncio.gather(*map(caller, rendered))
             alone = bench.clients * bench.repeats * bench.count / (time.perf_counter() - begin)
-        with server(serve_command(bench, name), "/ready") as url:
-            served = await post_rate(bench, url, "/v1/rerank", bench.clients, {"evidence": False})
+        with server(serve_command(bench, name)) as running:
+            served = await post_rate(bench, running.url, "/v1/rerank", bench.clients, {"evidence": False})
         lines += [
             Line("endpoint", f"{name} engine, {bench.clients} callers", alone, "documents/s"),
             Line("endpoint", f"HTTP over {name}", served, "documents/s", served / alone, ">= 0.9 x its engine"),
@@ -281,19 +264,22 @@ async def endpoint(bench: Bench) -> list[Line]:
 async def others(bench: Bench, infinity_url: str | None) -> list[Line]:
     """What users would pick on the same weights, score only, one client."""
     ours_name = "vllm" if bench.has_vllm else "hf"
-    with server(serve_command(bench, ours_name), "/ready") as url:
-        ours = await post_rate(bench, url, "/v1/rerank", 1, {"evidence": False})
+    with server(serve_command(bench, ours_name)) as running:
+        ours = await post_rate(bench, running.url, "/v1/rerank", 1, {"evidence": False})
     lines = [Line("others", f"Prism's endpoint over {ours_name}", ours, "documents/s")]
     with tempfile.TemporaryDirectory() as folder:
         rate = await _cross_encoder_rate(bench, export(bench.model, Path(folder, "st"), "sentence-transformers"))
-        lines.append(Line("others", "CrossEncoder, batches of 32", rate, "documents/s", ours / rate, "faster than it"))
+        name = f"CrossEncoder, batches of {bench.profile.encoder_batch}"
+        lines.append(Line("others", name, rate, "documents/s", ours / rate, "faster than it"))
         if bench.has_vllm:
             path = export(bench.model, Path(folder, "classifier"), "sequence-classification")
             command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(path)]
             command += ["--runner", "pooling", "--chat-template", str(path / "score_template.jinja")]
             command += ["--enforce-eager"] if bench.eager else []
-            with server(command, "/health") as url:
-                rate = await post_rate(bench, url, "/rerank", 1, {})
+            cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+            environment = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": cores}
+            with server(command, ready="/health", environment=environment) as running:
+                rate = await post_rate(bench, running.url, "/rerank", 1, {})
             target = ">= 0.87 (within 1.15 x of it)"
             lines.append(Line("others", "plain vLLM, classifier, /rerank", rate, "documents/s", ours / rate, target))
     if infinity_url:
@@ -305,36 +291,44 @@ async def others(bench: Bench, infinity_url: str | None) -> list[Line]:
 async def _cross_encoder_rate(bench: Bench, path: Path) -> float:
     from sentence_transformers import CrossEncoder
 
-    encoder = CrossEncoder(str(path), device="cpu")
+    encoder = CrossEncoder(str(path), device=bench.profile.encoder_device)
 
     async def predict() -> None:
-        encoder.predict([(QUERY, text) for text in bench.documents()], batch_size=32, show_progress_bar=False)
+        pairs = [(QUERY, text) for text in bench.documents()]
+        encoder.predict(pairs, batch_size=bench.profile.encoder_batch, show_progress_bar=False)
 
     return bench.count / await bench.median_s(predict)
 
 
 async def growth(bench: Bench) -> list[Line]:
-    """Cost and memory from 10 to 10,000 documents in one call of the transformers engine."""
+    """Cost and memory from 10 to 10,000 documents in one request to the endpoint over the transformers engine."""
     lines: list[Line] = []
-    async with opened(bench.engine("hf")) as engine:
-        reranker = Reranker(bench.checkpoint.template, engine, name=bench.checkpoint.name)
-        await reranker.arerank(QUERY, bench.documents(32), evidence=False)
-        idle_mib = _resident_mib("VmRSS")
-        for count in (10, 100, 1_000, 10_000):
-            texts = bench.documents(count)
-            begin = time.perf_counter()
-            await reranker.arerank(QUERY, texts, evidence=False)
-            each_ms = (time.perf_counter() - begin) / count * 1000
-            ratio = each_ms / lines[1].value if count > 100 else None
-            target = "about 1 x the cost at 100" if ratio else ""
-            lines.append(Line("growth", f"{count} documents", each_ms, "ms/document", ratio, target))
-    peak = _resident_mib("VmHWM") - idle_mib
+    with server(serve_command(bench, "hf", "--max-documents", "10000", "--request-timeout", "1800")) as running:
+        async with httpx.AsyncClient(base_url=running.url, timeout=1800) as http:
+
+            async def ask_s(count: int) -> float:
+                body = {"query": QUERY, "documents": bench.documents(count), "evidence": False}
+                begin = time.perf_counter()
+                (await http.post("/v1/rerank", json=body)).raise_for_status()
+                return time.perf_counter() - begin
+
+            await ask_s(100)
+            idle_mib = _resident_mib(running.pid, "VmRSS")
+            Path(f"/proc/{running.pid}/clear_refs").write_text(
+                "5", encoding="ascii"
+            )  # the peak of loading is forgotten
+            for count, times in ((10, 10), (100, 3), (1_000, 1), (10_000, 1)):
+                each_ms = statistics.median([await ask_s(count) for _ in range(times)]) / count * 1000
+                ratio = each_ms / lines[1].value if count > 100 else None
+                target = "about 1 x the cost at 100" if ratio else ""
+                lines.append(Line("growth", f"{count} documents", each_ms, "ms/document", ratio, target))
+            peak = _resident_mib(running.pid, "VmHWM") - idle_mib
     return [*lines, Line("growth", "peak memory above idle", peak, "MiB", None, "< 400 MiB at 10,000 documents")]
 
 
-def _resident_mib(field: str) -> float:
-    """A line of /proc/self/status (Linux), MiB."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+def _resident_mib(pid: int, field: str) -> float:
+    """A line of /proc/PID/status (Linux), MiB."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 1024
     raise typer.BadParameter(f"this system tells no {field}: leave out --only growth")
@@ -355,8 +349,11 @@ def markdown(setting: str, lines: Sequence[Line]) -> str:
 
 def main(
     model: Annotated[str, typer.Option(help="nano, or a checkpoint directory.")] = "nano",
-    documents: Annotated[int, typer.Option(min=2, help="Documents a request.")] = 100,
-    clients: Annotated[int, typer.Option(min=1, help="Clients of the endpoint.")] = 8,
+    profile: Annotated[
+        Literal["cpu", "gpu"], typer.Option(help="How much is asked, and where CrossEncoder runs.")
+    ] = "cpu",
+    documents: Annotated[int | None, typer.Option(min=2, help="Documents a request; default: the profile's.")] = None,
+    clients: Annotated[int | None, typer.Option(min=1, help="Clients of the endpoint; default: the profile's.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs per figure after one to warm up; the median counts.")] = 3,
     eager: Annotated[bool, typer.Option(help="Start vLLM without compiling: sooner, a little slower.")] = False,
     only: Annotated[list[str] | None, typer.Option(help=f"Measure this alone: {', '.join(SECTIONS)}.")] = None,
@@ -367,9 +364,12 @@ def main(
     for name in only or ():
         if name not in SECTIONS:
             raise typer.BadParameter(f"no section {name!r}: expected {', '.join(SECTIONS)}")
-    bench = Bench(model, documents, repeats, clients, eager)
+    asked = PROFILES[profile]
+    asked = asked._replace(documents=documents or asked.documents, clients=clients or asked.clients)
+    bench = Bench(model, asked, repeats, eager)
     setting = (
-        f"`{model}`, {documents} documents a request, {len(os.sched_getaffinity(0))} cores, {platform.machine()}, "
+        f"`{model}`, {asked.documents} documents a request, {asked.clients} clients, "
+        f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, "
         f"vLLM {'in' if bench.has_vllm else 'not in'} this environment{', eager' if eager else ''}, median of {repeats}"
     )
     measured: dict[str, Callable[[], Awaitable[list[Line]]]] = {

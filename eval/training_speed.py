@@ -1,13 +1,14 @@
-"""How fast the trainer trains, against the published reference loop, and what the distillation term costs.
+"""How fast the trainer trains, against the published reference loop and TRL's own, and what distillation costs.
 
-    python eval/training_speed.py                                    nano's size
-    python eval/training_speed.py --size 4b --lora --packing --attention flash_attention_2 --peak-tflops 989    on a GPU
-    python eval/training_speed.py --out eval/results/training_speed
+    python eval/training_speed.py --out eval/results/training_speed        nano's size, on a CPU
+    python eval/training_speed.py --size 0.6b --size 4b --train full --train lora --packing --checkpointing \\
+        --shortest 500 --longest 4000 --batch-size 32 --tokens-per-batch 16384 --attention flash_attention_2 \\
+        --peak-tflops 989 --out eval/results/training_speed_gpu            real sizes, random weights, on an H100
 
 The reference loop is the one published reranker recipes show: a batch of one, in the order of the data, logits over the
-whole sequence, a step of AdamW every eight records. Records are random ids of the lengths in question; real tokens are
-counted, padding is not. A GPU is used where there is one. All ways take turns, so that a machine that slows down slows
-all of them; medians count.
+whole sequence, a step of AdamW every so many records. TRL's own is its plain `SFTTrainer`, which knows no scores.
+Records are random ids of the lengths in question; real tokens are counted, padding is not. A GPU is used where there is
+one. All ways take turns, so that a machine that slows down slows all of them; medians count.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -29,23 +31,45 @@ import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 import transformers
 import typer
 
-from prism.training.dataset import IGNORED, Row, collator, order
+from prism.evaluation.report import command_line, write_whole
+from prism.training.batches import collator
+from prism.training.dataset import IGNORED, Row
 from prism.training.distill import DistillTrainer
 from prism.training.dry_run import training_flops
+from prism.training.model import adapted
 from prism.training.recipe import Data, Lora, Losses, Model, Recipe, Schedule
-from prism.training.setup import adapted, arguments
+from prism.training.setup import arguments, arrange
 
-EFFECTIVE_BATCH = 8
 LABELS = (17, 18)
+SFT_ONLY, BOTH = "trainer, SFT only", "trainer, SFT and distillation"
 Train = Callable[[Any, list[Row]], None]
-Size = Literal["tiny", "nano", "0.6b", "4b"]
+
+
+class Size(StrEnum):
+    """Shapes of random models."""
+
+    TINY = "tiny"
+    NANO = "nano"
+    SMALL = "0.6b"
+    LARGE = "4b"
+
+
+class Kind(StrEnum):
+    """What is trained."""
+
+    FULL = "full"
+    LORA = "lora"
+
+
+TRL_STEPS = 4
+"""Batches a step in TRL's way: it cannot cut them by tokens, and long rows must fit together."""
 # hidden, MLP, layers, heads, key heads, head size, vocabulary: nano's recipe, and the configurations of Qwen/Qwen3-0.6B
 # and Qwen/Qwen3-4B.
 SHAPES: dict[Size, tuple[int, ...]] = {
-    "tiny": (64, 128, 2, 2, 2, 64, 512),
-    "nano": (320, 896, 4, 5, 5, 64, 16384),
-    "0.6b": (1024, 3072, 28, 16, 8, 128, 151936),
-    "4b": (2560, 9728, 36, 32, 8, 128, 151936),
+    Size.TINY: (64, 128, 2, 2, 2, 64, 512),
+    Size.NANO: (320, 896, 4, 5, 5, 64, 16384),
+    Size.SMALL: (1024, 3072, 28, 16, 8, 128, 151936),
+    Size.LARGE: (2560, 9728, 36, 32, 8, 128, 151936),
 }
 
 
@@ -62,8 +86,20 @@ class Line(NamedTuple):
     """Peak on the GPU."""
 
 
+class Measured(NamedTuple):
+    """All ways of one setting."""
+
+    lines: list[Line]
+    costs: list[float]
+    """What distillation costs over plain SFT, round by round."""
+
+
 def device_name() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_label() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 def random_model(size: Size, dtype: torch.dtype, attention: str) -> Any:
@@ -96,27 +132,69 @@ def random_rows(records: int, vocabulary: int, shortest: int, longest: int) -> l
         written = [rng.randrange(32, vocabulary) for _ in range(len(prompt) // 5 if yes else 1)]
         ids = [*prompt, LABELS[0] if yes else LABELS[1], *written]
         labels = [IGNORED] * (len(prompt) + 1) + written
-        made.append(Row(ids, labels, [IGNORED] * len(ids), len(prompt), 0.9 if yes else 0.1, number))
+        weights = [0.0] + [1.0] * len(written)
+        made.append(Row(ids, labels, [IGNORED] * len(ids), len(prompt), 0.9 if yes else 0.1, number, weights))
     return made
 
 
-def reference_loop(model: Any, rows: list[Row]) -> None:
-    """One record at a time, full logits, AdamW every `EFFECTIVE_BATCH` records."""
-    device = device_name()
-    free = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(free, lr=1e-5, weight_decay=0.01)
-    model.train()
-    for number, row in enumerate(rows, 1):
-        logits = model(torch.tensor([row.input_ids], device=device), use_cache=False).logits[0]
-        targets = torch.tensor(row.labels[1:], device=device)
-        sft = F.cross_entropy(logits[:-1].float(), targets, ignore_index=IGNORED)
-        yes, no = logits[row.label_position - 1, list(LABELS)].float()
-        loss = sft + 20.0 * ((yes - no).sigmoid() - row.teacher_score) ** 2
-        (loss / EFFECTIVE_BATCH).backward()
-        if number % EFFECTIVE_BATCH == 0:
-            torch.nn.utils.clip_grad_norm_(free, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+def reference_loop(step: int) -> Train:
+    """One record at a time, full logits, AdamW every `step` records."""
+
+    def run(model: Any, rows: list[Row]) -> None:
+        device = device_name()
+        free = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(free, lr=1e-5, weight_decay=0.01)
+        model.train()
+        for number, row in enumerate(rows, 1):
+            logits = model(torch.tensor([row.input_ids], device=device), use_cache=False).logits[0]
+            targets = torch.tensor(row.labels[1:], device=device)
+            sft = F.cross_entropy(logits[:-1].float(), targets, ignore_index=IGNORED)
+            yes, no = logits[row.label_position - 1, list(LABELS)].float()
+            loss = sft + 20.0 * ((yes - no).sigmoid() - row.teacher_score) ** 2
+            (loss / step).backward()
+            if number % step == 0:
+                torch.nn.utils.clip_grad_norm_(free, 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+
+    return run
+
+
+def trl_way(recipe: Recipe, tokenizer: Any) -> Train:
+    """One epoch of TRL's `SFTTrainer` as it comes: its collator, its loss, its optimizer, rows in random order."""
+
+    def run(model: Any, rows: list[Row]) -> None:
+        from datasets import Dataset
+        from trl import SFTConfig, SFTTrainer
+
+        schedule = recipe.schedule
+        with tempfile.TemporaryDirectory() as folder:
+            settings = SFTConfig(
+                output_dir=folder,
+                num_train_epochs=1,
+                per_device_train_batch_size=max(1, schedule.batch_size // TRL_STEPS),
+                gradient_accumulation_steps=min(schedule.batch_size, TRL_STEPS),
+                learning_rate=1e-5,
+                weight_decay=0.01,
+                bf16=False,
+                gradient_checkpointing=schedule.gradient_checkpointing,
+                max_length=None,
+                dataset_kwargs={"skip_prepare_dataset": True},
+                save_strategy="no",
+                report_to="none",
+                logging_steps=10_000,
+                disable_tqdm=True,
+                use_cpu=device_name() == "cpu",
+                dataloader_pin_memory=device_name() == "cuda",
+            )
+            made = [{"input_ids": row.input_ids, "labels": row.labels} for row in rows]
+            trainer = SFTTrainer(
+                model=model, args=settings, train_dataset=Dataset.from_list(made), processing_class=tokenizer
+            )
+            trainer.remove_callback(transformers.PrinterCallback)
+            trainer.train()
+
+    return run
 
 
 def trainer_way(recipe: Recipe, tokenizer: Any) -> Train:
@@ -126,23 +204,22 @@ def trainer_way(recipe: Recipe, tokenizer: Any) -> Train:
         from datasets import Dataset
 
         schedule = recipe.schedule
-        arranged = order(
-            [len(row.input_ids) for row in rows], schedule.batch_size, schedule.accumulation, shuffle=True, seed=1
-        )
+        placed = arrange(recipe, rows)
         with tempfile.TemporaryDirectory() as folder:
             settings = arguments(recipe, Path(folder))
             settings.save_strategy = "no"
-            settings.disable_tqdm = True
-            DistillTrainer(
+            trainer = DistillTrainer(
                 label_ids=LABELS,
                 weights=recipe.losses,
                 settings=recipe,
                 model=model,
                 args=settings,
-                data_collator=collator(0, packed=schedule.packing),
-                train_dataset=Dataset.from_list([rows[index]._asdict() for index in arranged]),
+                data_collator=collator(0, packed=schedule.packing, grouped=schedule.tokens_per_batch is not None),
+                train_dataset=Dataset.from_list([{**rows[row]._asdict(), "batch": batch} for row, batch in placed]),
                 processing_class=tokenizer,
-            ).train()
+            )
+            trainer.remove_callback(transformers.PrinterCallback)
+            trainer.train()
 
     return run
 
@@ -155,29 +232,31 @@ def blank_tokenizer() -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<end>")
 
 
-def ways(
-    batch_size: int, half: bool, attention: Literal["sdpa", "eager", "flash_attention_2"], packing: bool, twice: bool
-) -> Iterator[tuple[str, torch.dtype, Train]]:
-    dtype = torch.bfloat16 if half else torch.float32
+def ways(schedule: Schedule, packing: bool) -> Iterator[tuple[str, torch.dtype, Train]]:
+    """The published loop first: the others are compared with it."""
+    dtype = torch.bfloat16 if schedule.bf16 else torch.float32
     tokenizer = blank_tokenizer()
     published = dtype if device_name() == "cuda" else torch.float32
-    yield "published loop: one record at a time, full logits", published, reference_loop
-    schedule = Schedule(
-        batch_size=batch_size,
-        accumulation=max(1, EFFECTIVE_BATCH // batch_size),
-        bf16=half,
-        attention=attention,
-        gradient_checkpointing=twice,
-        log_steps=10_000,
-    )
     common: dict[str, Any] = {"name": "speed", "model": Model(base="random"), "data": Data(files=(Path("random"),))}
-    for name, losses, packed in (
-        ("trainer, SFT only", Losses(distill=0.0, sft=1.0), False),
-        ("trainer, SFT and distillation", Losses(), False),
-        *([("trainer, SFT and distillation, packed", Losses(), True)] if packing else []),
-    ):
-        recipe = Recipe(**common, losses=losses, schedule=schedule.model_copy(update={"packing": packed}))
-        yield name, dtype, trainer_way(recipe, tokenizer)
+    plain = Recipe(**common, losses=Losses(distill=0.0, sft=1.0), schedule=schedule)
+    both = Recipe(**common, losses=Losses(), schedule=schedule)
+    yield (
+        f"published loop: one record at a time, full logits, {_short(published)}",
+        published,
+        reference_loop(schedule.batch_size),
+    )
+    if published is not dtype:
+        yield f"the same, {_short(dtype)}", dtype, reference_loop(schedule.batch_size)
+    yield f"TRL's SFTTrainer, SFT only, {_short(dtype)}", dtype, trl_way(plain, tokenizer)
+    yield SFT_ONLY, dtype, trainer_way(plain, tokenizer)
+    yield BOTH, dtype, trainer_way(both, tokenizer)
+    if packing:
+        packed = both.model_copy(update={"schedule": schedule.model_copy(update={"packing": True})})
+        yield f"{BOTH}, packed", dtype, trainer_way(packed, tokenizer)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return "bf16" if dtype is torch.bfloat16 else "fp32"
 
 
 def timed(train: Train, model: Any, rows: list[Row]) -> float:
@@ -193,7 +272,7 @@ def measure(
     make: Callable[[torch.dtype], Any],
     rows: list[Row],
     repeats: int,
-) -> list[Line]:
+) -> Measured:
     """Each way in turn, on a model of its own; the first round warms up and does not count."""
     tokens = sum(len(row.input_ids) for row in rows)
     seconds: dict[str, list[float]] = {name: [] for name, _, _ in chosen}
@@ -213,34 +292,38 @@ def measure(
                 typer.echo(f"{name}: {tokens / took:,.0f} tokens/s", err=True)
             del model
             gc.collect()
+            torch.cuda.empty_cache()
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     first = medians[chosen[0][0]]
-    return [Line(n, tokens / s, first / s, flops / s, memory.get(n)) for n, s in medians.items()]
+    lines = [Line(n, tokens / s, first / s, flops / s, memory.get(n)) for n, s in medians.items()]
+    return Measured(lines, [both / plain - 1 for both, plain in zip(seconds[BOTH], seconds[SFT_ONLY], strict=True)])
 
 
-def markdown(setting: str, lines: list[Line], peak_tflops: float | None) -> str:
+def markdown(setting: str, found: Measured, peak_tflops: float | None) -> str:
     rows = []
-    for line in lines:
+    for line in found.lines:
         share = "" if peak_tflops is None else f"{line.flops_per_s / peak_tflops / 1e12:.1%}"
         memory = "" if line.memory_gib is None else f"{line.memory_gib:.1f}"
         rows.append(
             f"| {line.way} | {line.tokens_per_s:,.0f} | {line.ratio:.2f}x | {line.flops_per_s / 1e12:.3f}"
             f" | {share} | {memory} |"
         )
-    by_name = {line.way: line.tokens_per_s for line in lines}
-    cost = by_name["trainer, SFT only"] / by_name["trainer, SFT and distillation"] - 1
     head = ["| way | real tokens/s | ratio | TFLOP/s | MFU | peak GiB |", "|---|---:|---:|---:|---:|---:|"]
-    last = f"The distillation term costs {cost:.1%} over plain SFT."
-    return "\n".join(["# Speed of training", "", setting, "", *head, *rows, "", last, ""])
+    last = (
+        f"The distillation term costs {statistics.median(found.costs):.1%} over plain SFT (median; by round"
+        f" {', '.join(f'{cost:.1%}' for cost in found.costs)})."
+    )
+    return "\n".join([f"## {setting}", "", *head, *rows, "", last, ""])
 
 
 def main(
-    size: Annotated[Size, typer.Option(help="Shape of the random model.")] = "nano",
-    lora: Annotated[bool, typer.Option("--lora", help="Train adapters of rank 64 only.")] = False,
+    size: Annotated[list[Size] | None, typer.Option(help="Shape of the random model; several may be given.")] = None,
+    train: Annotated[list[Kind] | None, typer.Option(help="Every weight, or adapters of rank 64; or both.")] = None,
     records: Annotated[int, typer.Option(min=8, help="Records per run.")] = 96,
     shortest: Annotated[int, typer.Option(min=8, help="Shortest prompt, tokens.")] = 170,
     longest: Annotated[int, typer.Option(min=8, help="Longest prompt, tokens.")] = 370,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows at once in the trainer.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Records of an optimizer step.")] = 8,
+    tokens_per_batch: Annotated[int, typer.Option(min=64, help="The trainer's budget for one batch.")] = 2048,
     attention: Annotated[Literal["sdpa", "eager", "flash_attention_2"], typer.Option(help="Attention.")] = "eager",
     bf16: Annotated[
         bool, typer.Option(help="bf16 weights in the trainer; the published loop has them on GPUs.")
@@ -250,31 +333,42 @@ def main(
     peak_tflops: Annotated[float | None, typer.Option(help="The device's peak, for the MFU: 989 for an H100.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds after one to warm up.")] = 3,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves torch's own choice.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write PATH.json and PATH.md too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.json and report.md.")] = None,
 ) -> None:
-    """Measure all ways in one run."""
+    """Measure all ways in one run, for every size and kind of training asked for."""
     if threads:
         torch.set_num_threads(threads)
-    rows = random_rows(records - records % EFFECTIVE_BATCH, SHAPES[size][-1], shortest, longest)
-    chosen = list(ways(batch_size, bf16, attention, packing, checkpointing))
-
-    def make(dtype: torch.dtype) -> Any:
-        model = random_model(size, dtype, attention)
-        return adapted(model, Lora()) if lora else model
-
-    lines = measure(chosen, make, rows, repeats)
-    setting = (
-        f"{size}, {'LoRA' if lora else 'full'}, {device_name()}, {len(rows)} records of {shortest} to"
-        f" {math.ceil(longest * 1.2)} tokens, {attention}, {torch.get_num_threads()} threads, torch"
-        f" {torch.__version__}, transformers {transformers.__version__}, {platform.machine()}, median of {repeats}"
+    schedule = Schedule(
+        batch_size=batch_size,
+        tokens_per_batch=tokens_per_batch,
+        bf16=bf16,
+        attention=attention,
+        gradient_checkpointing=checkpointing,
+        log_steps=10_000,
     )
-    text = markdown(setting, lines, peak_tflops)
-    typer.echo(text)
+    texts, body = ["# Speed of training", ""], []
+    for shape in size or [Size.NANO]:
+        for kind in train or [Kind.FULL]:
+            rows = random_rows(records - records % batch_size, SHAPES[shape][-1], shortest, longest)
+
+            def make(dtype: torch.dtype, shape: Size = shape, kind: Kind = kind) -> Any:
+                model = random_model(shape, dtype, attention)
+                return adapted(model, Lora()) if kind is Kind.LORA else model
+
+            found = measure(list(ways(schedule, packing)), make, rows, repeats)
+            setting = (
+                f"{shape}, {kind}: {device_label()}, {len(rows)} records of {shortest} to {math.ceil(longest * 1.2)}"
+                f" tokens, {batch_size} a step, {attention}, {torch.get_num_threads()} threads, median of {repeats}"
+            )
+            texts.append(markdown(setting, found, peak_tflops))
+            body.append({"setting": setting, "costs": found.costs, "lines": [line._asdict() for line in found.lines]})
+            typer.echo(texts[-1])
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        record = {"setting": setting, "lines": [line._asdict() for line in lines]}
-        out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        out.with_suffix(".md").write_text(text, encoding="utf-8")
+        made = f"torch {torch.__version__}, transformers {transformers.__version__}, {platform.machine()}"
+        texts.append(f"{made}. Command: `{command_line()}`\n")
+        record = {"command": command_line(), "versions": made, "runs": body}
+        write_whole(out / "report.json", json.dumps(record, indent=2) + "\n")
+        write_whole(out / "report.md", "\n".join(texts))
 
 
 if __name__ == "__main__":

@@ -181,9 +181,14 @@ def test_script_names_what_does_not_match(folder):
     (folder / "bad.run").write_text("other Q0 d1 1 1.0 x\n")
     done = invoke(*words(folder))
     assert done.exit_code == 2
-    assert "bad.run: no query of" in done.output
+    assert "bad.run:1: query 'other' is not in" in done.output
     (folder / "bad.run").write_text("q1 Q0 d1 1 x\n")
     assert "bad.run:1: got 5 columns" in invoke(*words(folder)).output
+
+
+def test_help_teaches():
+    shown = CliRunner().invoke(script.app, ["--help"]).output
+    assert "    python eval/label_alignment.py --labels" in shown
 
 
 def test_script_simulates_systems_and_users(folder):

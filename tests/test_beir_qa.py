@@ -21,7 +21,7 @@ import pytest
 from typer.testing import CliRunner
 
 from prism.errors import DataError, EngineError, InputError
-from prism.evaluation import reference
+from prism.evaluation import beir_report, reference
 from prism.evaluation.beir import BEIR_QA, load_beir
 from prism.evaluation.ranking import read_run
 from prism.types import Document, Judgment, Usage
@@ -183,10 +183,10 @@ def test_a_run_file_instead_of_bm25(run: Go, tmp_path: Path) -> None:
     assert report["datasets"]["tiny"]["nano"]["nDCG@10"] == 0.25
     assert reranker.calls == [("word0x", ["0b", "0a"]), ("word1x", ["1b"])]
     path.write_text("q0 Q0 elsewhere 1 9 x\n")
-    with pytest.raises(DataError, match=r"tiny.dense.run: document 'elsewhere' is not in tiny test"):
+    with pytest.raises(DataError, match=r"tiny.dense.run:1: document 'elsewhere' is not in tiny test"):
         run(run=path)
     path.write_text("other Q0 0a 1 9 x\n")
-    with pytest.raises(DataError, match=r"tiny.dense.run: query 'other' is not in tiny test"):
+    with pytest.raises(DataError, match=r"tiny.dense.run:1: query 'other' is not in tiny test"):
         run(run=path)
 
 
@@ -234,13 +234,14 @@ def test_no_path_of_this_machine_gets_into_the_report(run: Go, tmp_path: Path, m
         data=here.parent / "shared" / "beir",
         datasets=("scifact", "nq"),
         instruction="find it",
+        template=str(model / "prompt.json"),
         top_k=20,
         resume=False,
         out=here / "results",
     )
-    assert beir_qa.command(options) == (
+    assert beir_report.command(options) == (
         "python eval/beir_qa.py --model mine --model nano --data ../shared/beir --datasets scifact,nq --top-k 20"
-        " --instruction 'find it' --out results"
+        " --template prompt.json --instruction 'find it' --out results"
     )
 
 
@@ -391,6 +392,8 @@ def test_wrong_words_end_in_one_line_and_exit_code_2(data: Path, tmp_path: Path)
         (("--data", data, "--run", tmp_path / "no.run"), "no file"),
         (("--run", tmp_path / "no.run"), "--run holds the candidates of one data set, got 9: name it with --datasets"),
         (("--data", data, "--out", tmp_path / "file" / "x"), "choose another --out"),
+        (("--data", data, "--engine", "openai"), "--engine openai and --base-url go together"),
+        (("--data", data, "--engine", "openai", "--base-url", "http://me:pw@h/v1"), "...h/v1: a key does not belong"),
     ]
     for words, message in cases:
         code, text, said = invoke("--out", tmp_path / "o", *words)
@@ -400,6 +403,15 @@ def test_wrong_words_end_in_one_line_and_exit_code_2(data: Path, tmp_path: Path)
         assert message in last
     assert invoke("--top-k", 0)[0] == 2
     assert invoke("--dtype", "float8")[0] == 2
+    assert invoke("--engine", "steam")[0] == 2
+
+
+def test_engine_openai_asks_the_servers_it_is_given(data: Path, tmp_path: Path) -> None:
+    server = "http://127.0.0.1:9/v1"  # the discard port: nobody listens
+    words = ("--data", data, "--model", "nano", "--engine", "openai", "--base-url", server, "--out", tmp_path / "o")
+    code, _, said = invoke(*words)
+    assert code == 2
+    assert "127.0.0.1:9" in said.strip().splitlines()[-1]
 
 
 @pytest.mark.skipif(not (SHARED / "scifact").is_dir(), reason="needs the SciFact data beside the repository")

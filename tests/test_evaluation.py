@@ -192,11 +192,21 @@ def test_qrels_of_beir_and_trec(tmp_path: Path, text: str) -> None:
         ("q1\tb\t0.5", r"qrels:3: label '0.5' is not a whole number"),
         ("q1\tb\tinf", r"qrels:3: label 'inf'"),
         ("q1\ta\t1", r"qrels:3: 'q1' 'a' is labelled 1, but 2 above"),
+        ("q1\tb\t99999", r"qrels:3: label '99999' is off any scale"),
+        ("q1\tb\t-11", r"qrels:3: label '-11' is off any scale"),
+        ("q1 b 1", r"qrels:3: separated by spaces, the lines above by tabs"),
+        ("q1\t0\tb\t1", r"qrels:3: 4 columns, the lines above have 3"),
     ],
 )
 def test_malformed_qrels_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "qrels").write_text(f"query-id\tcorpus-id\tscore\nq1\ta\t2\n{line}\n")
     with pytest.raises(DataError, match=message):
+        read_qrels(tmp_path / "qrels")
+
+
+def test_a_header_in_another_order_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "qrels").write_text("corpus-id\tquery-id\tscore\na\tq1\t2\n")
+    with pytest.raises(DataError, match=r"qrels:1: header .* expected query-id, corpus-id, score"):
         read_qrels(tmp_path / "qrels")
 
 

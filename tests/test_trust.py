@@ -62,6 +62,14 @@ def test_unjudged_documents_take_up_their_rank_and_gain_nothing() -> None:
     assert measure({"q": {"a": 1}}, {"q": ["new", "a"]}, ["MRR", "P@1"]) == pytest.approx({"MRR": 0.5, "P@1": 0})
 
 
+def test_labels_below_zero_gain_nothing_and_harm_nothing() -> None:
+    """TREC marks spam with -2; trec_eval itself writes outside its memory for labels like -7."""
+    qrels = {"q": {"a": 1, "b": -7}, "r": {"a": -7}}
+    measured = measure(qrels, {"q": ["b", "a"], "r": ["a"]}, ["nDCG@10", "P@1", "Recall@100"])
+    assert measured["nDCG@10"] == pytest.approx(1 / math.log2(3) / 2)
+    assert (measured["P@1"], measured["Recall@100"]) == (0.0, 0.5)
+
+
 def test_missing_queries_and_empty_rankings_count_as_zero() -> None:
     qrels = {"q1": {"a": 1}, "q2": {"a": 1}, "q3": {"a": 1}}
     assert measure(qrels, {"q1": ["a"], "q2": []}, ["MRR"]) == pytest.approx({"MRR": 1 / 3})

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from prism.errors import DataError
-from prism.evaluation.ranking import Judged, Qrels, collect_qrels, parse_label, read_qrels
+from prism.evaluation.ranking import Judged, Qrels, collect_qrels, line_with, parse_label, read_qrels
 from prism.types import Document
 
 BEIR_QA = ("nfcorpus", "scifact", "scidocs", "fiqa", "trec-covid", "touche2020", "dbpedia", "nq", "hotpotqa")
@@ -57,16 +57,22 @@ class BeirSet:
 def load_beir(name: str, root: Path | None = None, split: str = "test") -> BeirSet:
     """The set `name` from `root` (a folder of sets, or the set itself), or from the hub when `root` is None."""
     folder = _download(name, split) if root is None else _folder(name, root)
-    qrels = _read_split(folder, split)
+    qrels, source = _read_split(folder, split)
     texts = {id_: row.get("text") for id_, row in _rows_by_id(folder, "queries", split)}
     missing = [query for query in qrels if not isinstance(texts.get(query), str)]
     if missing:
         raise DataError(
-            f"{folder}: {len(missing)} of {len(qrels)} queries in the {split} qrels have no text, first {missing[0]!r}:"
-            " qrels and queries must come from the same download"
+            f"{_place(source, missing[0])}: {len(missing)} of {len(qrels)} queries in the {split} qrels have no text,"
+            f" first {missing[0]!r}: qrels and queries must come from the same download"
         )
     queries = {query: str(texts[query]) for query in qrels}
     corpus = CorpusFile(_rows_by_id(folder, "corpus", split))
+    if not any(document in corpus for judged in qrels.values() for document in judged):
+        first = next(iter(next(iter(qrels.values()))))
+        raise DataError(
+            f"{_place(source, first)}: document {first!r} is not in the corpus, and no other of these qrels is:"
+            " qrels and corpus must come from the same download"
+        )
     return BeirSet(name=name, split=split, corpus=corpus, queries=queries, qrels=qrels)
 
 
@@ -147,21 +153,27 @@ def _download(name: str, split: str) -> Path:
 # --- qrels -----------------------------------------------------------------------------------------------------------
 
 
-def _read_split(folder: Path, split: str) -> Qrels:
+def _read_split(folder: Path, split: str) -> tuple[Qrels, Path]:
+    """The qrels, and the file or folder they stand in."""
     places = [folder / "qrels", folder / "default", folder / "data", folder]
     for place in places:
         for suffix in ("tsv", "trec", "qrels", "txt"):
             if (place / f"{split}.{suffix}").is_file():
-                return read_qrels(place / f"{split}.{suffix}")
+                path = place / f"{split}.{suffix}"
+                return read_qrels(path), path
         rows = [
             *place.glob(f"{split}.jsonl"),
             *sorted(place.glob(f"{split}-*.parquet")),
             *place.glob(f"{split}.parquet"),
         ]
         if rows:
-            return collect_qrels((where, _judged(row, where)) for path in rows for where, row in _read(path))
+            return collect_qrels((where, _judged(row, where)) for path in rows for where, row in _read(path)), place
     here = sorted({path.name.split(".")[0].split("-")[0] for path in (folder / "qrels").glob("*.*")})
     raise DataError(f"no qrels for split {split!r} in {folder}: {', '.join(here) or 'no split at all'} found in qrels/")
+
+
+def _place(source: Path, id_: str) -> str:
+    return line_with(source, id_) if source.is_file() else str(source)
 
 
 def _judged(row: Mapping[str, Any], where: str) -> Judged:

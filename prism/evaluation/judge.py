@@ -6,7 +6,7 @@
 
 The document and the texts go in as JSON strings: nothing in them can close a quotation and speak for us. Texts without
 a contribution (baselines) are judged on the three evidence criteria. The judge may be any model behind an
-OpenAI-compatible API, a local one included (vLLM, llama.cpp and others serve it).
+OpenAI-compatible API, or a local one (`prism.evaluation.chat_models`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from prism.text import stable_id
 from prism.types import Record
 
 if TYPE_CHECKING:
-    from prism.labeling.chat import ChatClient, Messages
+    from prism.evaluation.chat_models import ChatModel
+    from prism.labeling.chat import Messages
 
 Criterion = Literal["accuracy", "coverage", "faithfulness", "self_containedness", "concision"]
 OF_CONTRIBUTION: tuple[Criterion, ...] = ("accuracy", "coverage")
@@ -98,7 +99,7 @@ class RubricJudge:
 
     def __init__(
         self,
-        client: ChatClient,
+        client: ChatModel,
         model: str,
         *,
         price: Price | None = None,

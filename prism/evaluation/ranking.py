@@ -27,6 +27,8 @@ Qrels = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> label; relevant from 1 on."""
 
 MEASURES = ("nDCG@10", "nDCG@5", "nDCG@1", "nDCG", "Recall@100", "MRR@10", "MRR", "MAP", "P@1")
+_LABELS = (-10, 100)
+"""Beyond these a number is no label but a score or an id in the wrong column."""
 _TREC_NAMES = {"Recall": "R", "MRR": "RR", "MAP": "AP"}
 
 
@@ -51,7 +53,11 @@ def measure(qrels: Qrels, run: Run, names: Iterable[str] = MEASURES) -> dict[str
 
 
 def measure_queries(qrels: Qrels, run: Run, names: Iterable[str] = MEASURES) -> dict[str, dict[str, float]]:
-    """Measure -> query -> value, for every query of the qrels."""
+    """Measure -> query -> value, for every query of the qrels.
+
+    Labels below 0 (TREC's spam) gain nothing, as in trec_eval, which must not see them: below -1 it writes outside its
+    own memory.
+    """
     import ir_measures
 
     if not qrels:
@@ -60,7 +66,7 @@ def measure_queries(qrels: Qrels, run: Run, names: Iterable[str] = MEASURES) -> 
     for name in names:
         measures.setdefault(_parse(name), []).append(name)
     values = {name: dict.fromkeys(qrels, 0.0) for same in measures.values() for name in same}
-    labels = {query: dict(judged) for query, judged in qrels.items()}
+    labels = {query: {d: max(0, label) for d, label in judged.items()} for query, judged in qrels.items()}
     for metric in ir_measures.iter_calc(list(measures), labels, _with_scores(run, qrels)):
         for name in measures[metric.measure]:
             values[name][metric.query_id] = float(metric.value)
@@ -138,7 +144,26 @@ def write_run(path: Path, run: Run, tag: str) -> None:
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     """BEIR's qrels (tab-separated `query-id corpus-id score` under a header) or TREC's (`query 0 document label`)."""
-    return collect_qrels((where, _qrels_line(line, where)) for where, line in _lines(path) if not _is_header(line))
+    return collect_qrels(_qrels_lines(path))
+
+
+def _qrels_lines(path: Path) -> Iterator[tuple[str, Judged]]:
+    """Lines that all look like the first one. Raises DataError at the first that does not."""
+    layout: tuple[str, int] | None = None
+    for where, line in _lines(path):
+        columns = [column.strip() for column in (line.split("\t") if "\t" in line else line.split())]
+        if layout is None and {"query-id", "corpus-id"} & set(columns):
+            if columns[:3] != ["query-id", "corpus-id", "score"]:
+                raise DataError(f"{where}: header {' '.join(columns)!r}: expected query-id, corpus-id, score")
+            continue
+        judged = _judged(columns, where)
+        found = ("tabs" if "\t" in line else "spaces", len(columns))
+        layout = layout or found
+        if found[0] != layout[0]:
+            raise DataError(f"{where}: separated by {found[0]}, the lines above by {layout[0]}: use one of the two")
+        if found[1] != layout[1]:
+            raise DataError(f"{where}: {found[1]} columns, the lines above have {layout[1]}: fix the line")
+        yield where, judged
 
 
 def collect_qrels(judged: Iterable[tuple[str, Judged]]) -> dict[str, dict[str, int]]:
@@ -155,27 +180,23 @@ def collect_qrels(judged: Iterable[tuple[str, Judged]]) -> dict[str, dict[str, i
 
 
 def parse_label(value: object, where: str) -> int:
-    """A whole number, also when written `1.0`."""
+    """A whole number from -10 (TREC has negative ones for spam) to 100, also when written `1.0`."""
     try:
         number = float(str(value))
     except ValueError:
         number = math.nan
     if not number.is_integer():  # False for nan and inf
         raise DataError(f"{where}: label {value!r} is not a whole number: fix the line")
+    if not _LABELS[0] <= number <= _LABELS[1]:
+        raise DataError(f"{where}: label {value!r} is off any scale ({_LABELS[0]} to {_LABELS[1]}): fix the line")
     return int(number)
 
 
-def _qrels_line(line: str, where: str) -> Judged:
-    columns = line.split("\t") if "\t" in line else line.split()
-    columns = [column.strip() for column in columns]
+def _judged(columns: Sequence[str], where: str) -> Judged:
     if len(columns) not in (3, 4) or not all(columns):
         expected = "3 columns `query-id corpus-id score` or 4 columns `query 0 document label`"
         raise DataError(f"{where}: expected {expected}, got {len(columns)}: fix the line")
     return Judged(columns[0], columns[-2], parse_label(columns[-1], where))
-
-
-def _is_header(line: str) -> bool:
-    return line.split()[:3] == ["query-id", "corpus-id", "score"]
 
 
 def _score(text: str, where: str) -> float:
@@ -186,6 +207,11 @@ def _score(text: str, where: str) -> float:
     if not math.isfinite(score):
         raise DataError(f"{where}: score {text!r} is not a finite number: fix the line")
     return score
+
+
+def line_with(path: Path, word: str) -> str:
+    """`file:line` of the first line with this word (an id), for messages about it."""
+    return next((where for where, line in _lines(path) if word in line.split()), str(path))
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:

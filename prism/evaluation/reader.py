@@ -26,7 +26,8 @@ from prism.text import stable_id
 from prism.types import Record
 
 if TYPE_CHECKING:
-    from prism.labeling.chat import ChatClient, Messages
+    from prism.evaluation.chat_models import ChatModel
+    from prism.labeling.chat import Messages
 
 PROMPT = """\
 Answer the question from the context, as briefly as you can: copy the shortest stretch of the context that answers it,
@@ -49,7 +50,7 @@ class Reader:
 
     def __init__(
         self,
-        client: ChatClient,
+        client: ChatModel,
         model: str,
         *,
         price: Price | None = None,

@@ -224,8 +224,9 @@ class Report:
 def command_line(arguments: Sequence[str] | None = None) -> str:
     """The command this program was started with, fit for a report: no path of this machine, no key."""
     given = sys.argv if arguments is None else arguments
-    words, secret = ["python"], False
-    for word in given:
+    installed = bool(given) and Path(given[0]).name == "prism"
+    words, secret = (["prism"] if installed else ["python"]), False
+    for word in given[1:] if installed else given:
         name, equals, value = word.partition("=")
         if secret:
             words.append("***")

@@ -22,6 +22,8 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """Should any text ever escape its escaping, the browser still runs and loads nothing."""
 _LONG = 240
 """Characters from which a cell gets a height limit and scrolls."""
+_SENTENCE = 40
+"""Characters from which a cell keeps a width that can be read on a small screen."""
 
 
 def render_html(report: Report, drawn: Mapping[str, tuple[str, str]]) -> str:
@@ -182,13 +184,14 @@ def _row(table: Table, number: int) -> str:
         inner = escape(text)
         if len(text) > _LONG:
             inner = f'<div class="long" tabindex="0">{inner}</div>'
-        classes = _classes(table.numeric[column], (number, column) in table.best)
+        wide = column > 0 and len(text) > _SENTENCE
+        classes = _classes(table.numeric[column], (number, column) in table.best, wide)
         cells.append(f"<{tag}{scope}{classes}>{inner}</{tag}>")
     return "".join(cells)
 
 
-def _classes(numeric: bool, best: bool) -> str:
-    names = [name for name, there in (("number", numeric), ("best", best)) if there]
+def _classes(numeric: bool, best: bool, wide: bool = False) -> str:
+    names = [name for name, there in (("number", numeric), ("best", best), ("wide", wide)) if there]
     return f' class="{" ".join(names)}"' if names else ""
 
 

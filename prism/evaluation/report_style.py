@@ -50,21 +50,25 @@ aside.warn { border-color: var(--warn-edge); background: var(--warn); }
 .scroll { overflow-x: auto; margin: 1rem 0; border: 1px solid var(--rule); border-radius: 8px; }
 .scroll:focus-visible, .long:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 table { border-collapse: collapse; min-width: 100%; font-size: .92rem; }
-caption { text-align: left; padding: .55rem .8rem; font-weight: 600; }
+caption { text-align: left; padding: .55rem .8rem; font-weight: 600; max-width: calc(100vw - 3rem); }
 th, td { padding: .4rem .8rem; text-align: left; vertical-align: top; border-top: 1px solid var(--rule);
   max-width: 34rem; overflow-wrap: break-word; white-space: pre-line; }
-thead th { border-top: 0; background: var(--band); color: var(--quiet); font-weight: 600; white-space: nowrap;
+thead th { border-top: 0; background: var(--band); color: var(--quiet); font-weight: 600; white-space: normal;
   vertical-align: bottom; }
 caption + thead th { border-top: 1px solid var(--rule); }
 tbody th { font-weight: 500; position: sticky; left: 0; background: var(--paper); min-width: 7rem; max-width: 18rem; }
 tbody tr:nth-child(even) > * { background: var(--band); }
-.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums lining-nums; }
+.number { text-align: right; font-variant-numeric: tabular-nums lining-nums; }
+td.number { white-space: nowrap; }
 .best { font-weight: 700; color: var(--best); }
+.wide { min-width: 16rem; }
 .long { max-height: 13rem; min-width: 20rem; overflow-y: auto; }
-pre { margin: 0; padding: .8rem; background: var(--band); font-size: .87rem; }
+pre { margin: 0; padding: .8rem; background: var(--band); font-size: .87rem; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 figure { margin: 1.5rem 0; }
-figure img { max-width: 100%; height: auto; display: block; }
+figure picture { display: block; overflow-x: auto; }
+figure img { max-width: 100%; min-width: 34rem; height: auto; display: block; }
 figcaption small { display: block; opacity: .85; overflow-wrap: anywhere; }
 dl { display: flex; flex-wrap: wrap; gap: .3rem 1.6rem; margin: .8rem 0 0; font-size: .9rem; }
 dl div { display: flex; gap: .4rem; } dt { color: var(--quiet); } dd { margin: 0; }

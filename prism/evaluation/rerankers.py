@@ -73,8 +73,20 @@ def parse_fields(text: str) -> dict[str, Any]:
     return fields
 
 
-def load_spec(spec: Spec, *, engine: str, dtype: str, cache: Path, fields: Mapping[str, Any]) -> QueryReranker:
-    """Load a model, or prepare to ask a service, whose answers are kept in the file `cache`."""
+def load_spec(
+    spec: Spec,
+    *,
+    engine: str,
+    dtype: str,
+    cache: Path,
+    fields: Mapping[str, Any],
+    base_url: Sequence[str] = (),
+    template: str | None = None,
+) -> QueryReranker:
+    """Load a model, or prepare to ask a service, whose answers are kept in the file `cache`.
+
+    `base_url`, `template`: where engine `openai` finds a Prism model, and the prompt of a checkpoint that carries none.
+    """
     if spec.is_service:
         from prism.evaluation.services import ServiceReranker
 
@@ -87,8 +99,8 @@ def load_spec(spec: Spec, *, engine: str, dtype: str, cache: Path, fields: Mappi
         return DenseReranker(SentenceEncoder(spec.name))
     from prism.reranker import Reranker
 
-    settings: dict[str, Any] = {"engine": engine, "dtype": dtype}
-    return Reranker.load(spec.name, **settings)
+    settings: dict[str, Any] = {"engine": engine, "dtype": dtype, "template": template}
+    return Reranker.load(spec.name, base_url=list(base_url) or None, **settings)
 
 
 def document_text(document: Document) -> str:
