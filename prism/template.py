@@ -157,6 +157,12 @@ class Part(Enum):
     """Prompt tokens of the query and document texts: where a language-model loss may apply."""
     LABEL = 2
     WRITTEN = 3
+    """Tags, line breaks and the end of the turn: what stands around the two texts."""
+    CONTRIBUTION = 4
+    EVIDENCE = 5
+
+
+_PROMPT_PARTS: Mapping[str, Part] = {"query": Part.TEXT, "document": Part.TEXT}
 
 
 class Supervised(NamedTuple):
@@ -271,7 +277,8 @@ class Template:
         elif contribution and evidence:
             lead = self._space_before(evidence, document)
             fills = {"query": clean(contribution), "document": lead + clean(evidence)}
-            target += [(id_, Part.WRITTEN) for id_, _ in self._encode(self._target, fills)]
+            named = {"query": Part.CONTRIBUTION, "document": Part.EVIDENCE}
+            target += self._encode(self._target, fills, named, Part.WRITTEN)
         fills = self._fills(query, document, instruction)
         encoded, cut = self._fit(fills, limit - len(target))
         sequence = encoded + target
@@ -325,26 +332,33 @@ class Template:
             keep -= max(1, len(encoded) - limit)
 
     def _encode(
-        self, chunks: Iterable[int | list[tuple[str, bool]]], fills: Mapping[str, str]
+        self,
+        chunks: Iterable[int | list[tuple[str, bool]]],
+        fills: Mapping[str, str],
+        named: Mapping[str, Part] = _PROMPT_PARTS,
+        rest: Part = Part.PROMPT,
     ) -> list[tuple[int, Part]]:
-        """Ids with their part. Text between control tokens is tokenized in one piece, as in the whole string."""
+        """Ids with their part: that of their slot, else `rest`; a token across a border belongs to `rest`.
+
+        Text between control tokens is tokenized in one piece, as in the whole string.
+        """
         out: list[tuple[int, Part]] = []
         for chunk in chunks:
             if isinstance(chunk, int):
-                out.append((chunk, Part.PROMPT))
+                out.append((chunk, rest))
                 continue
             text, filled = "", []
             for piece, is_slot in chunk:
                 value = fills.get(piece, "") if is_slot else piece
-                if is_slot and piece != "instruction":
-                    filled.append((len(text), len(text) + len(value)))
+                if is_slot and piece in named:
+                    filled.append((len(text), len(text) + len(value), named[piece]))
                 text += value
             encoding = self._plain.encode(text, add_special_tokens=False)
-            parts = [Part.PROMPT] * len(encoding.ids)
+            parts = [rest] * len(encoding.ids)
             starts, ends = [start for start, _ in encoding.offsets], [end for _, end in encoding.offsets]
-            for low, high in filled:
+            for low, high, part in filled:
                 first, last = bisect_left(starts, low), bisect_right(ends, high)
-                parts[first:last] = [Part.TEXT] * (last - first)
+                parts[first:last] = [part] * (last - first)
             out += zip(encoding.ids, parts, strict=True)
         return out
 

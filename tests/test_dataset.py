@@ -12,7 +12,9 @@ from prism.data.records import read_examples, write_examples
 from prism.errors import DataError
 from prism.template import PRISM, Template
 from prism.text import stable_id
-from prism.training.dataset import IGNORED, Drops, collator, make_row, order, order_by_query, rows
+from prism.training.batches import collator, order, order_by_query
+from prism.training.dataset import IGNORED, Drops, make_row, rows
+from prism.training.recipe import PartWeights
 from prism.types import Example
 
 
@@ -52,7 +54,24 @@ def test_label_is_learnt_where_there_is_no_teacher(template):
 def test_distill_only_writes_nothing(template):
     row = make_row(yes(losses=("distill",)), template, 400, lm=False)
     assert set(row.labels) == {IGNORED}
+    assert set(row.weights) == {0.0}
     assert row.teacher_score == 0.9
+
+
+def test_parts_count_what_the_recipe_says(template):
+    parts = PartWeights(contribution=0.5, evidence=3.0, tags=0.0, label_with_teacher=True)
+    row = make_row(yes(), template, 400, False, parts)
+    written = list(zip(row.input_ids, row.labels, [0.0] * row.label_position + row.weights, strict=True))
+    said = {part: template.decode([id_ for id_, _, w in written if w == part]).strip() for part in (0.5, 1.0, 3.0)}
+    # The full stops are one token with the tags behind them, and count as these.
+    assert said == {0.5: "It names the year", 1.0: "yes", 3.0: "The harbour froze in 1963"}
+    assert all((label == IGNORED) == (weight == 0.0) for _, label, weight in written)  # tags train nothing
+
+
+def test_every_target_counts_one_by_default(template):
+    row = make_row(yes(), template, 400, lm=False)
+    targets = row.labels[row.label_position :]
+    assert row.weights == [float(label != IGNORED) for label in targets]
 
 
 def test_language_model_targets_are_the_texts_only(template):

@@ -57,6 +57,31 @@ def test_token_cross_entropy_by_hand():
     assert loss.item() == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2)
 
 
+def test_token_cross_entropy_weighted_by_hand():
+    # As above, position 0 (-ln 0.75) counting 3 and position 1 (-ln 0.25) counting 1.
+    # Gradient of the mean on a hidden state: w / sum w x (p - onehot) @ head = 3/4 x (0.75 - 1) ln 3, 1/4 x 0.75 ln 3.
+    hidden = torch.tensor([[1.0], [1.0]], requires_grad=True)
+    head = torch.tensor([[LN3], [0.0]])
+    loss = token_cross_entropy(hidden, head, torch.tensor([0, 1]), torch.tensor([3.0, 1.0]))
+    assert loss.item() == pytest.approx(-(3 * math.log(0.75) + math.log(0.25)) / 4)
+    loss.backward()
+    assert hidden.grad.flatten().tolist() == pytest.approx([-0.1875 * LN3, 0.1875 * LN3])
+
+
+def test_many_positions_are_taken_in_parts():
+    """However many at once: the same value and the same gradients."""
+    torch.manual_seed(4)
+    hidden, head = torch.randn(10, 6, requires_grad=True), torch.randn(7, 6, requires_grad=True)
+    targets, counted = torch.randint(7, (10,)), torch.rand(10)
+    found = []
+    for at_once in (10 * 7, 3 * 7):
+        hidden.grad = head.grad = None
+        loss = token_cross_entropy(hidden, head, targets, counted, at_once)
+        loss.backward()
+        found.append((loss.detach(), hidden.grad.clone(), head.grad.clone()))
+    assert all(torch.allclose(one, two, atol=1e-6) for one, two in zip(*found, strict=True))
+
+
 def test_logit_mse_by_hand():
     # Differences ln 3 and 0 against logit(0.5) = 0 and logit(0.75) = ln 3: (ln^2 3 + ln^2 3) / 2. Gradient 2 d / B = d.
     logits = torch.tensor([[LN3, 0.0], [1.0, 1.0]], requires_grad=True)

@@ -131,7 +131,12 @@ def test_supervised_sequence_is_prompt_label_and_written_part(template):
     assert made.parts.count(Part.LABEL) == 1
     target = "yes\n<contribution>It says when.</contribution>\n<evidence>Water boils.</evidence><|im_end|>"
     assert made.ids[len(prompt) :] == template.tokenizer(target, add_special_tokens=False).input_ids
-    assert all(part is Part.WRITTEN for part in made.parts[len(prompt) + 1 :])
+    written = list(zip(made.ids, made.parts, strict=True))[len(prompt) + 1 :]
+    texts = {part: template.tokenizer.decode([i for i, p in written if p is part]).strip() for _, part in written}
+    # In this tokenizer a full stop is one token with the tag behind it: that counts as the tag's.
+    assert texts[Part.CONTRIBUTION] == "It says when"
+    assert texts[Part.EVIDENCE] == "Water boils"
+    assert texts[Part.WRITTEN] == "<contribution>.</contribution>\n<evidence>.</evidence><|im_end|>"
     text = template.tokenizer.decode([i for i, p in zip(made.ids, made.parts, strict=True) if p is Part.TEXT])
     assert "Water boils at 100 degrees" in text
     assert "Document" not in text

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import json
+import multiprocessing
+import random
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -16,16 +18,20 @@ from safetensors.torch import load_file
 from trl import SFTConfig
 
 from prism.checkpoint import Checkpoint
+from prism.cli import main_train
 from prism.data.records import write_examples
 from prism.errors import DataError, RecipeError
 from prism.template import PRISM, Template
-from prism.training.dataset import collator, make_row
+from prism.training.batches import collator
+from prism.training.dataset import make_row
 from prism.training.distill import DistillTrainer, body
-from prism.training.recipe import Losses, load_recipe
+from prism.training.recipe import TERMS, Losses, load_recipe
 from prism.training.trainer import train
 from prism.types import Document, Example
 
 ROOT = Path(__file__).parents[1]
+PRELOADED = ["prism.cli", "prism.training.trainer", "peft", "datasets", "trl"]
+"""Imported once for all processes that a test starts."""
 
 
 def example(number: int) -> Example:
@@ -127,9 +133,6 @@ def test_every_parameter_moves(tiny_tokenizer, tiny_qwen3, tmp_path):
     assert still == []
 
 
-TERMS = tuple(Losses.model_fields)
-
-
 @pytest.mark.parametrize("term", TERMS)
 def test_each_term_alone_has_a_gradient_through_the_trainer(tiny_tokenizer, tiny_qwen3, tmp_path, term):
     """The silent trap: a distillation term on outputs that were computed without gradient trains nothing."""
@@ -163,35 +166,52 @@ def test_distillation_gradient_reaches_the_score_position_only(tiny_tokenizer, t
     assert losses[-1] < 0.2 * losses[0]
 
 
-def run_command(recipe: Path, output: Path) -> subprocess.Popen[bytes]:
-    code = (
-        f"from prism.cli import main_train; import sys; sys.argv[1:] = [{str(recipe)!r}, '--output', {str(output)!r}]"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", f"{code}; main_train()"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def run_command(recipe: Path, output: Path) -> BaseProcess:
+    """`prism-train` in a process of its own, which can be killed; it starts with everything imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_command, args=(str(recipe), str(output)))
+    process.start()
+    return process
+
+
+def _command(recipe: str, output: str) -> None:
+    torch.set_num_threads(1)
+    sys.argv = ["prism-train", recipe, "--output", output]
+    main_train()
+
+
+def finish(process: BaseProcess) -> None:
+    process.join(timeout=300)
+    assert process.exitcode == 0
+
+
+def kill_after(process: BaseProcess, output: Path, states: int) -> None:
+    """kill -9 some moment after so many states were saved: within a step, or while the next one is written."""
+    deadline = time.monotonic() + 300
+    while len(list(output.glob("state/checkpoint-*/trainer_state.json"))) < states:
+        assert process.is_alive(), "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(random.random() / 5)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (output / "checkpoint" / "model.safetensors").exists()
 
 
 @pytest.mark.slow
 def test_kill_9_and_resume_gives_the_same_weights(recipe, tmp_path):
-    whole = tmp_path / "whole"
-    assert run_command(recipe, whole).wait(timeout=300) == 0
-    broken = tmp_path / "broken"
-    process = run_command(recipe, broken)
-    deadline = time.monotonic() + 300
-    while not list(broken.glob("state/checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (broken / "checkpoint" / "model.safetensors").exists()
-    assert run_command(recipe, broken).wait(timeout=300) == 0
+    """Killed twice, at moments of chance: the data's order goes on where it was, in the middle of an epoch."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(run_command(recipe, whole))
+    for states in (1, 2):
+        kill_after(run_command(recipe, broken), broken, states)
+    finish(run_command(recipe, broken))
     assert same(weights(whole / "checkpoint"), weights(broken / "checkpoint"))
+    reports = [json.loads((run / "log.json").read_text())["history"] for run in (whole, broken)]
+    steps = [[(point["step"], point.get("loss"), point.get("distill")) for point in history] for history in reports]
+    assert steps[0] == steps[1]
 
 
 def test_a_folder_of_another_recipe_is_not_continued(recipe, tmp_path):
@@ -263,25 +283,3 @@ def test_document_titles_reach_the_model(tiny_tokenizer):
     row = make_row(titled, template, 400, lm=False)
     prompt = template.render(titled.query, Document(text=titled.document, title="Lindau"))
     assert row.input_ids[: row.label_position] == prompt.ids
-
-
-def test_accumulated_batches_give_the_gradient_of_the_whole_step(tiny_tokenizer, tiny_qwen3, tmp_path):
-    """Rows of one step may be cut into batches as one likes: no term is weighted by how they fall."""
-    from copy import deepcopy
-
-    model = deepcopy(tiny_qwen3).train()
-    trainer = trainer_for(tiny_tokenizer, model, tmp_path, Losses(distill=20.0, sft=1.0))
-    rows = [trainer.train_dataset[i] for i in range(8)]
-    targets = sum((trainer.data_collator([row])["labels"] != -100).sum() for row in rows)
-
-    def gradient(batches: list[list[dict]]) -> torch.Tensor:
-        model.zero_grad()
-        trainer.current_gradient_accumulation_steps = len(batches)
-        for batch in batches:
-            trainer.compute_loss(model, trainer.data_collator(batch), num_items_in_batch=targets).backward()
-        return body(model).layers[0].mlp.up_proj.weight.grad.clone()
-
-    whole = gradient([rows])
-    assert torch.allclose(gradient([rows[:4], rows[4:]]), whole, atol=1e-6)
-    by_length = sorted(rows, key=lambda row: len(row["input_ids"]))
-    assert torch.allclose(gradient([by_length[i : i + 2] for i in range(0, 8, 2)]), whole, atol=1e-6)

@@ -97,6 +97,7 @@ def test_training_with_evaluation(recipe, tmp_path):
     assert all(torch.equal(result[name], state[name].to(torch.bfloat16)) for name in result)
     page = (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")
     assert "Before and after" in page
+    assert "Harbour 25 froze in 2000." in page  # the evidence that was wanted, beside what was written
     assert "ndcg@10" in page
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from test_trainer import example, run_command, same, weights
+from test_trainer import example, finish, kill_after, run_command, same, weights
 
 from prism.checkpoint import Checkpoint
 from prism.data.records import write_examples
 from prism.errors import RecipeError
 from prism.reranker import Reranker
 from prism.training.distill import plain
+from prism.training.model import make_model, merged
 from prism.training.recipe import load_recipe
-from prism.training.setup import make_model, merged, open_template
+from prism.training.setup import open_template
 from prism.training.trainer import train
 
 
@@ -61,7 +59,7 @@ def test_adapters_are_trained_and_merged(recipe, tiny_qwen3, tmp_path):
 
 def test_every_adapter_moves_and_the_base_does_not(recipe, tmp_path):
     settings = load_recipe(recipe)
-    fresh = make_model(settings, open_template(settings, tmp_path / "run"))
+    fresh = make_model(settings, *open_template(settings, tmp_path / "run"))
     start = {name: value.clone() for name, value in fresh.state_dict().items()}
     train(recipe)
     from peft import PeftModel
@@ -75,7 +73,8 @@ def test_every_adapter_moves_and_the_base_does_not(recipe, tmp_path):
 
 def test_merging_keeps_what_the_adapters_say(recipe, tmp_path):
     settings = load_recipe(recipe)
-    model = make_model(settings, open_template(settings, tmp_path / "run"))
+    opened = open_template(settings, tmp_path / "run")
+    model = make_model(settings, *opened)
     torch.manual_seed(3)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -83,7 +82,7 @@ def test_merging_keeps_what_the_adapters_say(recipe, tmp_path):
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
         expected = plain(deepcopy(model))(ids).logits
-        assert torch.allclose(merged(model)(ids).logits, expected, atol=1e-4)
+        assert torch.allclose(merged(model, settings, opened.base)(ids).logits, expected, atol=1e-4)
 
 
 def test_gradient_checkpointing_gives_the_same_weights(recipe, tmp_path):
@@ -123,15 +122,7 @@ def test_linear_attention_is_adapted_too(tmp_path, tiny_qwen35, tiny_tokenizer):
 @pytest.mark.slow
 def test_kill_9_and_resume_gives_the_same_adapters(recipe, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert run_command(recipe, whole).wait(timeout=300) == 0
-    process = run_command(recipe, broken)
-    deadline = time.monotonic() + 300
-    while not list(broken.glob("state/checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (broken / "checkpoint" / "model.safetensors").exists()
-    assert run_command(recipe, broken).wait(timeout=300) == 0
+    finish(run_command(recipe, whole))
+    kill_after(run_command(recipe, broken), broken, 1)
+    finish(run_command(recipe, broken))
     assert same(weights(whole / "checkpoint"), weights(broken / "checkpoint"))

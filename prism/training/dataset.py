@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from prism.errors import InputError
 from prism.template import Part, Supervised, Template
 from prism.text import stable_id
+from prism.training.recipe import PartWeights
 from prism.types import Document, Example
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 IGNORED = -100
 """torch's cross-entropy skips this label."""
@@ -37,6 +34,8 @@ class Row(NamedTuple):
     """NaN when the record does not distil."""
     query: int
     """Equal for the documents of one query."""
+    weights: list[float]
+    """What the cross-entropy of each target counts, from the label to the end of the row."""
 
 
 class Drops:
@@ -53,20 +52,35 @@ class Drops:
             self.named.append(f"record {number} (query {example.query[:60]!r}, document {example.doc_id!r}): {reason}")
 
 
-def make_row(example: Example, template: Template, max_tokens: int, lm: bool) -> Row:
+def make_row(
+    example: Example, template: Template, max_tokens: int, lm: bool, part_weights: PartWeights | None = None
+) -> Row:
     """Tokenize one record. Raises InputError with the reason when it must be dropped."""
     sequence = _supervise(example, template, max_tokens)
     position = sequence.parts.index(Part.LABEL)
     distils = "distill" in example.losses and example.teacher_score is not None
-    writes = "sft" in example.losses
-    labels, lm_labels = [], []
-    for id_, part in zip(sequence.ids, sequence.parts, strict=True):
-        wanted = (part is Part.WRITTEN and writes) or (part is Part.LABEL and writes and not distils)
-        labels.append(id_ if wanted else IGNORED)
-        lm_labels.append(id_ if lm and part is Part.TEXT else IGNORED)
+    counts = _counts(part_weights or PartWeights(), distils) if "sft" in example.losses else {}
+    pairs = list(zip(sequence.ids, sequence.parts, strict=True))
     teacher = example.teacher_score if distils and example.teacher_score is not None else float("nan")
-    query = int(stable_id(example.query_id or example.query), 16) % 2**31
-    return Row(sequence.ids, labels, lm_labels, position, teacher, query)
+    return Row(
+        input_ids=sequence.ids,
+        labels=[id_ if counts.get(part) else IGNORED for id_, part in pairs],
+        lm_labels=[id_ if lm and part is Part.TEXT else IGNORED for id_, part in pairs],
+        label_position=position,
+        teacher_score=teacher,
+        query=int(stable_id(example.query_id or example.query), 16) % 2**31,
+        weights=[counts.get(part, 0.0) for _, part in pairs[position:]],
+    )
+
+
+def _counts(weights: PartWeights, distils: bool) -> dict[Part, float]:
+    """With a soft teacher the label's own cross-entropy would fight the distillation: it does not count then."""
+    return {
+        Part.LABEL: weights.label if weights.label_with_teacher or not distils else 0.0,
+        Part.CONTRIBUTION: weights.contribution,
+        Part.EVIDENCE: weights.evidence,
+        Part.WRITTEN: weights.tags,
+    }
 
 
 def _supervise(example: Example, template: Template, max_tokens: int) -> Supervised:
@@ -88,106 +102,20 @@ def _supervise(example: Example, template: Template, max_tokens: int) -> Supervi
 
 
 def rows(
-    examples: Iterable[Example], template: Template, *, max_tokens: int, lm_share: float, seed: int, drops: Drops
+    examples: Iterable[Example],
+    template: Template,
+    *,
+    max_tokens: int,
+    lm_share: float,
+    seed: int,
+    drops: Drops,
+    part_weights: PartWeights | None = None,
 ) -> Iterator[Row]:
     """Tokenized rows in the order of the records; what cannot be used goes into `drops`."""
     rng = random.Random(seed)
     for number, example in enumerate(examples, 1):
         lm = rng.random() < lm_share
         try:
-            yield make_row(example, template, max_tokens, lm)
+            yield make_row(example, template, max_tokens, lm, part_weights)
         except InputError as error:
             drops.add(str(error), number, example)
-
-
-def order(lengths: list[int], batch_size: int, accumulation: int, *, shuffle: bool, seed: int) -> list[int]:
-    """A training order with little padding, reproducible, so that a run resumes exactly.
-
-    The rows of one optimizer step are drawn at random (with `shuffle` off: as the data has them, a curriculum) and only
-    then sorted by length into its `accumulation` batches. Grouping whole steps by length would put the long rows
-    together, which are the ones with verdict yes: each step would then push all scores one way.
-    """
-    indices = list(range(len(lengths)))
-    if shuffle:
-        random.Random(seed).shuffle(indices)
-    size = batch_size * accumulation
-    steps = (indices[start : start + size] for start in range(0, len(indices), size))
-    return [index for step in steps for index in sorted(step, key=lengths.__getitem__)]
-
-
-def order_by_query(queries: list[int], *, shuffle: bool, seed: int) -> list[int]:
-    """A training order that keeps the documents of a query together, for losses that compare them.
-
-    Queries come in random order (with `shuffle` off: as the data first names them). Where a batch ends within a query,
-    its documents are compared in two parts.
-    """
-    members: dict[int, list[int]] = {}
-    for index, query in enumerate(queries):
-        members.setdefault(query, []).append(index)
-    groups = list(members.values())
-    if shuffle:
-        random.Random(seed).shuffle(groups)
-    return [index for group in groups for index in group]
-
-
-def collator(pad_id: int, *, packed: bool = False) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
-    """Rows into a batch: padded on the right, or (`packed`) one after another in a single sequence [1, T].
-
-    `score_rows` and `score_positions` say where in the batch the logits that give the score are: one place before the
-    label. Packed rows are told apart by their `position_ids`, which begin at 0 in each.
-    """
-    return _pack if packed else functools.partial(_pad, pad_id)
-
-
-def _pad(pad_id: int, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-    import torch
-
-    longest = max(len(row["input_ids"]) for row in batch)
-
-    def pad(key: str, value: int) -> Tensor:
-        return torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in batch])
-
-    lengths = torch.tensor([len(row["input_ids"]) for row in batch])
-    return {
-        "input_ids": pad("input_ids", pad_id),
-        "attention_mask": (torch.arange(longest)[None] < lengths[:, None]).long(),
-        "labels": pad("labels", IGNORED),
-        "lm_labels": pad("lm_labels", IGNORED),
-        "score_rows": torch.arange(len(batch)),
-        "score_positions": torch.tensor([row["label_position"] - 1 for row in batch]),
-        **_targets(batch),
-    }
-
-
-def _pack(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-    import torch
-
-    lengths = [len(row["input_ids"]) for row in batch]
-    starts = [sum(lengths[:index]) for index in range(len(batch))]
-
-    def join(key: str) -> Tensor:
-        return torch.tensor([[id_ for row in batch for id_ in row[key]]])
-
-    labels, lm_labels = join("labels"), join("lm_labels")
-    labels[0, starts] = lm_labels[0, starts] = IGNORED  # nothing is predicted from the row before
-    return {
-        "input_ids": join("input_ids"),
-        "attention_mask": torch.ones(1, sum(lengths), dtype=torch.long),
-        "position_ids": torch.tensor([[position for length in lengths for position in range(length)]]),
-        "labels": labels,
-        "lm_labels": lm_labels,
-        "score_rows": torch.zeros(len(batch), dtype=torch.long),
-        "score_positions": torch.tensor(
-            [start + row["label_position"] - 1 for start, row in zip(starts, batch, strict=True)]
-        ),
-        **_targets(batch),
-    }
-
-
-def _targets(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-    import torch
-
-    return {
-        "queries": torch.tensor([row["query"] for row in batch]),
-        "teacher_scores": torch.tensor([row["teacher_score"] for row in batch], dtype=torch.float32),
-    }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from prism.training.losses import (
     token_cross_entropy,
 )
 from prism.training.optimizer import build_optimizer
-from prism.training.recipe import Losses, Recipe
+from prism.training.recipe import TERMS, Losses, Recipe
 
 Assess = Callable[[Any, int], dict[str, float]]
 """(model, step) -> measures by name."""
@@ -53,10 +55,14 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         self._recipe = settings
         self._assess = assess
         self._hidden: Tensor | None = None
-        self._pending: tuple[dict[str, Tensor], Any] | None = None
-        self._terms: defaultdict[str, list[float]] = defaultdict(list)
+        self._pending: tuple[dict[str, Any], dict[str, float] | None] | None = None
+        self._terms: defaultdict[str, Tensor | float] = defaultdict(float)
+        trained = [(p, p.data) for p in kwargs["model"].parameters() if p.requires_grad]
         super().__init__(**kwargs)
-        # Trainer then counts the targets of a whole optimizer step for us, and leaves the division to us.
+        for parameter, data in trained:
+            if parameter.dtype is not data.dtype:  # adapters beside four bits, which `SFTTrainer` rounds to bf16
+                parameter.data = data.to(parameter.device)
+        # Trainer then hands the totals of a whole optimizer step on, and leaves the division to us.
         self.model_accepts_loss_kwargs = True
         body(self.model).register_forward_hook(self._catch)
         self.model.register_forward_hook(self._finish)
@@ -69,24 +75,47 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         """Puts the loss into the outputs: what wraps the model (DDP, FSDP) prepares its backward pass by them."""
         if self._pending is None or self._hidden is None:
             return output
-        (inputs, num_items), self._pending = self._pending, None
+        (inputs, totals), self._pending = self._pending, None
         hidden_BTH, self._hidden = self._hidden, None
         terms = loss_terms(hidden_BTH, output_rows(self.model), inputs, self._label_ids, self._weights)
-        shares = self._shares(inputs, num_items)
-        output.loss = sum(getattr(self._weights, name) * shares[name] * term for name, term in terms.items())
-        for name, term in terms.items():
-            self._terms[name].append(term.item())
-        self._terms["tokens"].append(float(inputs["attention_mask"].sum()))
+        shares = self._shares(inputs, totals)
+        counted = {name: shares[name] * term for name, term in terms.items()}
+        output.loss = sum(getattr(self._weights, name) * term for name, term in counted.items())
+        for name, term in counted.items():
+            self._terms[name] += term.detach()
+        self._terms["tokens"] += inputs["attention_mask"].sum()
         return output
 
-    def _shares(self, inputs: dict[str, Tensor], num_items: Any) -> dict[str, float]:
+    def _shares(self, inputs: dict[str, Any], totals: dict[str, float] | None) -> dict[str, float]:
         """What a batch counts in its optimizer step, by term. Processes average their gradients."""
-        batches = getattr(self, "current_gradient_accumulation_steps", 1)  # set by Trainer once a step begins
-        shares = dict.fromkeys((*_POINTWISE, *_BY_QUERY, *_TOKENWISE), 1.0 / batches if self.model.training else 1.0)
-        if num_items is not None:
-            targets = int((inputs["labels"] != IGNORED).sum())
-            shares["sft"] = self.accelerator.num_processes * targets / max(1, int(num_items))
-        return shares
+        if totals is None:
+            return dict.fromkeys(TERMS, 1.0)
+        own, processes = inputs["counts"], self.accelerator.num_processes
+        return {name: processes * own[name] / totals[name] if totals[name] else 0.0 for name in TERMS}
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """The batches of an optimizer step, and how many rows, pairs, queries and targets all processes have in it."""
+        samples = list(islice(epoch_iterator, num_batches))
+        self._terms["steps"] += 1
+        found = [batch["counts"] for sample in samples for batch in sample.get("batches", [sample])]
+        own = torch.tensor([sum(one[name] for one in found) for name in TERMS], dtype=torch.float64)
+        if self.accelerator.num_processes > 1:
+            own = self.accelerator.reduce(own.to(device), "sum")
+        return samples, dict(zip(TERMS, own.tolist(), strict=True))
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One batch; or the batches that the rows of a step were cut into, the gradients of processes joined once."""
+        if "batches" not in inputs:
+            return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-any-return]
+        *first, last = inputs["batches"]
+        loss = torch.zeros((), device=self.args.device)
+        for batch in (*first, last):
+            with nullcontext() if batch is last else self.accelerator.no_sync(model):
+                loss = loss + super().training_step(model, batch, num_items_in_batch)
+        return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return sum(super(DistillTrainer, self).floating_point_ops(batch) for batch in inputs.get("batches", [inputs]))
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         if self.optimizer is None:  # type: ignore[has-type]  # Trainer's constructor has set it
@@ -98,8 +127,8 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
     ) -> Any:
         """Weighted sum of the recipe's terms over one batch, as its share of the optimizer step.
 
-        Means are over the whole step, however its rows fall into batches: row terms by equal batch sizes, the written
-        part by `num_items_in_batch`, the number of its targets in the step.
+        Means are over the whole step, however its rows fall into batches and processes: `num_items_in_batch` holds what
+        each term counts in the step. None: the batch is the step.
         """
         self._pending = inputs, num_items_in_batch
         packed = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
@@ -126,25 +155,25 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         """Adds each term's mean since the last report, unweighted."""
         if not self._terms or any(name.startswith("eval_") for name in logs):
             return super().log(logs, start_time)  # type: ignore[no-any-return]
-        terms = {name: sum(values) / len(values) for name, values in self._terms.items() if name != "tokens"}
-        tokens = sum(self._terms["tokens"])
+        sums = {name: float(value) for name, value in self._terms.items()}
         self._terms.clear()
-        return super().log({**logs, **self._averaged(terms, tokens)}, start_time)  # type: ignore[no-any-return]
+        return super().log({**logs, **self._averaged(sums)}, start_time)  # type: ignore[no-any-return]
 
-    def _averaged(self, terms: dict[str, float], tokens: float) -> dict[str, float]:
-        """The same over all processes."""
-        if self.accelerator.num_processes > 1:
-            own = torch.tensor([*terms.values(), tokens], device=self.accelerator.device, dtype=torch.float64)
-            *means, tokens = self.accelerator.reduce(own, "mean").tolist()
-            terms, tokens = dict(zip(terms, means, strict=True)), tokens * self.accelerator.num_processes
-        return {**terms, "tokens": tokens}
+    def _averaged(self, sums: dict[str, float]) -> dict[str, float]:
+        """Sums since the last report, as means over the steps and all processes; tokens as their sum."""
+        steps, processes = sums.pop("steps"), self.accelerator.num_processes
+        if processes > 1:
+            own = torch.tensor(list(sums.values()), device=self.accelerator.device, dtype=torch.float64)
+            sums = dict(zip(sums, self.accelerator.reduce(own, "mean").tolist(), strict=True))
+        tokens = sums.pop("tokens") * processes
+        return {**{name: value / steps for name, value in sums.items()}, "tokens": tokens}
 
 
 def loss_terms(
     hidden_BTH: Tensor, head_VH: Tensor, inputs: dict[str, Tensor], label_ids: list[int], weights: Losses
 ) -> dict[str, Tensor]:
     """The unweighted terms of one batch that count at all, each a differentiable scalar."""
-    wanted = {name for name in (*_POINTWISE, *_BY_QUERY, *_TOKENWISE) if getattr(weights, name) > 0}
+    wanted = {name for name in TERMS if getattr(weights, name) > 0}
     teacher_B = inputs["teacher_scores"]
     distilled = ~teacher_B.isnan()
     score_hidden_BH = hidden_BTH[inputs["score_rows"], inputs["score_positions"]]
@@ -156,7 +185,8 @@ def loss_terms(
         if name in wanted:
             targets_BT = inputs[key][:, 1:]
             chosen = targets_BT != IGNORED
-            terms[name] = token_cross_entropy(hidden_BTH[:, :-1][chosen], head_VH, targets_BT[chosen])
+            weight_N = inputs["label_weights"][:, 1:][chosen] if name == "sft" else None
+            terms[name] = token_cross_entropy(hidden_BTH[:, :-1][chosen], head_VH, targets_BT[chosen], weight_N)
     return terms
 
 

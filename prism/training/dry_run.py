@@ -19,18 +19,9 @@ from prism.errors import CheckpointError, TemplateError
 from prism.template import BUILT_IN, Template, load_spec, spec_from_chat_template
 from prism.training.dataset import IGNORED
 from prism.training.evaluate import read_dev
+from prism.training.model import adapted, training_dtype
 from prism.training.recipe import Recipe, load_recipe
-from prism.training.setup import (
-    Opened,
-    Rows,
-    adapted,
-    arrange,
-    limited,
-    make_rows,
-    open_template,
-    refuse_packing,
-    training_dtype,
-)
+from prism.training.setup import Opened, Rows, arrange, limited, make_rows, open_template, refuse_packing
 from prism.types import Record
 
 if TYPE_CHECKING:
@@ -38,6 +29,8 @@ if TYPE_CHECKING:
 
 MATMUL_SHARE = 0.4
 """Share of a large matrix product's speed that training is assumed to reach."""
+NF4_BITS = 4.127
+"""Bits a weight takes as 4-bit NormalFloat with doubly quantized scales (Dettmers et al. 2023, "QLoRA", section 3)."""
 _GIB = 2**30
 _MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}
 
@@ -98,10 +91,11 @@ def dry_run(recipe_path: Path, *, overrides: list[str] | None = None, output: Pa
     model = _shape(recipe, config, template)
     batches = _batches(recipe, made)
     schedule = recipe.schedule
-    steps_per_epoch = math.ceil(len(batches) / schedule.accumulation)
+    steps_per_epoch = len(batches)
     steps = schedule.max_steps if schedule.max_steps > 0 else math.ceil(steps_per_epoch * schedule.epochs)
     epochs = steps / steps_per_epoch
-    padded = sum(batches)
+    padded = sum(map(sum, batches))
+    largest = max(map(max, batches))
     flops = training_flops(model, padded * epochs, checkpointing=schedule.gradient_checkpointing)
     rate = measured_flops(training_dtype(recipe))
     return Plan(
@@ -115,7 +109,7 @@ def dry_run(recipe_path: Path, *, overrides: list[str] | None = None, output: Pa
         target_tokens_per_epoch=sum(sum(label != IGNORED for label in row.labels) for row in made.rows),
         median_tokens=round(statistics.median(made.lengths)),
         longest_tokens=max(made.lengths),
-        longest_batch_tokens=max(batches),
+        longest_batch_tokens=largest,
         dev_records=0 if dev is None else len(dev.examples),
         epochs=epochs,
         effective_batch=schedule.batch_size * schedule.accumulation,
@@ -123,7 +117,7 @@ def dry_run(recipe_path: Path, *, overrides: list[str] | None = None, output: Pa
         parameters=_count(model),
         trained_parameters=_count(model, trained=True),
         dtype=str(training_dtype(recipe)).removeprefix("torch."),
-        **_memory(recipe, model, config, max(batches)),
+        **_memory(recipe, model, config, largest),
         flops=flops,
         matmul_tflops=rate / 1e12,
         hours=flops / (MATMUL_SHARE * rate) / 3600,
@@ -206,12 +200,19 @@ def _shape(recipe: Recipe, config: Any, template: Template) -> Any:
         return model if recipe.model.lora is None else adapted(model, recipe.model.lora)
 
 
-def _batches(recipe: Recipe, made: Rows) -> list[int]:
-    """Tokens computed in each batch of an epoch, padding included."""
-    lengths = [made.lengths[index] for index in arrange(recipe, made.rows)]
-    size = recipe.schedule.batch_size
-    chunks = [lengths[start : start + size] for start in range(0, len(lengths), size)]
-    return [sum(chunk) if recipe.schedule.packing else max(chunk) * len(chunk) for chunk in chunks]
+def _batches(recipe: Recipe, made: Rows) -> list[list[int]]:
+    """Tokens computed in each batch of an epoch, padding included; the batches of each optimizer step together."""
+    schedule = recipe.schedule
+    share = schedule.batch_size * schedule.accumulation
+    placed, lengths = arrange(recipe, made.rows), made.lengths
+    steps = []
+    for start in range(0, len(placed), share):
+        members: dict[int, list[int]] = {}
+        for place, (index, number) in enumerate(placed[start : start + share]):
+            key = number if schedule.tokens_per_batch else place // schedule.batch_size
+            members.setdefault(key, []).append(lengths[index])
+        steps.append([sum(rows) if schedule.packing else max(rows) * len(rows) for rows in members.values()])
+    return steps
 
 
 # --- estimates -------------------------------------------------------------------------------------------------------
@@ -233,17 +234,26 @@ def training_flops(model: Any, tokens: float, *, checkpointing: bool = False) ->
 
 def _memory(recipe: Recipe, model: Any, config: Any, batch_tokens: int) -> dict[str, float]:
     width = 2 if training_dtype(recipe) is torch.bfloat16 else 4
+    lora = recipe.model.lora
     trained = _count(model, trained=True)
     frozen = _count(model) - trained
-    own = width if recipe.model.lora is None else 4  # adapters are fp32
+    packed = _projections(model) if lora is not None and lora.quantize else 0
+    own = width if lora is None else 4  # adapters are fp32
     states = 8 if own == 4 else 12  # AdamW's two fp32 moments, and an fp32 copy of bf16 weights
     shape = (config or model.config).get_text_config()
     return {
-        "weights_gib": (frozen * width + trained * own) / _GIB,
+        "weights_gib": (packed * NF4_BITS / 8 + (frozen - packed) * width + trained * own) / _GIB,
         "gradients_gib": trained * own / _GIB,
         "optimizer_gib": trained * states / _GIB,
         "activations_gib": batch_tokens * shape.hidden_size * shape.num_hidden_layers * width / _GIB,
     }
+
+
+def _projections(model: Any) -> int:
+    """Frozen weights of linear layers without the output layer: what is kept in four bits."""
+    head = model.get_output_embeddings()
+    linear = (module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head)
+    return sum(module.weight.numel() for module in linear if not module.weight.requires_grad)
 
 
 def _count(model: Any, *, trained: bool = False) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own convention)
+from torch.utils.checkpoint import checkpoint
 
 from prism.scoring import score_tensor
 
@@ -58,7 +59,7 @@ def margin_mse(label_logits_B2: Tensor, teacher_B: Tensor, query_B: Tensor) -> T
     Hofstätter et al. 2020, "Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation",
     section 3.1 (Margin-MSE), over all pairs instead of sampled triples.
     """
-    pairs_BB = torch.triu(query_B[:, None] == query_B[None, :], diagonal=1)
+    pairs_BB = comparable_pairs(query_B)
     if not pairs_BB.any():
         return label_logits_B2.sum() * 0.0
     residual_B = _difference(label_logits_B2) - teacher_logit(teacher_B)
@@ -87,6 +88,11 @@ TEACHER_MARGIN = 1e-4
 """Teacher scores of exactly 0 or 1 count as this far from it: a logit of about 9."""
 
 
+def comparable_pairs(query_B: Tensor) -> Tensor:
+    """Rows i < j of one query, as a matrix [B, B] of booleans."""
+    return torch.triu(query_B[:, None] == query_B[None, :], diagonal=1)
+
+
 def teacher_logit(teacher_B: Tensor) -> Tensor:
     return torch.logit(teacher_B.float(), eps=TEACHER_MARGIN)
 
@@ -101,12 +107,40 @@ def _log_softmax_within(values_B: Tensor, same_BB: Tensor) -> Tensor:
     return values_B - torch.logsumexp(among_BB, dim=1)
 
 
-def token_cross_entropy(hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor) -> Tensor:
-    """Mean over N positions of -log softmax(hidden @ head^T)[target]: the SFT and language-model losses.
+LOGITS_AT_ONCE = 2**28
+"""About 1.6 GB of logits in bf16 and fp32: 1,766 positions of a vocabulary of 151,936."""
 
-    Takes hidden states of the needed positions only, so logits over a prompt are never built. In fp32 from the logits
-    on. Reduction: mean; zero (with a gradient path) for no positions.
+
+def token_cross_entropy(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    targets_N: Tensor,
+    weights_N: Tensor | None = None,
+    logits_at_once: int = LOGITS_AT_ONCE,
+) -> Tensor:
+    """Weighted mean over N positions of -log softmax(hidden @ head^T)[target]: the SFT and language-model losses.
+
+    With c the cross-entropy of a position and w its weight (default 1): sum w c / sum w. Takes the hidden states of
+    needed positions only, so logits over a prompt are never built, and no more than `logits_at_once` of them at a time:
+    where there are more, each part is computed again in the backward pass. In fp32 from the logits on. Zero (with a
+    gradient path) for no positions. Source: supervised fine-tuning by maximum likelihood (Ouyang et al. 2022, "Training
+    language models to follow instructions with human feedback", section 3.5); the weights make it a weighted one.
     """
     if targets_N.numel() == 0:
         return hidden_NH.sum() * 0.0
-    return F.cross_entropy(F.linear(hidden_NH, head_VH).float(), targets_N)
+    if weights_N is None:
+        weights_N = torch.ones_like(targets_N, dtype=torch.float32)
+    rows = max(1, logits_at_once // len(head_VH))
+    if len(targets_N) <= rows:
+        return _cross_entropy_sum(hidden_NH, head_VH, targets_N, weights_N) / weights_N.sum()
+    parts = zip(*(torch.split(tensor, rows) for tensor in (hidden_NH, targets_N, weights_N)), strict=True)
+    sums = [
+        checkpoint(_cross_entropy_sum, hidden, head_VH, targets, weights, use_reentrant=False, preserve_rng_state=False)
+        for hidden, targets, weights in parts
+    ]
+    return torch.stack(sums).sum() / weights_N.sum()
+
+
+def _cross_entropy_sum(hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
+    each_N = F.cross_entropy(F.linear(hidden_NH, head_VH).float(), targets_N, reduction="none")
+    return (weights_N * each_N).sum()

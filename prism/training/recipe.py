@@ -46,6 +46,8 @@ class Lora(Record):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     targets: str | tuple[str, ...] = "all-linear"
     """Module names; `all-linear`: every projection of attention (full and linear) and MLP, not the output layer."""
+    quantize: Literal["nf4"] | None = None
+    """Keep the frozen projections in four bits (QLoRA): a third of the memory, slower; where bitsandbytes runs."""
 
 
 class Model(Record):
@@ -90,6 +92,28 @@ class Data(Record):
         return self
 
 
+class PartWeights(Record):
+    """What the cross-entropy of each token counts in the `sft` term, by what the token is there for.
+
+    The term is the weighted mean over the tokens of a step: doubling all weights changes nothing.
+    """
+
+    label: float = Field(default=1.0, ge=0.0)
+    """`yes` or `no`, where no teacher scores it."""
+    contribution: float = Field(default=1.0, ge=0.0)
+    evidence: float = Field(default=1.0, ge=0.0)
+    tags: float = Field(default=1.0, ge=0.0)
+    """The tags around the texts, and the end of the turn."""
+    label_with_teacher: bool = False
+    """The label counts where a teacher scores it too. It then fights a soft teacher: scores are drawn to 0 and 1."""
+
+    @model_validator(mode="after")
+    def _some(self) -> PartWeights:
+        if not (self.label or self.contribution or self.evidence or self.tags):
+            raise ValueError("every part counts 0: set losses.sft to 0 instead")
+        return self
+
+
 class Losses(Record):
     """Weights of the terms of the training loss (`prism.training.losses`)."""
 
@@ -105,12 +129,13 @@ class Losses(Record):
     """Kullback-Leibler divergence between rankings, over the documents of a query."""
     sft: float = Field(default=1.0, ge=0.0)
     """Cross-entropy on the written part, and on the label where no teacher scores it."""
+    sft_parts: PartWeights = PartWeights()
     lm: float = Field(default=0.0, ge=0.0)
     """Cross-entropy on the texts of query and document."""
 
     @model_validator(mode="after")
     def _some(self) -> Losses:
-        if not any(self.model_dump().values()):
+        if not any(getattr(self, term) for term in TERMS):
             raise ValueError("every weight is 0: nothing would be trained")
         return self
 
@@ -118,6 +143,10 @@ class Losses(Record):
     def by_query(self) -> bool:
         """Whether the documents of a query must be trained on together."""
         return self.margin > 0 or self.listwise > 0
+
+
+TERMS = ("distill", "distill_ce", "distill_logit", "margin", "listwise", "sft", "lm")
+"""The terms a training loss can have."""
 
 
 class Optimizer(Record):
@@ -146,7 +175,12 @@ class Schedule(Record):
     epochs: float = Field(default=1.0, gt=0.0)
     max_steps: int = -1
     batch_size: int = Field(default=8, ge=1)
+    """Rows of one process computed at once."""
     accumulation: int = Field(default=1, ge=1)
+    """So many batches make an optimizer step."""
+    tokens_per_batch: int | None = Field(default=None, ge=64)
+    """The batch_size x accumulation rows of a step are cut into batches of similar length by this budget instead: rows
+    x longest row, or with `packing` the sum of the rows. Changes speed and memory, not the gradient."""
     shuffle: bool = True
     """Off keeps the order of the data (a curriculum); batches are grouped by length either way."""
     save_steps: int = Field(default=200, ge=1)
@@ -160,6 +194,8 @@ class Schedule(Record):
     """Computes activations twice instead of keeping them: less memory, a third more arithmetic."""
     packing: bool = False
     """The rows of a batch in one sequence without padding; for Qwen3, and worth it with flash_attention_2."""
+    liger: bool = False
+    """Liger's kernels: less memory and faster on GPUs, for the models they know."""
     report_to: tuple[str, ...] = ()
     """Where figures go besides log.json: tensorboard, wandb, mlflow, ... as far as installed."""
 

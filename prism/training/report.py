@@ -23,6 +23,7 @@ _TERMS = {
     "lm": "cross-entropy of the texts, nats a token",
 }
 _DOCUMENT_CHARS = 600
+_SHOWN = ("score", "outcome", "contribution", "evidence")
 
 
 def write_report(folder: Path, recipe: Recipe, log: Mapping[str, Any], measured: Sequence[Assessment]) -> Path:
@@ -106,9 +107,14 @@ def _samples(section: Section, before: Assessment, after: Assessment) -> None:
         text = new.document if len(new.document) <= _DOCUMENT_CHARS else new.document[:_DOCUMENT_CHARS] + " …"
         section.code(text, caption=f"{new.query} (labelled {new.label})")
         section.table(
-            ["", f"step {before.step}", f"step {after.step}"],
-            [[name, _shown(old, name), _shown(new, name)] for name in ("score", "outcome", "contribution", "evidence")],
+            ["", "wanted", f"step {before.step}", f"step {after.step}"],
+            [[name, _wanted(new, name), _shown(old, name), _shown(new, name)] for name in _SHOWN],
         )
+
+
+def _wanted(sample: Sample, name: str) -> str | None:
+    """What the record says there should be."""
+    return {"score": sample.label, "evidence": sample.gold_evidence}.get(name)
 
 
 def _shown(sample: Sample, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a recipe asks for, made: template, rows in training order, model, and the arguments of the trainer."""
+"""What a recipe asks for, made: template, rows in training order, and the arguments of the trainer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -14,12 +14,13 @@ from rich.console import Console
 from prism.checkpoint import Checkpoint
 from prism.data.build import build
 from prism.data.records import read_examples
-from prism.engines.hf import choose_dtype
 from prism.errors import DataError, RecipeError
 from prism.template import Template, TemplateSpec, load_spec
-from prism.training.dataset import Drops, Row, order, order_by_query, rows
-from prism.training.recipe import Lora, Recipe
-from prism.training.scratch import new_model, train_tokenizer
+from prism.training.batches import deal, filled, numbered, order, order_by_query
+from prism.training.dataset import Drops, Row, rows
+from prism.training.model import training_dtype
+from prism.training.recipe import Recipe
+from prism.training.scratch import train_tokenizer
 from prism.types import Example
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def make_rows(recipe: Recipe, folder: Path, template: Template) -> Rows:
             lm_share=data.lm_share,
             seed=recipe.seed,
             drops=drops,
+            part_weights=recipe.losses.sft_parts,
         )
     )
     for reason, count in drops.counts.items():
@@ -136,20 +138,45 @@ def make_rows(recipe: Recipe, folder: Path, template: Template) -> Rows:
     return found
 
 
-def arrange(recipe: Recipe, made: Sequence[Row], processes: int = 1) -> list[int]:
+class Placed(NamedTuple):
+    """A row's place in the training order."""
+
+    row: int
+    """Its index among the rows."""
+    batch: int
+    """Number of its batch within its process's optimizer step; 0 where batches are cut by rows."""
+
+
+def arrange(recipe: Recipe, made: Sequence[Row], processes: int = 1) -> list[Placed]:
     """Training order. Raises DataError when a loss that compares documents would never see two of one query."""
-    schedule = recipe.schedule
-    if recipe.losses.by_query:
+    schedule, by_query = recipe.schedule, recipe.losses.by_query
+    lengths = [len(row.input_ids) for row in made]
+    if by_query:
         arranged = order_by_query([row.query for row in made], shuffle=schedule.shuffle, seed=recipe.seed)
         _require_groups(recipe, [made[index] for index in arranged])
-        return arranged
-    lengths = [len(row.input_ids) for row in made]
-    batches = schedule.accumulation * processes
-    return order(lengths, schedule.batch_size, batches, shuffle=schedule.shuffle, seed=recipe.seed)
+    else:
+        batches = schedule.accumulation * processes
+        arranged = order(lengths, schedule.batch_size, batches, shuffle=schedule.shuffle, seed=recipe.seed)
+    if schedule.tokens_per_batch is None:
+        return [Placed(index, 0) for index in arranged]
+    share = schedule.batch_size * schedule.accumulation
+    if processes > 1:
+        arranged = filled(arranged, share * processes)
+        arranged = arranged if by_query else deal(arranged, share, processes)
+    numbers = numbered(
+        [lengths[index] for index in arranged],
+        share,
+        processes,
+        schedule.tokens_per_batch,
+        packed=schedule.packing,
+        units=[made[index].query for index in arranged] if by_query else None,
+    )
+    return [Placed(index, number) for index, number in zip(arranged, numbers, strict=True)]
 
 
 def _require_groups(recipe: Recipe, arranged: Sequence[Row]) -> None:
-    size = recipe.schedule.batch_size
+    schedule = recipe.schedule
+    size = schedule.batch_size * (schedule.accumulation if schedule.tokens_per_batch else 1)
     for start in range(0, len(arranged), size):
         queries = [row.query for row in arranged[start : start + size] if row.teacher_score == row.teacher_score]
         if len(set(queries)) < len(queries):
@@ -158,55 +185,6 @@ def _require_groups(recipe: Recipe, arranged: Sequence[Row]) -> None:
         "losses.margin and losses.listwise compare documents of one query, and no query has two records with a"
         " teacher_score: give more documents a query, or set these weights to 0"
     )
-
-
-# --- model -----------------------------------------------------------------------------------------------------------
-
-
-def make_model(recipe: Recipe, opened: Opened) -> Any:
-    """The model to train, on its device; the recipe's seed decides whatever is random in it."""
-    from transformers import set_seed
-
-    set_seed(recipe.seed)
-    dtype = training_dtype(recipe)
-    if opened.base is None:
-        assert recipe.model.scratch is not None  # the recipe's validator saw to it
-        model: Any = new_model(recipe.model.scratch, opened.template).to(dtype)
-    else:
-        name: Literal["bfloat16", "float32"] = "bfloat16" if dtype is torch.bfloat16 else "float32"
-        model = opened.base.load_model(dtype=name)
-    model.set_attn_implementation(recipe.schedule.attention)
-    if recipe.model.lora is not None:
-        model = adapted(model, recipe.model.lora)
-    free = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    say(f"{sum(p.numel() for p in model.parameters()):,} parameters, {free:,} of them trained")
-    return model
-
-
-def adapted(model: Any, lora: Lora) -> Any:
-    """The model with adapters beside its frozen weights. Raises RecipeError when `targets` names no module."""
-    from peft import LoraConfig, get_peft_model
-
-    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    config = LoraConfig(
-        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
-    )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        raise RecipeError(f"model.lora.targets {lora.targets!r}: {' '.join(str(error).split())}") from error
-
-
-def merged(model: Any) -> Any:
-    """The plain model: adapters are folded into their weights in fp32, where nothing of them is rounded away."""
-    return model.float().merge_and_unload() if hasattr(model, "merge_and_unload") else model
-
-
-def training_dtype(recipe: Recipe) -> torch.dtype:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if recipe.schedule.bf16 is None:
-        return choose_dtype(device, "auto")
-    return torch.bfloat16 if recipe.schedule.bf16 else torch.float32
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
@@ -219,12 +197,13 @@ def arguments(recipe: Recipe, folder: Path) -> SFTConfig:
     _refuse_sharding(recipe)
     schedule, optimizer = recipe.schedule, recipe.optimizer
     on_cpu = not torch.cuda.is_available()
+    whole = schedule.tokens_per_batch is not None  # a step's rows come at once, and `DistillTrainer` takes them apart
     return SFTConfig(
         output_dir=str(folder / "state"),
         num_train_epochs=schedule.epochs,
         max_steps=schedule.max_steps,
-        per_device_train_batch_size=schedule.batch_size,
-        gradient_accumulation_steps=schedule.accumulation,
+        per_device_train_batch_size=schedule.batch_size * (schedule.accumulation if whole else 1),
+        gradient_accumulation_steps=1 if whole else schedule.accumulation,
         gradient_checkpointing=schedule.gradient_checkpointing,
         max_grad_norm=optimizer.max_grad_norm,
         learning_rate=optimizer.lr,
@@ -234,7 +213,7 @@ def arguments(recipe: Recipe, folder: Path) -> SFTConfig:
         bf16=False,  # no autocast: the model itself is bf16, the optimizer keeps fp32 copies
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
-        train_sampling_strategy="sequential",  # `dataset.order` has decided
+        train_sampling_strategy="sequential",  # `arrange` has decided
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         packing=False,  # TRL's own; ours is in the collator
@@ -243,6 +222,7 @@ def arguments(recipe: Recipe, folder: Path) -> SFTConfig:
         save_total_limit=schedule.keep_checkpoints,
         logging_steps=schedule.log_steps,
         logging_nan_inf_filter=False,
+        disable_tqdm=True,  # `Reporter` shows more
         report_to=_reporters(schedule.report_to),
         seed=recipe.seed,
         data_seed=recipe.seed,
@@ -258,6 +238,8 @@ def _refuse_sharding(recipe: Recipe) -> None:
         raise RecipeError("FSDP keeps fp32 weights itself: set schedule.bf16=false, and mixed_precision in its profile")
     if recipe.evaluation is not None:
         raise RecipeError("measuring while training needs whole weights, FSDP shares them out: set evaluation=null")
+    if recipe.model.lora is not None and recipe.model.lora.quantize:
+        raise RecipeError("FSDP cannot share weights of four bits out: set model.lora.quantize=null, or use DDP")
 
 
 def _evaluation_arguments(recipe: Recipe) -> dict[str, Any]:

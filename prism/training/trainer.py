@@ -11,12 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from prism.checkpoint import Checkpoint
 from prism.errors import RecipeError
 from prism.template import Template
-from prism.training.dataset import collator
+from prism.training.batches import collator
 from prism.training.distill import DistillTrainer
 from prism.training.evaluate import Assessment, DevSet, assess, read_dev
+from prism.training.model import make_model, merged
+from prism.training.progress import Reporter
 from prism.training.recipe import Recipe, dump_recipe, load_recipe
 from prism.training.report import write_report
 from prism.training.setup import (
@@ -25,9 +29,7 @@ from prism.training.setup import (
     arguments,
     arrange,
     is_main,
-    make_model,
     make_rows,
-    merged,
     open_template,
     say,
 )
@@ -53,44 +55,62 @@ def train(
         opened = open_template(recipe, folder)
         made = make_rows(recipe, folder, opened.template)
         dev = read_dev(recipe, folder)
-    trainer = _trainer(recipe, folder, settings, opened, made, dev)
-    state = _last_state(folder) if resume else None
-    if dev is not None and state is None:
-        _assess(folder, dev, opened.template, trainer.model, 0)
-    trainer.train(resume_from_checkpoint=state)
+    with Reporter(Console()) as reporter:
+        trainer = _trainer(recipe, folder, settings, opened, made, dev, reporter)
+        state = _last_state(folder) if resume else None
+        if dev is not None and state is None:
+            before = _assess(folder, dev, opened.template, trainer.model, 0)
+            say(f"before training: {', '.join(f'{name} {value:.4f}' for name, value in before.items())}")
+        trainer.train(resume_from_checkpoint=state)
     return _finish(recipe, folder, trainer, opened, made, time.time() - started)
 
 
 def _trainer(
-    recipe: Recipe, folder: Path, settings: Any, opened: Opened, made: Rows, dev: DevSet | None
+    recipe: Recipe,
+    folder: Path,
+    settings: Any,
+    opened: Opened,
+    made: Rows,
+    dev: DevSet | None,
+    reporter: Reporter,
 ) -> DistillTrainer:
     from datasets import Dataset
-    from transformers import EarlyStoppingCallback
+    from transformers import EarlyStoppingCallback, PrinterCallback
 
     arranged = arrange(recipe, made.rows, settings.world_size)
     patience = recipe.evaluation.patience if recipe.evaluation else None
     tokenizer = opened.template.tokenizer
-    return DistillTrainer(
+    schedule = recipe.schedule
+    grouped = schedule.tokens_per_batch is not None
+    model = make_model(recipe, opened.template, opened.base, (row.input_ids for row in made.rows))
+    say(_size(model))
+    trainer = DistillTrainer(
         label_ids=opened.template.label_ids,
         weights=recipe.losses,
         settings=recipe,
         assess=None if dev is None else partial(_assess, folder, dev, opened.template),
-        model=make_model(recipe, opened),
+        model=model,
         args=settings,
-        data_collator=collator(tokenizer.pad_token_id, packed=recipe.schedule.packing),
-        train_dataset=Dataset.from_list([made.rows[index]._asdict() for index in arranged]),
+        data_collator=collator(tokenizer.pad_token_id, packed=schedule.packing, grouped=grouped),
+        train_dataset=Dataset.from_list([{**made.rows[index]._asdict(), "batch": batch} for index, batch in arranged]),
         # Trainer wants to see one; what is measured goes through `assess`.
         eval_dataset=None if dev is None else Dataset.from_list([{"query": e.query} for e in dev.examples]),
-        callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+        callbacks=[reporter, *([EarlyStoppingCallback(patience)] if patience else [])],
         processing_class=tokenizer,
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _size(model: Any) -> str:
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return f"{sum(p.numel() for p in model.parameters()):,} parameters, {trained:,} of them trained"
 
 
 def _assess(folder: Path, dev: DevSet, template: Template, model: Any, step: int) -> dict[str, float]:
     found = assess(model, template, dev, step)
     if is_main():
         found.write(folder / "evaluation")
-    say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.measures.items()))
     return found.measures
 
 
@@ -109,7 +129,8 @@ def _finish(recipe: Recipe, folder: Path, trainer: DistillTrainer, opened: Opene
     if not is_main():
         return result
     text = dump_recipe(recipe)
-    Checkpoint.save(result, model=merged(whole), template=opened.template, name=recipe.name, recipe=text)
+    plain = merged(whole, recipe, opened.base)
+    Checkpoint.save(result, model=plain, template=opened.template, name=recipe.name, recipe=text)
     (folder / "log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
     page = write_report(folder, recipe, log, Assessment.read_all(folder / "evaluation"))
     say(f"wrote {result}{f', the best of those measured ({Path(best).name}),' if best else ''} and {page}")
@@ -123,7 +144,7 @@ def _whole(recipe: Recipe, trainer: DistillTrainer, opened: Opened) -> Any:
     weights = trainer.accelerator.get_state_dict(trainer.model)  # all processes take part, the first one gets it
     if not is_main():
         return None
-    model = make_model(recipe, opened)
+    model = make_model(recipe, opened.template, opened.base)
     model.load_state_dict(weights)
     return model
 

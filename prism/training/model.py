@@ -1,0 +1,161 @@
+"""The model a recipe trains: new or existing, whole, with adapters, or with adapters beside a base in four bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from prism.engines.hf import choose_dtype
+from prism.errors import RecipeError
+from prism.training.recipe import Lora, Recipe
+from prism.training.scratch import new_model
+
+if TYPE_CHECKING:
+    from prism.checkpoint import Checkpoint
+    from prism.template import Template
+
+
+def make_model(
+    recipe: Recipe, template: Template, base: Checkpoint | None, sequences: Iterable[Sequence[int]] = ()
+) -> Any:
+    """The model to train, on its device; the recipe's seed decides whatever is random in it.
+
+    `sequences` are the token ids it will see: a new model starts knowing which tokens are rare. Raises RecipeError for
+    what this machine lacks: a package, or a GPU.
+    """
+    from transformers import set_seed
+
+    set_seed(recipe.seed)
+    dtype, lora = training_dtype(recipe), recipe.model.lora
+    if base is None:
+        assert recipe.model.scratch is not None  # the recipe's validator saw to it
+        model: Any = new_model(recipe.model.scratch, template, sequences).to(dtype)
+    elif lora is not None and lora.quantize:
+        model = _in_four_bits(base, dtype)
+    else:
+        name: Literal["bfloat16", "float32"] = "bfloat16" if dtype is torch.bfloat16 else "float32"
+        model = base.load_model(dtype=name)
+    try:
+        model.set_attn_implementation(recipe.schedule.attention)
+    except ImportError as error:
+        raise RecipeError(f"schedule.attention {recipe.schedule.attention!r}: {_one_line(error)}") from error
+    if recipe.schedule.liger:
+        _speed_up(model)
+    return model if lora is None else adapted(model, lora)
+
+
+def training_dtype(recipe: Recipe) -> torch.dtype:
+    if recipe.schedule.bf16 is None:
+        return choose_dtype(_device(), "auto")
+    return torch.bfloat16 if recipe.schedule.bf16 else torch.float32
+
+
+def require(package: str, setting: str, extra: str) -> None:
+    """Raises RecipeError unless `package` is installed."""
+    if find_spec(package) is None:
+        raise RecipeError(
+            f"{setting} needs {package}, which is not installed: pip install 'prism-reranker[{extra}]', or leave it out"
+        )
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+# --- adapters --------------------------------------------------------------------------------------------------------
+
+
+def adapted(model: Any, lora: Lora) -> Any:
+    """The model with adapters beside its frozen weights. Raises RecipeError when `targets` names no module."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise RecipeError(f"model.lora.targets {lora.targets!r}: {_one_line(error)}") from error
+
+
+def merged(model: Any, recipe: Recipe, base: Checkpoint | None) -> Any:
+    """The plain model: adapters are folded into their weights in fp32, where nothing of them is rounded away."""
+    lora = recipe.model.lora
+    if lora is None:
+        return model
+    if lora.quantize:
+        assert base is not None  # the recipe's validator saw to it
+        model = _out_of_four_bits(model, adapted(base.load_model("float32", "cpu"), lora))
+    return model.float().merge_and_unload()
+
+
+# --- four bits -------------------------------------------------------------------------------------------------------
+
+
+def _in_four_bits(base: Checkpoint, dtype: torch.dtype) -> Any:
+    """The base's projections as 4-bit NormalFloat with doubly quantized scales (Dettmers et al. 2023, "QLoRA")."""
+    require("bitsandbytes", "model.lora.quantize", "qlora")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    here = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base.path,
+            dtype=dtype,
+            device_map={"": here},
+            quantization_config=settings,
+            use_safetensors=True,
+            trust_remote_code=base.trust_remote_code,
+        ).eval()
+    except (ImportError, RuntimeError, ValueError, NotImplementedError) as error:
+        raise RecipeError(
+            f"model.lora.quantize: bitsandbytes does not run {base.name} here ({_one_line(error)}): leave it out"
+        ) from error
+    for module in model.modules():
+        # Some CPUs have weights rearranged by the first pass without gradients, an evaluation: after that they pass no
+        # gradient on, and training goes on without learning.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _out_of_four_bits(trained: Any, plain: Any) -> Any:
+    """`plain` with the numbers of `trained`: of a quantized weight those it stands for, which the adapters know."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    with torch.no_grad():
+        numbers = dict(trained.named_parameters())
+        for name, parameter in plain.named_parameters():
+            found = numbers[name]
+            state = getattr(found, "quant_state", None)
+            value = found if state is None else dequantize_4bit(found.data, state)
+            parameter.copy_(value.to(parameter.device, torch.float32).reshape(parameter.shape))
+    return plain
+
+
+# --- kernels ---------------------------------------------------------------------------------------------------------
+
+
+def _speed_up(model: Any) -> None:
+    """Liger's kernels for norms, rotary embeddings and MLPs; the loss stays ours (Hsu et al. 2024, "Liger Kernel")."""
+    if not torch.cuda.is_available():
+        raise RecipeError("schedule.liger: Liger's kernels run on GPUs, and there is none here: set it to false")
+    require("liger_kernel", "schedule.liger", "liger")
+    from liger_kernel.transformers import _apply_liger_kernel_to_instance
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    kind = model.config.model_type
+    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise RecipeError(f"schedule.liger: this liger_kernel has nothing for {kind} models: set it to false")
+    _apply_liger_kernel_to_instance(model, cross_entropy=False, fused_linear_cross_entropy=False)

@@ -1,0 +1,195 @@
+"""Batches by a budget of tokens: what they cost, that nothing is lost, that the gradient does not depend on them."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from itertools import groupby
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_trainer import example, recipe, trainer_for, weights  # noqa: F401  (a fixture)
+
+from prism.template import PRISM, Template
+from prism.training.batches import collator, deal, filled, numbered, token_batches
+from prism.training.dataset import Drops, Row, make_row
+from prism.training.distill import body
+from prism.training.dry_run import _batches
+from prism.training.recipe import TERMS, Data, Losses, Model, PartWeights, Recipe, Schedule
+from prism.training.setup import Rows, arguments, arrange
+from prism.training.trainer import train
+
+LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
+
+
+def test_rows_of_similar_length_share_a_batch():
+    # Longest first. Padded: 50 alone (2 x 50 > 80); 40 + 40 = 80; 20 + 20 + 10 padded to 3 x 20 = 60.
+    assert token_batches([10, 20, 40, 50, 20, 40], 80) == [[3], [2, 5], [1, 4, 0]]
+    # Packed, a batch costs its sum: 50 (+ 40 is too much); 40 + 30; 20 + 20 + 10.
+    assert token_batches([10, 20, 40, 50, 20, 30], 80, packed=True) == [[3], [2, 5], [1, 4, 0]]
+    assert token_batches([100], 80) == [[0]]  # never cut
+
+
+@given(LENGTHS, st.integers(1, 150), st.booleans(), st.integers(1, 6))
+def test_batches_keep_every_row_and_the_budget(lengths, budget, packed, least):
+    made = token_batches(lengths, budget, packed=packed, least=least)
+    assert sorted(position for batch in made for position in batch) == list(range(len(lengths)))
+    assert len(made) >= min(least, len(lengths))
+    for batch in made:
+        rows = [lengths[position] for position in batch]
+        assert len(rows) == 1 or (sum(rows) if packed else max(rows) * len(rows)) <= budget
+
+
+@given(LENGTHS, st.integers(1, 150), st.integers(1, 4), st.data())
+def test_documents_of_a_query_stay_together(lengths, budget, least, data):
+    units = data.draw(st.lists(st.integers(0, 5), min_size=len(lengths), max_size=len(lengths)))
+    made = token_batches(lengths, budget, units=units, least=least)
+    assert sorted(position for batch in made for position in batch) == list(range(len(lengths)))
+    assert len(made) >= min(least, len(set(units)))
+    assert sum(len({units[position] for position in batch}) for batch in made) == len(set(units))
+
+
+@given(LENGTHS, st.integers(1, 5), st.integers(1, 4), st.integers(1, 150))
+def test_processes_get_equally_many_rows_and_batches(lengths, share, processes, budget):
+    arranged = deal(filled(range(len(lengths)), share * processes), share, processes)
+    assert set(arranged) == set(range(len(lengths)))
+    numbers = numbered([lengths[index] for index in arranged], share, processes, budget)
+    chunks = [numbers[start : start + share] for start in range(0, len(numbers), share)]
+    for start in range(0, len(chunks), processes):
+        step = [sorted(set(chunk)) for chunk in chunks[start : start + processes]]
+        assert len(step) == processes
+        assert all(found == list(range(len(step[0]))) for found in step)
+
+
+def test_a_step_is_dealt_out_evenly():
+    # Two processes, three rows each: sorted rows 0..5 go to process 0 and 1 in turn; so does the next step.
+    assert deal(range(12), 3, 2) == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
+
+
+def test_the_last_step_is_filled_from_the_front():
+    assert filled([7, 8, 9], 4) == [7, 8, 9, 7]
+    assert filled([7], 4) == [7, 7, 7, 7]
+    assert filled([7, 8], 2) == [7, 8]
+
+
+def speaking(schedule: Schedule, losses: Losses) -> Recipe:
+    return Recipe(name="x", model=Model(base="b"), data=Data(files=["f"]), schedule=schedule, losses=losses)
+
+
+def test_arranged_rows_of_a_step_are_those_drawn_for_it(tiny_tokenizer):
+    """The budget decides what is computed together, never what a step trains on."""
+    template = Template(PRISM, tiny_tokenizer)
+    made = [make_row(example(i), template, 400, lm=False) for i in range(32)]
+    steps = []
+    for budget in (None, 300):
+        schedule = Schedule(batch_size=4, accumulation=2, tokens_per_batch=budget)
+        placed = arrange(speaking(schedule, Losses()), made)
+        steps.append([{place.row for place in placed[start : start + 8]} for start in range(0, 32, 8)])
+    assert steps[0] == steps[1]
+
+
+def rows_for(template: Template) -> list[Row]:
+    """A step of eight rows: texts of many lengths, three without a teacher, three without a written part."""
+    made = []
+    for number in range(8):
+        one = example(number)
+        changed = {"document": one.document + " More." * 7 * number}
+        if number in (1, 2, 6):
+            changed["teacher_score"] = None
+        made.append(make_row(one.model_copy(update=changed), template, 600, number % 3 == 0, PartWeights(evidence=3.0)))
+    return made
+
+
+@pytest.fixture
+def step(tiny_tokenizer, tiny_qwen3, tmp_path):
+    """(trainer, rows, gradient of a step whose rows are cut into these batches)"""
+    model = deepcopy(tiny_qwen3).train()
+    trainer = trainer_for(tiny_tokenizer, model, tmp_path, Losses(**dict.fromkeys(TERMS, 1.0)))
+    rows = [row._asdict() for row in rows_for(Template(PRISM, tiny_tokenizer))]
+
+    def gradient(numbers: list[int], packed: bool = False) -> dict[str, torch.Tensor]:
+        placed = [{**row, "batch": number} for row, number in zip(rows, numbers, strict=True)]
+        sample = collator(0, packed=packed, grouped=True)(placed)
+        model.zero_grad()
+        samples, totals = trainer.get_batch_samples(iter([sample]), 1, torch.device("cpu"))
+        trainer.training_step(model, samples[0], totals)
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    return trainer, rows, gradient
+
+
+def test_the_gradient_does_not_depend_on_the_batches(step):
+    """Every term, unequal batches, rows with and without teacher, parts with weights: the step is what counts."""
+    trainer, rows, gradient = step
+    lengths = [len(row["input_ids"]) for row in rows]
+    queries = [row["query"] for row in rows]
+    whole = gradient([0] * 8)
+    scale = {name: value.abs().max().item() for name, value in whole.items()}
+    for packed in (False, True):
+        for budget in (400, 700):
+            cut = token_batches(lengths, budget, packed=packed, units=queries)
+            assert len({len(batch) for batch in cut}) > 1 or len(cut) == len(set(queries))
+            numbers = [next(n for n, batch in enumerate(cut) if place in batch) for place in range(8)]
+            found = gradient(numbers, packed)
+            for name, value in whole.items():
+                assert torch.allclose(found[name], value, atol=2e-5 * scale[name]), (name, packed, budget)
+    assert body(trainer.model).layers[0].self_attn.q_proj.weight.grad.abs().max() > 0
+
+
+def test_accumulated_batches_give_the_gradient_of_the_whole_step(step):
+    """The same with batches of so many rows, which Trainer takes one by one; no batch ends within a query."""
+    trainer, rows, gradient = step
+    whole = gradient([0] * 8)
+    trainer.model.zero_grad()
+    batches = iter([collator(0)(rows[:4]), collator(0)(rows[4:])])
+    samples, totals = trainer.get_batch_samples(batches, 2, torch.device("cpu"))
+    for sample in samples:
+        trainer.training_step(trainer.model, sample, totals)
+    for name, parameter in trainer.model.named_parameters():
+        bound = 2e-5 * whole[name].abs().max().item()
+        assert torch.allclose(parameter.grad, whole[name], atol=bound), name
+
+
+def test_what_is_counted_by_hand(tiny_tokenizer):
+    made = [row._asdict() for row in rows_for(Template(PRISM, tiny_tokenizer))]
+    found = collator(0)(made)["counts"]
+    # Rows 0 to 3 ask one thing, 4 to 7 another. Teachers: rows 0, 3 and rows 4, 5, 7: 1 + 3 pairs of two queries.
+    assert (found["distill"], found["margin"], found["listwise"]) == (5, 1 + 3, 2)
+    assert found["sft"] == pytest.approx(sum(sum(row["weights"]) for row in made))
+    assert found["lm"] == sum(sum(label >= 0 for label in row["lm_labels"][1:]) for row in made)
+    assert collator(0, packed=True)(made)["counts"] == found
+
+
+def test_a_budget_trains_what_batches_of_rows_train(recipe, tmp_path):  # noqa: F811
+    """Through the command's own path, with the same rows in every step: equal but for the order of sums."""
+    exact = ["schedule.bf16=false", "optimizer.name=adamw", "optimizer.eps=1e-3"]  # nothing that blows up last bits
+    common = [*exact, "schedule.max_steps=4", "schedule.save_steps=4", "schedule.batch_size=8"]
+    one = weights(train(recipe, overrides=common, output=tmp_path / "rows"))
+    budget = [*common[:-1], "schedule.batch_size=2", "schedule.accumulation=4", "schedule.tokens_per_batch=600"]
+    two = weights(train(recipe, overrides=budget, output=tmp_path / "tokens"))
+    # The checkpoint is rounded to bf16: a last bit may differ.
+    assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-4, rtol=2**-7) for name in one)
+    logs = [json.loads((tmp_path / name / "log.json").read_text())["history"][0] for name in ("rows", "tokens")]
+    for term in ("distill", "sft", "lm", "tokens"):
+        assert logs[0][term] == pytest.approx(logs[1][term], rel=1e-4)
+
+
+def test_arguments_hand_a_whole_step_over(tmp_path):
+    settings = arguments(speaking(Schedule(batch_size=4, accumulation=6, tokens_per_batch=900), Losses()), tmp_path)
+    assert (settings.per_device_train_batch_size, settings.gradient_accumulation_steps) == (24, 1)
+
+
+def test_dry_run_counts_what_is_computed(tiny_tokenizer):
+    made = [make_row(example(i), Template(PRISM, tiny_tokenizer), 400, lm=False) for i in range(10)]
+    schedule = Schedule(batch_size=2, accumulation=2, tokens_per_batch=250)
+    settings = speaking(schedule, Losses())
+    placed = arrange(settings, made)
+    expected = []
+    for start in range(0, 10, 4):
+        ranked = sorted(placed[start : start + 4], key=lambda place: place.batch)
+        groups = [list(group) for _, group in groupby(ranked, key=lambda place: place.batch)]
+        expected.append([max(len(made[p.row].input_ids) for p in group) * len(group) for group in groups])
+    assert [sorted(step) for step in _batches(settings, Rows(made, Drops()))] == [sorted(step) for step in expected]
+    assert len(expected) == 3
