@@ -28,8 +28,8 @@ clients: .venv-clients-a/.done .venv-clients-b/.done
 	.venv-clients-$*/bin/uv pip install --native-tls --quiet --python .venv-clients-$*/bin/python --no-deps --requirement $<
 	touch $@
 
-# The gate, then what is too slow for it.
-test-all: test clients
+# The gate, then what is too slow for it: the clients' own libraries, and real vLLM on the CPU.
+test-all: test clients vllm
 	$(BIN)/python -m pytest -m exhaustive $(PYTEST_ARGS)
 
 lint: $(VENV)/.test

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -42,6 +43,27 @@ def open_engine(
     if name == "vllm":
         return _vllm(checkpoint, dtype, options or {})
     return _hf(checkpoint.template, checkpoint.load_model(dtype=dtype, device=device), options or {})
+
+
+def read_vllm_options(name: EngineName, given: Sequence[str]) -> dict[str, Any] | None:
+    """`tensor_parallel_size=2` and the like, from a command line, as `options` of `open_engine`.
+
+    Values are JSON where they can be, else texts. Raises InputError for another engine, and for what is no NAME=VALUE.
+    """
+    if not given:
+        return None
+    if name != "vllm":
+        raise InputError(f"engine options are vLLM's own settings: they need engine 'vllm', got {name!r}")
+    found = {}
+    for one in given:
+        option, equals, value = one.partition("=")
+        if not equals or not option.isidentifier():
+            raise InputError(f"engine option {one!r}: expected NAME=VALUE, such as tensor_parallel_size=2")
+        try:
+            found[option] = json.loads(value)
+        except ValueError:
+            found[option] = value
+    return {"options": found}
 
 
 def _hf(template: Template, model: Any, options: Mapping[str, Any]) -> Engine:

@@ -62,6 +62,7 @@ _EXTRAS = {
     "ir_measures": "eval",
     "sklearn": "eval",
     "statsmodels": "eval",
+    "ray": "scale",
 }
 
 
@@ -103,6 +104,10 @@ Engine = Annotated[
 BaseUrl = Annotated[
     list[str] | None,
     typer.Option(help="Where engine openai finds the model, up to /v1; repeat for several servers."),
+]
+EngineOption = Annotated[
+    list[str] | None,
+    typer.Option(help="With vllm: NAME=VALUE of vLLM's AsyncEngineArgs, such as tensor_parallel_size=2; repeat."),
 ]
 ServedModel = Annotated[str | None, typer.Option(help="The model's name on those servers; default: their first.")]
 SelfTest = Annotated[bool, typer.Option(help="Score an obvious yes and an obvious no after loading.")]
@@ -197,20 +202,27 @@ def serve(
     engine: Engine = "hf",
     base_url: BaseUrl = None,
     served_model: ServedModel = None,
+    engine_option: EngineOption = None,
+    traces: Annotated[
+        bool, typer.Option(help="Send OpenTelemetry spans, without texts, to OTEL_EXPORTER_OTLP_ENDPOINT.")
+    ] = False,
 ) -> None:
     """Serve POST /v1/rerank to the clients of Cohere, Jina, Voyage, vLLM and Text Embeddings Inference, and raw HTTP.
 
     Beside it: /v1/models, /health, /ready, /metrics (Prometheus) and /docs. Logs are JSON lines on standard error,
     without texts of requests. SIGTERM lets what is under way finish.
     """
+    from prism.backends import read_vllm_options
     from prism.serving.app import create_app
     from prism.serving.keys import Keys
     from prism.serving.limits import Limits
     from prism.serving.run import run
+    from prism.serving.tracing import exporter
 
     keys = Keys.read(api_keys_file)
     if not keys and not _is_loopback(host):
         typer.echo(f"warning: {host} can be reached from other machines, and no API key is set", err=True)
+    trace = exporter() if traces else None
     limits = Limits(
         max_documents=max_documents,
         max_body_bytes=int(max_body_mb * 2**20),
@@ -228,12 +240,13 @@ def serve(
         engine=engine,
         base_url=base_url,
         served_model=served_model,
+        engine_options=read_vllm_options(engine, engine_option or ()),
     )
     if engine == "hf":  # the others batch across requests themselves
         from prism.serving.turns import TakingTurns
 
         reranker.take_turns(TakingTurns)
-    endpoint = create_app(reranker, limits, keys=keys)
+    endpoint = create_app(reranker, limits, keys=keys, trace=trace)
     run(endpoint, host=host, port=port, drain_delay_s=drain_delay, finish_within_s=request_timeout)
 
 

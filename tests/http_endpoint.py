@@ -16,13 +16,14 @@ from prism.reranker import Reranker
 from prism.serving.app import create_app
 from prism.serving.keys import Keys
 from prism.serving.limits import Limits
+from prism.serving.tracing import Trace
 
 
 class Server:
     """`with Server(reranker) as client:`; `url` is for other clients, `app` for what the test asks of the inside."""
 
-    def __init__(self, reranker: Reranker, keys: Keys | None = None, **limits: Any) -> None:
-        self.app = create_app(reranker, Limits(**limits), keys=keys)
+    def __init__(self, reranker: Reranker, keys: Keys | None = None, trace: Trace | None = None, **limits: Any) -> None:
+        self.app = create_app(reranker, Limits(**limits), keys=keys, trace=trace)
         self._server = uvicorn.Server(uvicorn.Config(self.app, log_level="warning", lifespan="on", ws="none"))
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._run)

@@ -70,6 +70,16 @@ def test_kubernetes_names_every_vllm_pod(options):
         )
 
 
+def test_ray_serves_the_name_and_settings_vllm_knows():
+    config = yaml.safe_load((SERVE / "ray_serve.yaml").read_text(encoding="utf-8"))
+    (application,) = config["applications"]
+    assert application["import_path"] == "ray.serve.llm:build_openai_app"
+    (model,) = application["args"]["llm_configs"]
+    assert model["model_loading_config"]["model_id"] == "prism"
+    assert "speculative_config" not in model["engine_kwargs"]
+    assert model["engine_kwargs"]["enable_prefix_caching"] is True
+
+
 def test_images_start_the_endpoint_with_options_it_has(options):
     for name in ("Dockerfile.cpu", "Dockerfile.cuda"):
         text = (SERVE / name).read_text(encoding="utf-8")

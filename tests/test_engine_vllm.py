@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from vllm_support import SMALL, VLLM_WARNINGS, alive, children, needs_vllm
 
-from prism.backends import open_engine
+from prism.backends import open_engine, read_vllm_options
 from prism.checkpoint import Checkpoint
 from prism.engines.base import LabelLogits, ScoreOutput, WriteRequest
 from prism.engines.decode import shared_length
@@ -177,8 +177,7 @@ def test_no_process_survives_a_killed_parent(tmp_path):
             f"""
             import time
             from pathlib import Path
-            from prism.engines.decode import shared_length
-from prism.engines.vllm import VllmEngine
+            from prism.engines.vllm import VllmEngine
 
             if __name__ == "__main__":
                 engine = VllmEngine(
@@ -249,6 +248,20 @@ def test_broken_numbers_and_broken_texts_raise():
     with pytest.raises(EngineError, match="abort"):
         asyncio.run(texts(made, [WriteRequest([1, 2], 4)]))
     asyncio.run(made.aclose())
+
+
+def test_vllms_settings_come_from_the_command_line():
+    given = ["tensor_parallel_size=2", "enforce_eager=true", "quantization=fp8", 'hf_overrides={"a": 1}']
+    expected = {"tensor_parallel_size": 2, "enforce_eager": True, "quantization": "fp8", "hf_overrides": {"a": 1}}
+    assert read_vllm_options("vllm", given) == {"options": expected}
+    assert read_vllm_options("hf", []) is None
+    for engine, option, words in (
+        ("hf", "a=1", "need engine 'vllm'"),
+        ("vllm", "a", "NAME=VALUE"),
+        ("vllm", "a b=1", "NAME=VALUE"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read_vllm_options(engine, [option])
 
 
 def test_only_plain_attention_speculates(tmp_path):

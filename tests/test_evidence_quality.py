@@ -442,6 +442,8 @@ def test_bad_arguments_are_one_line(tmp_path, arguments, message):
 def test_help_teaches():
     shown = CliRunner().invoke(script.app, ["--help"]).output
     assert "--pruner" in shown
+    assert "    python eval/evidence_quality.py --model nano" in shown
+    assert "#KEY_VARIABLE" in shown
 
 
 def test_kill_9_loses_nothing_and_asks_nothing_twice(tmp_path):

@@ -295,6 +295,8 @@ def test_script_reports(tmp_path):
     assert judged["single"]["mean"] == 0.0
     assert judged["effect"]["difference"] == report["labels"]["human"]["difference"]
     assert sum(report["plan"]["allocation"].values()) == 3
+    assert len((tmp_path / "out/sample.csv").read_text().splitlines()) == 1 + 3
+    assert report["plan"]["estimates"]["difference"]["queries"] == 4
     assert report["speed"]["ratio"] > 0
     assert "0.652" in (tmp_path / "out/report.md").read_text()
     assert "src=" in (tmp_path / "out/report.html").read_text()

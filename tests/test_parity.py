@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
 import torch
-from vllm_support import SMALL, VLLM_WARNINGS, needs_vllm, pairs, save_float32, serveable_qwen3, vllm_server
+from vllm_support import SMALL, VLLM_WARNINGS, alive, needs_vllm, pairs, save_float32, serveable_qwen3, vllm_server
 
 from prism.backends import open_engine
 from prism.checkpoint import Checkpoint
 from prism.engines.base import WriteRequest
 from prism.export import export
+from prism.reranker import Reranker
 from prism.scoring import score
+from prism.serving.process import descendants, prism_serve, server
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in VLLM_WARNINGS]
 PAIRS, MOST_TOKENS = 200, 1500
@@ -53,7 +57,7 @@ def expected(checkpoint: Checkpoint, sample: list[Any]) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def server(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def remote(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("server") / "log"
     with vllm_server(
         checkpoint.path, log, "--dtype", "float32", "--block-size", "32", "--enable-prompt-tokens-details"
@@ -68,8 +72,8 @@ def test_vllm_in_process_scores_as_transformers_does(checkpoint, sample, expecte
 
 
 @needs_vllm
-def test_a_remote_vllm_scores_and_writes_as_transformers_does(checkpoint, sample, expected, server):
-    engine = open_engine("openai", checkpoint, base_url=f"{server}/v1")
+def test_a_remote_vllm_scores_and_writes_as_transformers_does(checkpoint, sample, expected, remote):
+    engine = open_engine("openai", checkpoint, base_url=f"{remote}/v1")
     output = asyncio.run(engine.score([ids for _, _, ids in sample]))
     assert [score(*labels) for labels in output.labels] == pytest.approx(expected, abs=EXACT)
 
@@ -87,8 +91,8 @@ def test_a_remote_vllm_scores_and_writes_as_transformers_does(checkpoint, sample
 
 
 @needs_vllm
-def test_a_dead_replica_does_not_stop_a_remote_engine(checkpoint, sample, expected, server):
-    engine = open_engine("openai", checkpoint, base_url=["http://127.0.0.1:9/v1", f"{server}/v1"])
+def test_a_dead_replica_does_not_stop_a_remote_engine(checkpoint, sample, expected, remote):
+    engine = open_engine("openai", checkpoint, base_url=["http://127.0.0.1:9/v1", f"{remote}/v1"])
     found = asyncio.run(scores_of(engine, sample[:20]))
     assert found == pytest.approx(expected[:20], abs=EXACT)
 
@@ -156,3 +160,33 @@ def test_qwen35_in_bfloat16_agrees_but_for_rounding(tmp_path, tiny_tokenizer):
     reference = asyncio.run(scores_of(open_engine("hf", checkpoint, dtype="bfloat16", device="cpu"), sample))
     engine = open_engine("vllm", checkpoint, dtype="bfloat16", options={"options": SMALL})
     assert asyncio.run(scores_of(engine, sample)) == pytest.approx(reference, abs=ROUNDED)
+
+
+@needs_vllm
+@pytest.mark.parametrize("engine", ["vllm", "openai"])
+def test_prism_serve_answers_over_vllm_as_it_does_over_transformers(engine, tmp_path):
+    """The two commands of serve/README.md, with nano: scores, evidence, a stream, and nothing left behind."""
+    query = "How are access keys rotated?"
+    documents = ["Create a second key, switch every client to it, then delete the first key.", "Panels stand in rows."]
+    with Reranker.load("nano", dtype="float32", device="cpu") as reranker:
+        expected = {found.index: found for found in reranker.rerank(query, documents, threshold=0.0)}
+    with ExitStack() as stack:
+        if engine == "openai":
+            log = tmp_path / "log"
+            url = stack.enter_context(vllm_server(Checkpoint.load("nano").path, log, "--dtype", "float32"))
+            options = ["--base-url", f"{url}/v1"]
+        else:
+            options = [f"--engine-option={name}={json.dumps(value)}" for name, value in SMALL.items()]
+        running = stack.enter_context(server(prism_serve("--engine", engine, "--dtype", "float32", *options)))
+        body = {"query": query, "documents": documents, "threshold": 0.0}
+        results = httpx.post(f"{running.url}/v1/rerank", json=body, timeout=300).raise_for_status().json()["results"]
+        stream = httpx.post(f"{running.url}/v1/rerank", json={**body, "stream": True}, timeout=300).text
+        started = descendants(running.pid)
+    assert len(results) == len(documents)
+    for result in results:
+        found = expected[result["index"]]
+        assert result["relevance_score"] == pytest.approx(found.score, abs=EXACT)
+        assert (result["contribution"], result["evidence"]) == (found.contribution, found.evidence)
+    assert stream.startswith("event: ranking\n")
+    assert "\nevent: done\n" in stream
+    assert not alive(started)

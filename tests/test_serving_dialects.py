@@ -121,7 +121,7 @@ def test_rank_fields_choose_what_is_read(client: httpx.Client) -> None:
     assert first["document"] == {"text": "p=0.8 The harbour froze. Then not."}
     [span] = first["relevant_spans"]
     assert first["document"]["text"][span["start"] : span["end"]] == "p=0.8 The harbour froze."
-    assert [result["relevance_score"] for result in rest] == [None, None], "they lack the field: their own error"
+    assert [result["relevance_score"] for result in rest] == [0.0, 0.0], "they lack the field: their own error"
     both = post(client, documents=documents[:1], rank_fields=["body", "text"], return_documents=True).json()
     assert both["results"][0]["document"]["text"] == "p=0.8 The harbour froze. Then not.\np=0.9 unread"
     assert any("rank_fields" in warning for warning in both["meta"]["warnings"])

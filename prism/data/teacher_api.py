@@ -94,7 +94,9 @@ class ApiTeacher:
 
     def _read(self, body: Any, count: int) -> Answer:
         results = body[_DEFAULTS[self.dialect][2]]
-        scores = {int(result["index"]): float(result["relevance_score"]) for result in results}
+        scores = {
+            int(result["index"]): float(result["relevance_score"]) for result in results if not result.get("error")
+        }
         known = {index: score for index, score in scores.items() if 0 <= index < count and math.isfinite(score)}
         return Answer(
             known, _count(body, "usage", "total_tokens"), _count(body, "meta", "billed_units", "search_units")

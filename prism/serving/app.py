@@ -26,21 +26,34 @@ from prism.serving.keys import Keys
 from prism.serving.limits import Limits
 from prism.serving.metrics import CONTENT_TYPE, Metrics
 from prism.serving.refusal import INVALID, Refused
-from prism.serving.schema import ErrorBody, RerankResponse, request_schema
+from prism.serving.schema import (
+    ErrorBody,
+    RerankResponse,
+    TeiErrorBody,
+    TeiItem,
+    VoyageErrorBody,
+    request_schema,
+)
+from prism.serving.stream import EVENT_SCHEMA
+from prism.serving.tracing import Trace
 
 _KINDS = {404: "not_found", 405: "method_not_allowed"}
+AnyError = ErrorBody | VoyageErrorBody | TeiErrorBody
 _ERRORS = (400, 401, 413, 415, 422, 429, 500, 503, 504)
 
 
-def create_app(reranker: Reranker, limits: Limits | None = None, *, keys: Keys | None = None) -> FastAPI:
+def create_app(
+    reranker: Reranker, limits: Limits | None = None, *, keys: Keys | None = None, trace: Trace | None = None
+) -> FastAPI:
     """The app around a loaded reranker, which it closes when it shuts down.
 
+    `trace` is told of every request when it is over (`prism.serving.tracing`).
     `app.state.admission` counts the requests under way; setting its `draining` refuses new ones.
     """
     limits, keys = limits or Limits(), keys or Keys()
     admission = Admission(limits.max_requests)
     metrics = Metrics(lambda: admission.open)
-    endpoint = Endpoint(reranker, limits, keys, admission, metrics)
+    endpoint = Endpoint(reranker, limits, keys, admission, metrics, trace)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,8 +70,8 @@ def create_app(reranker: Reranker, limits: Limits | None = None, *, keys: Keys |
 
 
 def _add_rerank(app: FastAPI, endpoint: Endpoint) -> None:
-    errors: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in _ERRORS}
-    errors[200] = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    errors: dict[int | str, dict[str, Any]] = {code: {"model": AnyError} for code in _ERRORS}
+    errors[200] = {"content": {"text/event-stream": {"schema": EVENT_SCHEMA}}}
     body = {"required": True, "content": {"application/json": {"schema": request_schema()}}}
 
     async def rerank(request: Request) -> Response:
@@ -67,7 +80,7 @@ def _add_rerank(app: FastAPI, endpoint: Endpoint) -> None:
     for path in ("/v1/rerank", "/rerank", "/v2/rerank"):
         app.post(
             path,
-            response_model=RerankResponse,
+            response_model=RerankResponse | list[TeiItem],
             responses=errors,
             openapi_extra={"requestBody": body},
             include_in_schema=path == "/v1/rerank",

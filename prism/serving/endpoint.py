@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Any
@@ -33,31 +33,42 @@ from prism.serving.metrics import Metrics, tokens_saved
 from prism.serving.refusal import Refused
 from prism.serving.schema import RerankRequest, sent_text
 from prism.serving.stream import Emit, EventStream, encode, told
+from prism.serving.tracing import Phase, Served, Trace
 
 _logger = logging.getLogger(NAME)
 
 
 class Ticket:
-    """What is known about one request while it is served: what the log line and the metrics say."""
+    """What is known about one request while it is served: what the log line, the metrics and the traces say."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, headers: Mapping[str, str], trace: Trace | None = None) -> None:
         self.id = f"rerank-{uuid.uuid4().hex}"
         self.dialect = Dialect.COMMON
         self.fields: dict[str, Any] = {}
-        self._metrics = metrics
+        self._metrics, self._headers, self._trace = metrics, headers, trace
+        self._phases: list[Phase] = []
+        self._began_ns = time.time_ns()
         self._began = self._phase_began = time.monotonic()
 
     def phase(self, name: str) -> None:
         """The phase `name` ends now."""
         now = time.monotonic()
         self._record(name, now - self._phase_began)
+        self._phases.append(self._timed(name, self._phase_began, now))
         self._phase_began = now
 
     def close(self, status: int) -> None:
-        self._record("total", time.monotonic() - self._began)
+        now = time.monotonic()
+        self._record("total", now - self._began)
         self._metrics.requests.labels(str(status), self.dialect.value).inc()
         fields = {"id": self.id, "status": status, "dialect": self.dialect.value, **self.fields}
         _logger.info("rerank", extra={"fields": fields})
+        if self._trace:
+            self._trace(Served(self._timed("rerank", self._began, now), self._phases, status, fields, self._headers))
+
+    def _timed(self, name: str, began: float, ended: float) -> Phase:
+        """On the clock on the wall, which may be set while the request is served; the durations stay right."""
+        return Phase(name, *(self._began_ns + round((at - self._began) * 1e9) for at in (began, ended)))
 
     def _record(self, name: str, seconds: float) -> None:
         self._metrics.phase_s.labels(name).observe(seconds)
@@ -67,14 +78,22 @@ class Ticket:
 class Endpoint:
     """`POST /v1/rerank`."""
 
-    def __init__(self, reranker: Reranker, limits: Limits, keys: Keys, admission: Admission, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        reranker: Reranker,
+        limits: Limits,
+        keys: Keys,
+        admission: Admission,
+        metrics: Metrics,
+        trace: Trace | None = None,
+    ) -> None:
         self._reranker, self._limits, self._keys = reranker, limits, keys
-        self._admission, self._metrics = admission, metrics
+        self._admission, self._metrics, self._trace = admission, metrics, trace
         self.broken = False
         """Whether the engine failed when it was last used: `/ready` tries it again."""
 
     async def __call__(self, request: Request) -> Response:
-        ticket = Ticket(self._metrics)
+        ticket = Ticket(self._metrics, request.headers, self._trace)
         with ExitStack() as place:
             try:
                 await self._let_in(request, ticket, place)

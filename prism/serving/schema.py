@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
 from prism.inputs import OnLongDocument, Options
 from prism.text import clean
@@ -23,16 +23,28 @@ def _name(value: object) -> object:
     return str(value) if type(value) is int else _encodable(value)
 
 
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Text = Annotated[str, BeforeValidator(_encodable)]
 """A string; a lone surrogate, legal in JSON but in no encoding, is replaced one for one."""
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""JSON knows one kind of number: 3.0 is whole."""
+# Bounds are published here and kept by `Reranker`, which answers 400 in words of its own.
+NotBlank = Annotated[Text, Field(json_schema_extra={"pattern": r"\S"})]
+Count = Annotated[Whole | None, Field(json_schema_extra={"minimum": 1})]
+CountOrZero = Annotated[Whole | None, Field(json_schema_extra={"minimum": 0})]
+Fraction = Annotated[float | None, Field(json_schema_extra={"minimum": 0, "maximum": 1})]
 
 
 class DocumentIn(BaseModel):
-    """A document as an object. With `rank_fields` in the request its text is made of the fields named there."""
+    """A document as an object. With `rank_fields` in the request its text is made of the fields named there, and `text`
+    may be missing; else it is required."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", json_schema_extra={"required": ["text"]})
 
-    text: Text | None = None
+    text: Annotated[Text | None, WithJsonSchema({"type": "string"})] = None
     id: Annotated[str | None, BeforeValidator(_name)] = None
     """A string, or a database's whole number."""
     title: Text | None = None
@@ -70,11 +82,11 @@ class EvidenceIn(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    top_n: int | None = None
+    top_n: CountOrZero = None
     """Write for at most so many documents, the best."""
-    threshold: float | None = None
+    threshold: Fraction = None
     """Write for documents with at least this score (and verdict yes)."""
-    max_tokens: int | None = None
+    max_tokens: CountOrZero = None
     """Write at most so many tokens for all documents together."""
     checks: list[Literal["spans", "facts"]] | None = None
     """`spans`: where the document backs the evidence; `facts`: what it states that the document does not. Both by
@@ -105,7 +117,7 @@ class SpansIn(BaseModel):
     mode: Literal["enabled", "disabled"]
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     """Spans with at least this score; 0.1 by default."""
-    max_spans: Annotated[int, Field(ge=0)] | None = None
+    max_spans: Annotated[Whole, Field(ge=0)] | None = None
 
     def choose(self, spans: tuple[SpanOut, ...]) -> tuple[SpanOut, ...]:
         """Best first, as Cohere orders them; equal scores in reading order."""
@@ -121,20 +133,20 @@ class RerankRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    query: Text
-    documents: list[AnyDocument]
+    query: NotBlank
+    documents: Annotated[list[AnyDocument], Field(json_schema_extra={"minItems": 1})]
     """Texts or objects. Clients of Text Embeddings Inference send `texts` instead."""
     model: Text | None = None
     """Clients send what they were set up with; the loaded model answers whatever the name."""
-    top_n: int | None = None
+    top_n: Count = None
     """Voyage's clients send `top_k` instead."""
     return_documents: bool | None = None
     """Clients of Text Embeddings Inference send `return_text` instead."""
     rank_fields: list[str] | None = None
     """Which fields of document objects are read, in this order."""
-    max_tokens_per_doc: int | None = None
+    max_tokens_per_doc: Count = None
     """Read so many tokens of each document."""
-    truncate_prompt_tokens: int | None = None
+    truncate_prompt_tokens: Annotated[Whole | None, Field(json_schema_extra={"minimum": -1})] = None
     """vLLM's name for `max_prompt_tokens`; -1: as many as the model reads."""
     truncation: bool | None = None
     """Voyage: false refuses documents that would be cut."""
@@ -147,12 +159,12 @@ class RerankRequest(BaseModel):
     relevant_spans: SpansIn | None = None
     evidence: Evidence | None = None
     """False: scores only, nothing is written."""
-    evidence_tokens: int | None = None
+    evidence_tokens: CountOrZero = None
     """Short for `evidence.max_tokens`."""
-    instruction: Text | None = None
-    threshold: float | None = None
+    instruction: NotBlank | None = None
+    threshold: Fraction = None
     """Scores from here on mean yes."""
-    max_prompt_tokens: int | None = None
+    max_prompt_tokens: Count = None
     on_long_document: OnLongDocument | None = None
     """`truncate` (default) cuts a long document, `window` reads it in windows."""
     stream: bool | None = None
@@ -231,8 +243,8 @@ class ResultOut(Record):
     """One document; best first, documents with an `error` last."""
 
     index: int
-    relevance_score: float | None
-    """null only with `error`: a document that could not be read has no score, and 0.0 would be a guess."""
+    relevance_score: float
+    """0 with `error`: that document has no score, but clients (LiteLLM is one) make a number of whatever is here."""
     id: str | None = None
     document: DocumentOut | None = None
     verdict: Verdict | None
@@ -283,12 +295,38 @@ class RerankResponse(Record):
 
 
 class ErrorBody(Record):
-    """One body for the clients of every dialect."""
+    """One body for the clients of every dialect but two."""
 
     id: str
     message: str
     detail: str
     error: ErrorOut
+
+
+class VoyageErrorBody(Record):
+    """What Voyage's clients read of an error."""
+
+    detail: str
+    message: str
+
+
+class TeiErrorBody(Record):
+    """What the clients of Text Embeddings Inference read of an error."""
+
+    error: str
+    error_type: str
+    message: str
+    detail: str
+    id: str
+
+
+class TeiItem(Record):
+    """One document as the clients of Text Embeddings Inference read it; an answer to them is a bare array of these."""
+
+    index: int
+    score: float
+    text: str | None = None
+    error: str | None = None
 
 
 def result_out(judgment: Judgment, request: RerankRequest) -> ResultOut:
@@ -308,7 +346,7 @@ def result_out(judgment: Judgment, request: RerankRequest) -> ResultOut:
     spans = tuple(SpanOut(start=s.start, end=s.end, score=s.support) for s in judgment.spans if "spans" in checks)
     return ResultOut(
         index=judgment.index,
-        relevance_score=judgment.score,
+        relevance_score=judgment.score or 0.0,
         verdict=judgment.verdict,
         outcome=judgment.outcome,
         contribution=judgment.contribution,

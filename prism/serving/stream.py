@@ -27,6 +27,15 @@ from prism.serving.disconnect import until_disconnect
 from prism.serving.schema import RerankRequest, result_out
 
 Emit = Callable[[bytes], None]
+EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["ranking", "contribution", "evidence", "usage", "error", "done"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+    "description": "With `stream: true`: one of the events, whose data is a JSON object in one line.",
+}
 
 
 def encode(name: str, data: dict[str, Any]) -> bytes:

@@ -71,7 +71,6 @@ def haystack_jina(query: str, documents: list[str], key: str) -> Scores:
     from haystack_integrations.components.rankers.jina import JinaRanker
 
     ranker = JinaRanker(api_key=Secret.from_token(key), base_url=f"{URL}/v1/rerank")
-    ranker.warm_up()
     sent = [Document(content=text, id=str(i)) for i, text in enumerate(documents)]
     return [(int(one.id), one.score) for one in ranker.run(query, sent)["documents"]]
 
@@ -80,7 +79,7 @@ def rerankers(provider: str) -> Any:
     def ask(query: str, documents: list[str], key: str) -> Scores:
         from rerankers import Reranker
 
-        ranker = Reranker("any", model_type="api", api_provider=provider, api_key=key, url=f"{URL}/v1/rerank")
+        ranker = Reranker("any", model_type=provider, api_key=key, url=f"{URL}/v1/rerank")
         answer = ranker.rank(query=query, docs=documents, doc_ids=list(range(len(documents))))
         return [(result.doc_id, result.score) for result in answer.results]
 
