@@ -30,6 +30,7 @@ clients: .venv-clients-a/.done .venv-clients-b/.done
 
 # The gate, then what is too slow for it: the clients' own libraries, and real vLLM on the CPU.
 test-all: test clients vllm
+	$(PIP) --constraint constraints.txt --editable ".[test,scale]"
 	$(BIN)/python -m pytest -m exhaustive $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
