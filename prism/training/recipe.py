@@ -20,7 +20,7 @@ class Scratch(Record):
     hidden_size: int = Field(ge=64)
     layers: int = Field(ge=1)
     heads: int = Field(ge=2)
-    """Attention heads of 64: smaller ones are refused by some serving kernels."""
+    """Attention heads of 128, the size of the family: smaller ones are refused by some serving kernels."""
     mlp_size: int = Field(ge=64)
     max_positions: int = 8192
     wired: bool = True
@@ -28,10 +28,10 @@ class Scratch(Record):
 
     @model_validator(mode="after")
     def _room(self) -> Scratch:
-        room = self.layers >= 4 and self.hidden_size >= 272 and self.hidden_size < 128 * (self.heads - 2) + 16
+        room = self.layers >= 4 and 280 <= self.hidden_size <= 256 * (self.heads - 3)
         if self.wired and not room:
             raise ValueError(
-                "`wired` needs four layers, a hidden_size of at least 272, and a head for every 128 of it plus two:"
+                "`wired` needs four layers, a hidden_size of at least 280, and a head for every 256 of it plus three:"
                 f" got {self.layers} layers of {self.hidden_size} with {self.heads} heads; set `wired: false`"
             )
         return self

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prism.template import Template, TemplateSpec
 from prism.training.recipe import Scratch
-from prism.training.wiring import ROPE_THETA, Landmarks, wire
+from prism.training.wiring import HEAD_SIZE, ROPE_THETA, Landmarks, wire
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,7 +66,7 @@ def new_model(scratch: Scratch, template: Template, sequences: Iterable[Sequence
         num_hidden_layers=scratch.layers,
         num_attention_heads=scratch.heads,
         num_key_value_heads=scratch.heads,
-        head_dim=64,
+        head_dim=HEAD_SIZE,
         intermediate_size=scratch.mlp_size,
         max_position_embeddings=scratch.max_positions,
         # Slow rotations, as in Qwen3: equal tokens still find each other hundreds of positions apart.

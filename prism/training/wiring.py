@@ -8,28 +8,30 @@ forms, proximity. All of it is initial values: every weight stays free.
 
     embedding   content in one half of the dimensions, part of it the same for all forms of a word; a constant; how rare
                 the token is; marks on the tokens that open a prompt, a query, a document and the written parts
-    layer 0     previous-token heads write the previous token's content into the other half;
+    layer 0     heads write the content of the three tokens before, each turned its own way, into the other half;
                 one head tells every position whether it is in the query, the document or the answer;
                 one hidden unit multiplies: in the query, how rare the token before is
-    layer 1     heads look for positions in the prompt whose two previous tokens are the current two (nothing found:
-                the first token) and copy what stands there; one head looks for forms of the same word and notes, when
-                that place is in the query, how rare it is: what was asked for
+    layer 1     where something is written, heads look for positions in the prompt whose three previous tokens are the
+                last three (nothing found: the first token) and copy what stands there; one head looks for forms of the
+                same word and notes, when that place is in the query, how rare it is: what was asked for
     layer 2     one head averages these notes over the document, one over the stretch that ends here, one collects what
-                matched; two tell every position the first token of its sentence
-    layer 3     one head reads the note of the densest stretch: the score; where the evidence opens, two look at the
-                noted words of the document and say how their sentences begin
+                matched; one tells every position the first token of its sentence
+    layer 3     one head reads the note of the densest stretch: the score; where the evidence opens, one looks at the
+                noted words of the document and says how their sentences begin
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-ROPE_THETA = 1e6
-"""Slow rotations: equal tokens find each other hundreds of positions apart."""
+HEAD_SIZE = 128
+ROPE_THETA = 1e10
+"""Slow rotations: most pairs of a head can compare tokens that are hundreds of positions apart."""
 
 # Dimensions of the residual stream with a meaning of their own.
 (
@@ -57,10 +59,28 @@ _FORMS = 40
 """This many dimensions of the content, the last ones, are the same for all forms of a word."""
 _ONE_VALUE, _MARK_VALUE = 4.0, 8.0
 _LOGIT_SCALE = 0.1
+_SHARP, _SOFT = 4.0, 1.4
+"""Lengths of queries: how surely a head looks at one place."""
 
-# Rotary pairs by speed, for heads of 64: the fastest tell neighbours apart, the slowest do not turn at all.
-# Those between fall off over a few dozen positions (a stretch) or a hundred: of several places, the nearest.
-_FAST, _STRETCH, _NEAR, _CONTENT, _STILL = slice(0, 4), slice(6, 10), slice(7, 11), slice(12, 30), slice(30, 32)
+
+class _Band(NamedTuple):
+    """Rotary pairs that turn at about the same speed."""
+
+    start: int
+    stop: int
+    length: float
+    """Of the vector that says yes in this band: keys and queries are normalised, so bands share out one length."""
+
+
+# The fastest tell neighbours apart, the slowest do not turn at all. Those between fall off over a few dozen positions
+# (a stretch) or a hundred: of several places, the nearest.
+_PAIRS = HEAD_SIZE // 2
+_FAST, _STRETCH, _NEAR = _Band(0, 5, 2.8), _Band(7, 12, 2.8), _Band(8, 13, 2.8)
+_CONTENT, _STILL = _Band(19, 60, 6.0), _Band(60, 64, 2.0)
+
+
+_Silent = Sequence[tuple[int, Tensor]]
+"""Marks and contents of tokens that carry nothing."""
 
 
 class Landmarks(NamedTuple):
@@ -87,25 +107,26 @@ class Landmarks(NamedTuple):
 
 
 def wire(model: Any, marks: Landmarks) -> None:
-    """Set the initial values of a Qwen3 with heads of 64, at least four layers and five heads, in place."""
+    """Set the initial values of a Qwen3 with heads of `HEAD_SIZE`, at least four layers and five heads, in place."""
     hidden, heads = model.config.hidden_size, model.config.num_attention_heads
     width = (hidden - _RESERVED) // 2
     content, before = slice(_RESERVED, _RESERVED + width), slice(hidden - width, hidden)
-    head = [slice(64 * h, 64 * (h + 1)) for h in range(heads)]
+    head = [slice(HEAD_SIZE * h, HEAD_SIZE * (h + 1)) for h in range(heads)]
     with torch.no_grad():
         _embed(model, content, marks)
-        first = model.model.embed_tokens.weight[marks.first, content]
+        codes = model.model.embed_tokens.weight[:, content]
+        silent = [(_FIRST_MARK, codes[marks.first]), (_EVIDENCE_MARK, codes[marks.evidence])]
+        turns = [_exact(width) for _ in range(2)]
+        through = orthonormal(HEAD_SIZE, width), orthonormal(HEAD_SIZE, width)
         layers = [layer.self_attn for layer in model.model.layers]
-        second = orthonormal(64, width), orthonormal(64, width)
-        _wire_previous(layers[0], head, content, before, first, second)
+        _wire_previous(layers[0], head, content, before, silent, turns)
         _wire_askable(model.model.layers[0].mlp)
-        _wire_copying(layers[1], head, content, before, first, second)
-        _wire_asked(layers[2], head[0], head[1], content, before, first)
-        through = orthonormal(128, width), orthonormal(128, width)
-        _wire_sentence_start(layers[2], head[2:4], content, before, first, through)
-        _wire_density(layers[2], head[4])
-        _wire_densest(layers[3], head[2])
-        _wire_evidence_start(layers[3], head[:2], content, before, through)
+        _wire_copying(layers[1], head, content, before, silent, turns)
+        _wire_asked(layers[2], head[0], head[1], content, before, silent)
+        _wire_sentence_start(layers[2], head[2], content, before, silent, through)
+        _wire_density(layers[2], head[3])
+        _wire_densest(layers[3], head[1])
+        _wire_evidence_start(layers[3], head[0], content, before, through)
 
 
 def _embed(model: Any, content: slice, marks: Landmarks) -> None:
@@ -135,19 +156,22 @@ def _embed(model: Any, content: slice, marks: Landmarks) -> None:
 
 
 def _wire_previous(
-    attention: Any, heads: list[slice], content: slice, before: slice, first: Tensor, second: tuple[Tensor, Tensor]
+    attention: Any, heads: list[slice], content: slice, before: slice, silent: _Silent, turns: list[Tensor]
 ) -> None:
-    *carrying, earlier, flag = heads
+    *carrying, third, second, flag = heads
     offset = _pairs(_FAST)
     _silence(attention, heads)
-    for rows in (*carrying, earlier):
+    for rows, distance in (*((rows, 1.0) for rows in carrying), (second, 2.0), (third, 3.0)):
         attention.q_proj.weight[rows, _ONE] = offset
-        attention.k_proj.weight[rows, _ONE] = rotated(offset, 2.0 if rows is earlier else 1.0)
+        attention.k_proj.weight[rows, _ONE] = rotated(offset, distance)
     for rows, carried in zip(carrying, _shares(content, len(carrying)), strict=True):
-        _carry(attention, rows, content, carried, first)
+        _carry(attention, rows, content, carried, silent)
         attention.o_proj.weight[before, rows] = 0.72 * carried.T  # about the content's own size
-    _carry(attention, earlier, content, second[0], first)
-    attention.o_proj.weight[before, earlier] = 0.5 * second[1].T
+    for rows, turn in ((second, turns[0]), (third, turns[1])):
+        width = len(turn) - _FORMS
+        exact = torch.eye(HEAD_SIZE, len(turn)) * (torch.arange(len(turn)) < width)
+        _carry(attention, rows, content, exact, silent)
+        attention.o_proj.weight[before, rows] = 0.36 * turn @ exact.T
     spare = carrying[-1].stop - 1  # the last of these heads is not full
     attention.v_proj.weight[spare, _BORDER] = 1.0
     attention.o_proj.weight[_STARTS, spare] = 1.0
@@ -160,46 +184,56 @@ def _wire_previous(
         attention.k_proj.weight[flag, mark] = _pairs(_CONTENT)
         attention.v_proj.weight[flag.start + row, mark] = 1.0
         attention.o_proj.weight[note, flag.start + row] = 0.85
-    attention.q_norm.weight.fill_(4.0)
+    attention.q_norm.weight.fill_(_SHARP)
 
 
 def _wire_copying(
-    attention: Any, heads: list[slice], content: slice, before: slice, first: Tensor, second: tuple[Tensor, Tensor]
+    attention: Any, heads: list[slice], content: slice, before: slice, silent: _Silent, turns: list[Tensor]
 ) -> None:
-    *carrying, answer, flag = heads
+    *copying, answer, flag = heads
     _silence(attention, heads)
     width = content.stop - content.start
-    for rows in [*carrying, flag]:
-        compared = torch.zeros(64, width)
-        if rows is flag:
-            compared[:, -_FORMS:] = _pairs(_CONTENT)[:, None] * orthonormal(_FORMS, 64).T * 1.6
-        else:
-            compared[:, :-_FORMS] = _pairs(_CONTENT)[:, None] * orthonormal(64, width - _FORMS)
+    for rows in copying:  # each compares in a random view of its own: together they err less
+        compared = torch.zeros(HEAD_SIZE, width)
+        compared[:, :-_FORMS] = _pairs(_CONTENT)[:, None] * _unit_rows(HEAD_SIZE, width - _FORMS)
         attention.q_proj.weight[rows, content] = compared
         attention.k_proj.weight[rows, before] = compared
-        if rows is not flag:  # a word of the query counts whatever stands before it
-            attention.q_proj.weight[rows, before] = 0.6 * compared @ second[1].T @ second[0]
-        # Where nothing is found, the first token takes the attention: its keys lie in pairs of their own.
-        attention.q_proj.weight[rows, _ONE] = (0.75 if rows is flag else 0.4) * _pairs(_STILL)
+        # What stands one and two tokens before a position stands two and three before the next one.
+        attention.q_proj.weight[rows, before] = 0.45 * compared @ (turns[0] + turns[1] @ turns[0].T)
+        # Where nothing is found, the first token takes the attention: its keys lie in pairs of their own. Where nothing
+        # is written nothing should be found: the prompt's positions are to keep their own content.
+        for note, weight in ((_ONE, 1.0), (_WRITTEN, -1.0), (_EVIDENCE_MARK, 1.0)):
+            attention.q_proj.weight[rows, note] = weight * _pairs(_STILL)
         attention.k_proj.weight[rows, _FIRST_MARK] = 4.0 * _pairs(_STILL)
-        if rows is not flag:  # what was just written is not copied again: that goes in circles
-            attention.k_proj.weight[rows, _WRITTEN] = -1.5 * _pairs(_STILL)
-    for rows, carried in zip(carrying, _shares(content, len(carrying)), strict=True):
-        _carry(attention, rows, content, carried, first)
-        attention.o_proj.weight[content, rows] = 3.0 * carried.T
-    attention.v_proj.weight[flag.start, _ASKABLE] = 1.0
-    attention.k_proj.weight[flag, _IN_QUERY] += 0.03 * _pairs(_STILL)
-    attention.k_proj.weight[flag, _IN_DOCUMENT] -= 0.03 * _pairs(_STILL)
-    attention.o_proj.weight[_ASKED, flag.start] = 1.0
+        attention.k_proj.weight[rows, _WRITTEN] = -1.5 * _pairs(_STILL)  # no circles: what was written is not copied
+        attention.k_proj.weight[rows, _ONE] = 0.2 * _pairs(_FAST)  # keys are normalised: noise must not be all of one
+        carried = orthonormal(HEAD_SIZE, width)
+        _carry(attention, rows, content, carried, silent)
+        attention.o_proj.weight[content, rows] = 1.6 * carried.T
+    _wire_flag(attention, flag, content, before)
     attention.q_proj.weight[answer, _ONE] = _pairs(_CONTENT)
     attention.k_proj.weight[answer, _ANSWER_MARK] = _pairs(_CONTENT)
-    attention.k_proj.weight[answer, _ONE] = 0.5 * _pairs(_FAST)  # keys are normalised: noise must not be all of one
+    attention.k_proj.weight[answer, _ONE] = 0.5 * _pairs(_FAST)
     attention.v_proj.weight[answer.start, _ANSWER_MARK] = 1.0
     attention.o_proj.weight[_IN_ANSWER, answer.start] = 0.425
-    attention.q_norm.weight.fill_(4.0)
+    attention.q_norm.weight.fill_(_SHARP)
 
 
-def _wire_asked(attention: Any, mean: slice, collect: slice, content: slice, before: slice, first: Tensor) -> None:
+def _wire_flag(attention: Any, rows: slice, content: slice, before: slice) -> None:
+    """Forms of the same word, whatever stands before it; when that place is in the query, how rare the word is."""
+    width = content.stop - content.start
+    compared = torch.zeros(HEAD_SIZE, width)
+    compared[:, -_FORMS:] = 2.3 * _pairs(_CONTENT)[:, None] * orthonormal(_FORMS, HEAD_SIZE).T
+    attention.q_proj.weight[rows, content] = compared
+    attention.k_proj.weight[rows, before] = compared
+    attention.q_proj.weight[rows, _ONE] = 0.75 * _pairs(_STILL)
+    for note, weight in ((_FIRST_MARK, 4.0), (_IN_QUERY, 0.03), (_IN_DOCUMENT, -0.03)):
+        attention.k_proj.weight[rows, note] = weight * _pairs(_STILL)
+    attention.v_proj.weight[rows.start, _ASKABLE] = 1.0
+    attention.o_proj.weight[_ASKED, rows.start] = 1.0
+
+
+def _wire_asked(attention: Any, mean: slice, collect: slice, content: slice, before: slice, silent: _Silent) -> None:
     _silence(attention, [mean, collect])
     attention.q_proj.weight[mean, _ONE] = _pairs(_CONTENT)
     attention.k_proj.weight[mean, _IN_DOCUMENT] = _pairs(_CONTENT)
@@ -208,10 +242,10 @@ def _wire_asked(attention: Any, mean: slice, collect: slice, content: slice, bef
     attention.q_proj.weight[collect, _ONE] = _pairs(_CONTENT) + 3.0 * _pairs(_STILL)
     attention.k_proj.weight[collect, _IN_DOCUMENT] = _pairs(_CONTENT)
     attention.k_proj.weight[collect, _ASKED] = 3.0 * _pairs(_STILL)
-    carried = orthonormal(64, content.stop - content.start)
-    _carry(attention, collect, content, carried, first)
+    carried = orthonormal(HEAD_SIZE, content.stop - content.start)
+    _carry(attention, collect, content, carried, silent)
     attention.o_proj.weight[before, collect] = carried.T
-    attention.q_norm.weight.fill_(4.0)
+    attention.q_norm.weight.fill_(_SHARP)
 
 
 def _wire_askable(mlp: Any) -> None:
@@ -243,44 +277,41 @@ def _wire_densest(attention: Any, rows: slice) -> None:
 
 
 def _wire_sentence_start(
-    attention: Any, heads: list[slice], content: slice, before: slice, first: Tensor, through: tuple[Tensor, Tensor]
+    attention: Any, rows: slice, content: slice, before: slice, silent: _Silent, through: tuple[Tensor, Tensor]
 ) -> None:
     """Every position: the nearest place where a sentence starts, and its token, beside what stands before."""
-    _silence(attention, heads)
-    for number, rows in enumerate(heads):
-        part = slice(64 * number, 64 * (number + 1))
-        attention.q_proj.weight[rows, _ONE] = _pairs(_NEAR)
-        attention.k_proj.weight[rows, _STARTS] = 0.6 * _pairs(_NEAR)
-        attention.k_proj.weight[rows, _ONE] = 0.1 * _pairs(_CONTENT)
-        _carry(attention, rows, content, through[0][part], first)
-        attention.o_proj.weight[before, rows] = 2.0 * through[1][part].T
+    _silence(attention, [rows])
+    attention.q_proj.weight[rows, _ONE] = _pairs(_NEAR)
+    attention.k_proj.weight[rows, _STARTS] = 1.2 * _pairs(_NEAR)
+    attention.k_proj.weight[rows, _ONE] = 0.05 * _pairs(_CONTENT)
+    _carry(attention, rows, content, through[0], silent)
+    attention.o_proj.weight[before, rows] = 2.0 * through[1].T
 
 
 def _wire_evidence_start(
-    attention: Any, heads: list[slice], content: slice, before: slice, through: tuple[Tensor, Tensor]
+    attention: Any, rows: slice, content: slice, before: slice, through: tuple[Tensor, Tensor]
 ) -> None:
     """Where the evidence opens: the document's words that were asked for, and how their sentences begin."""
-    _silence(attention, heads)
-    for number, rows in enumerate(heads):
-        part = slice(64 * number, 64 * (number + 1))
-        attention.q_proj.weight[rows, _EVIDENCE_MARK] = 3.0 * _pairs(_STILL)
-        attention.q_proj.weight[rows, _ONE] = 0.3 * _pairs(_CONTENT)
-        # Asked for, and in the document, and not in the answer.
-        for note, weight in ((_ASKED, 3.0), (_DENSITY, 1.5), (_IN_DOCUMENT, 6.0), (_IN_ANSWER, -9.0), (_ONE, -8.0)):
-            attention.k_proj.weight[rows, note] = weight * _pairs(_STILL)
-        # Else the first token, and not the one that opens the answer, though it is the same.
-        for note, weight in ((_FIRST_MARK, 1.0), (_IN_DOCUMENT, -2.0)):
-            attention.k_proj.weight[rows, note] += weight * _pairs(_CONTENT)
-        attention.k_proj.weight[rows, _ONE] += 0.5 * _pairs(_FAST)
-        attention.v_proj.weight[rows, before] = through[1][part]
-        attention.o_proj.weight[content, rows] = 6.0 * through[0][part].T
-    attention.q_norm.weight.fill_(2.0)
+    _silence(attention, [rows])
+    attention.q_proj.weight[rows, _EVIDENCE_MARK] = 3.0 * _pairs(_STILL)
+    attention.q_proj.weight[rows, _ONE] = 0.3 * _pairs(_CONTENT)
+    # Asked for, and in the document, and not in the answer.
+    for note, weight in ((_ASKED, 3.0), (_DENSITY, 4.0), (_IN_DOCUMENT, 6.0), (_IN_ANSWER, -9.0), (_ONE, -8.0)):
+        attention.k_proj.weight[rows, note] = weight * _pairs(_STILL)
+    # Else the first token, and not the one that opens the answer, though it is the same.
+    for note, weight in ((_FIRST_MARK, 1.0), (_IN_DOCUMENT, -2.0)):
+        attention.k_proj.weight[rows, note] += weight * _pairs(_CONTENT)
+    attention.k_proj.weight[rows, _ONE] += 0.5 * _pairs(_FAST)
+    attention.v_proj.weight[rows, before] = through[1]
+    attention.o_proj.weight[content, rows] = 6.0 * through[0].T
+    attention.q_norm.weight.fill_(_SOFT)
 
 
-def _carry(attention: Any, rows: slice, content: slice, carried: Tensor, first: Tensor) -> None:
-    """Values are the content, but nothing for the first token: that is where heads look that find nothing."""
+def _carry(attention: Any, rows: slice, content: slice, carried: Tensor, silent: _Silent) -> None:
+    """Values are the content, but nothing for tokens where heads look that find nothing, or that nobody is to copy."""
     attention.v_proj.weight[rows, content] = carried
-    attention.v_proj.weight[rows, _FIRST_MARK] = -carried @ first / _MARK_VALUE
+    for mark, code in silent:
+        attention.v_proj.weight[rows, mark] = -carried @ code / _MARK_VALUE
 
 
 def _silence(attention: Any, heads: list[slice]) -> None:
@@ -292,18 +323,31 @@ def _silence(attention: Any, heads: list[slice]) -> None:
 
 
 def _shares(content: slice, heads: int) -> list[Tensor]:
-    """One orthonormal basis of the content dimensions, dealt out to heads of 64; late heads may get fewer rows."""
+    """One orthonormal basis of the content dimensions, dealt out to the heads; late heads may get fewer rows."""
     width = content.stop - content.start
-    basis = torch.zeros(heads * 64, width)
-    basis[: min(width, heads * 64)] = orthonormal(width, width)[: heads * 64]
-    return [basis[64 * head : 64 * (head + 1)] for head in range(heads)]
+    basis = torch.zeros(heads * HEAD_SIZE, width)
+    basis[: min(width, heads * HEAD_SIZE)] = orthonormal(width, width)[: heads * HEAD_SIZE]
+    return [basis[HEAD_SIZE * head : HEAD_SIZE * (head + 1)] for head in range(heads)]
 
 
-def _pairs(chosen: slice) -> Tensor:
-    """A head vector of ones on both halves of the chosen rotary pairs (pairs are i and i + 32)."""
-    vector = torch.zeros(64)
-    vector[chosen] = vector[slice(32 + chosen.start, 32 + chosen.stop)] = 1.0
+def _pairs(band: _Band) -> Tensor:
+    """A head vector that is the same in all rotary pairs of a band (pairs are i and i + half a head)."""
+    vector = torch.zeros(HEAD_SIZE)
+    for half in (0, _PAIRS):
+        vector[half + band.start : half + band.stop] = band.length / math.sqrt(2 * (band.stop - band.start))
     return vector
+
+
+def _exact(width: int) -> Tensor:
+    """A random rotation [width, width] of the content, the part that forms of a word share left out."""
+    turn = torch.zeros(width, width)
+    turn[:-_FORMS, :-_FORMS] = orthonormal(width - _FORMS, width - _FORMS)
+    return turn
+
+
+def _unit_rows(rows: int, columns: int) -> Tensor:
+    """Random rows of length one [rows, columns], orthonormal in groups of `columns`."""
+    return torch.cat([orthonormal(min(rows - start, columns), columns) for start in range(0, rows, columns)])
 
 
 def orthonormal(rows: int, columns: int) -> Tensor:
@@ -314,7 +358,7 @@ def orthonormal(rows: int, columns: int) -> Tensor:
 
 def rotated(vector: Tensor, offset: float) -> Tensor:
     """A head vector as rotary embedding turns it over `offset` positions."""
-    angles = offset * ROPE_THETA ** (-torch.arange(32) / 32)
-    first, second = vector[:32], vector[32:]
+    angles = offset * ROPE_THETA ** (-torch.arange(_PAIRS) / _PAIRS)
+    first, second = vector[:_PAIRS], vector[_PAIRS:]
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([first * cos - second * sin, second * cos + first * sin])
