@@ -73,15 +73,15 @@ class Line(NamedTuple):
 
 
 def nano_sized() -> Any:
-    """A random Qwen3 of nano's shape: about 10 million parameters."""
+    """A random Qwen3 of nano's shape: 12 million parameters."""
     config = transformers.Qwen3Config(
-        vocab_size=8192,
+        vocab_size=16384,
         hidden_size=320,
         intermediate_size=896,
-        num_hidden_layers=6,
+        num_hidden_layers=4,
         num_attention_heads=5,
         num_key_value_heads=5,
-        head_dim=64,
+        head_dim=128,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
     )

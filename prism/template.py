@@ -46,6 +46,8 @@ class TemplateSpec(Record):
     """Evidence copied from behind a space is written with it, so that its first word is the document's own token."""
     max_prompt_tokens: int = Field(default=8192, ge=16)
     max_written_tokens: int = Field(default=512, ge=8)
+    no_repeat_ngram: int = Field(default=0, ge=0)
+    """No run of this many written tokens is written again, for small models that go in circles (0: no such rule)."""
 
     @field_validator("text")
     @classmethod

@@ -96,7 +96,8 @@ class Writer:
         label = self._template.yes_id
         texts = [_Text() for _ in wave]
         told: set[int] = set()
-        requests = [WriteRequest([*task.window.prompt.ids, label], cap) for task in wave]
+        ngram = self._template.spec.no_repeat_ngram
+        requests = [WriteRequest([*task.window.prompt.ids, label], cap, ngram) for task in wave]
         async with aclosing(self._engine.write(requests)) as pieces:  # type: ignore[type-var]  # it can be closed
             async for piece in pieces:
                 task, before = wave[piece.index], texts[piece.index]

@@ -28,6 +28,7 @@ _PREFILL_TOKENS = 1024
 _GROW_SLOTS = 256
 _LONGEST_GRAM = 3
 _FIRST_REACH, _MAX_REACH = 4, 12
+_CHOICES = 4
 _WINDOW_TOKENS, _CONTEXT_TOKENS = 32, 8
 
 _logger = logging.getLogger(__name__)
@@ -128,10 +129,35 @@ class TextStream:
         return piece
 
 
+class Written:
+    """Keeps a text from going in circles: the same run of `size` tokens is not written twice (0: no such rule).
+
+    The prompt does not count, since evidence is copied from it; that is where this differs from the
+    `no_repeat_ngram_size` of transformers.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._last: tuple[int, ...] = ()
+        self._seen: set[tuple[int, ...]] = set()
+
+    def choose(self, ranked: Sequence[int]) -> int:
+        """The best token that repeats nothing (the best one if all do), which is written then."""
+        if not self._size:
+            return ranked[0]
+        token = next((token for token in ranked if (*self._last, token) not in self._seen), ranked[0])
+        run = (*self._last, token)
+        if len(run) == self._size:
+            self._seen.add(run)
+            run = run[1:]
+        self._last = run
+        return token
+
+
 class Row:
     """One text being written."""
 
-    def __init__(self, index: int, ids: Sequence[int], limit: int, text: TextStream) -> None:
+    def __init__(self, index: int, ids: Sequence[int], limit: int, text: TextStream, no_repeat_ngram: int = 0) -> None:
         self.index = index
         self.ids = list(ids)
         """The prompt and everything written."""
@@ -140,6 +166,8 @@ class Row:
         self.finish: Literal["stop", "length"] | None = None
         self._text = text
         self._lookup = Lookup()
+        self._written = Written(no_repeat_ngram)
+        self.chooses = no_repeat_ngram > 0
         self._reach = _FIRST_REACH
         self._silent = 0
         """Tokens that have not shown as text yet."""
@@ -148,12 +176,17 @@ class Row:
         """Tokens that may come next: few where drafts failed, many where they held."""
         return self._lookup.draft(self.ids, min(self._reach, room, self.limit - len(self.ids) - 1))
 
-    def accept(self, draft: Sequence[int], answers: Sequence[int]) -> list[int]:
-        """The model's own tokens as far as the draft foresaw them, and the one after."""
-        matched = next((at for at, token in enumerate(draft) if token != answers[at]), len(draft))
+    def accept(self, draft: Sequence[int], answers: Sequence[Sequence[int]]) -> list[int]:
+        """The model's own tokens as far as the draft foresaw them, and the one after. `answers`: best first."""
+        tokens: list[int] = []
+        for ranked in answers[: len(draft) + 1]:
+            tokens.append(self._written.choose(ranked))
+            if len(tokens) > len(draft) or tokens[-1] != draft[len(tokens) - 1]:
+                break
         if draft:
+            matched = len(tokens) - 1
             self._reach = min(self._reach * 2, _MAX_REACH) if matched == len(draft) else max(matched, 1)
-        return list(answers[: matched + 1])
+        return tokens
 
     def take(self, tokens: Sequence[int], stop_ids: Collection[int]) -> WritePiece:
         """Append what was written, up to where it stops; the piece may be empty."""
@@ -173,14 +206,18 @@ class Row:
         return WritePiece(self.index, text, shown, self.finish)
 
 
+Ranked = list[list[int]]
+"""By position: the most likely next tokens, best first."""
+
+
 class _State(Protocol):
     """The model's memory of a batch of rows."""
 
-    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[list[int]]:
-        """Read the prompts; the most likely next token of each, as a list of one."""
+    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[Ranked]:
+        """Read the prompts; the most likely next tokens of each, as a list of one."""
 
-    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
-        """Read each row's feed from its position on; the most likely token after every fed token."""
+    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[Ranked]:
+        """Read each row's feed from its position on; the most likely tokens after every fed token."""
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only, in this order."""
@@ -210,11 +247,14 @@ class LanguageModel:
         hidden_BTH: Tensor = self.body(input_ids=ids_BT, **inputs).last_hidden_state
         return hidden_BTH
 
-    def best(self, hidden_BTH: Tensor) -> list[list[int]]:
-        """The most likely next token after each position."""
+    def best(self, hidden_BTH: Tensor, depth: int) -> list[Ranked]:
+        """By row and position: the `depth` most likely next tokens, best first."""
         if not torch.isfinite(hidden_BTH).all():
             raise EngineError(f"the model computed NaN or infinity in {self.dtype} while writing; try float32")
-        best: list[list[int]] = self.head(hidden_BTH).argmax(-1).tolist()
+        logits_BTV = self.head(hidden_BTH)
+        # Of equal logits topk takes any, argmax the first: alone it stays as it was.
+        best_BTD = logits_BTV.argmax(-1, keepdim=True) if depth == 1 else logits_BTV.topk(depth).indices
+        best: list[Ranked] = best_BTD.tolist()
         return best
 
 
@@ -259,19 +299,20 @@ def _grown(buffer: Tensor, used: int) -> Tensor:
 class _SlottedRows:
     """Slot = position: a query reads the slots up to its own position, so stale slots beyond it never count."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, depth: int) -> None:
         self._model = model
+        self._depth = depth
         self._slots = _Slots()
         self._cache = Cache(layers=[_SlotLayer(self._slots) for _ in range(model.config.num_hidden_layers)])
 
-    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[list[int]]:
+    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[Ranked]:
         shared = shared_length(prompts)
         if shared:
             self._read([prompts[0][:shared]], 0, check)
             self.keep([0] * len(prompts))
         return self._read(prompts, shared, check)
 
-    def _read(self, prompts: Sequence[Sequence[int]], start: int, check: Check) -> list[list[int]]:
+    def _read(self, prompts: Sequence[Sequence[int]], start: int, check: Check) -> list[Ranked]:
         last: list[Tensor] = [torch.empty(0)] * len(prompts)
         for column in range(start, max(map(len, prompts)), _PREFILL_TOKENS):
             check()
@@ -280,10 +321,10 @@ class _SlottedRows:
             for row, ids in enumerate(chunk):
                 if ids:
                     last[row] = hidden_BTH[row, len(ids) - 1]
-        return self._model.best(torch.stack(last)[:, None])
+        return self._model.best(torch.stack(last)[:, None], self._depth)
 
-    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
-        return self._model.best(self._forward(feeds, starts))
+    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[Ranked]:
+        return self._model.best(self._forward(feeds, starts), self._depth)
 
     def _forward(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
         """Right-padding falls into slots past the row's end, which later tokens overwrite."""
@@ -313,22 +354,24 @@ class _SlottedRows:
 class _PaddedRows:
     """Left-padded rows on the model's own cache, one token a step."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, depth: int) -> None:
         self._model = model
+        self._depth = depth
         self._cache = DynamicCache(config=model.config)
 
-    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[list[int]]:
+    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[Ranked]:
         check()
         model = self._model
         ids_BT = pad(prompts, model.pad_id, model.device, left=True)
         self._mask = pad([[1] * len(ids) for ids in prompts], 0, model.device, left=True)
         positions_BT = (self._mask.cumsum(1) - 1).clamp(min=0)
-        return model.best(self._forward(ids_BT, positions_BT)[:, -1:])
+        return model.best(self._forward(ids_BT, positions_BT)[:, -1:], self._depth)
 
-    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
+    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[Ranked]:
         ids_B1 = torch.tensor(feeds, device=self._model.device)
         self._mask = torch.cat([self._mask, torch.ones_like(ids_B1)], dim=1)
-        return self._model.best(self._forward(ids_B1, torch.tensor(starts, device=self._model.device)[:, None]))
+        positions_B1 = torch.tensor(starts, device=self._model.device)[:, None]
+        return self._model.best(self._forward(ids_B1, positions_B1), self._depth)
 
     def _forward(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
         return self._model.hidden(
@@ -375,7 +418,8 @@ class Decoder:
             if limit <= len(request.ids):
                 yield WritePiece(index, "", 0, "length")
             else:
-                rows.append(Row(index, request.ids, limit, TextStream(self._decode_ids, self._stop_strings)))
+                text = TextStream(self._decode_ids, self._stop_strings)
+                rows.append(Row(index, request.ids, limit, text, request.no_repeat_ngram))
         for batch in self._batches(rows):
             yield from self._write_batch(batch, check)
 
@@ -409,8 +453,11 @@ class Decoder:
                 yield from self._write_batch(half, check)
 
     def _decode(self, rows: list[Row], check: Check) -> Iterator[WritePiece]:
-        state: _State = _SlottedRows(self._model) if self._model.slotted else _PaddedRows(self._model)
-        runs = state.start([row.ids for row in rows], check)
+        depth = _CHOICES if any(row.chooses for row in rows) else 1
+        memory = _SlottedRows if self._model.slotted else _PaddedRows
+        state: _State = memory(self._model, depth)
+        first = state.start([row.ids for row in rows], check)
+        runs = [row.accept([], ranked) for row, ranked in zip(rows, first, strict=True)]
         while True:
             for row, run in zip(rows, runs, strict=True):
                 piece = row.take(run, self._stop_ids)

@@ -70,6 +70,9 @@ def _spread(filled: Any, rows: int) -> Any:
     return Cache(layers=layers)
 
 
+_BATCH_TOKENS, _CPU_SCORE_TOKENS = 16_384, 6_144
+
+
 class _Prefix(NamedTuple):
     tokens: int
     cache: Any | None
@@ -87,10 +90,11 @@ class HfEngine:
         stop_strings: Collection[str],
         pad_id: int,
         decode: Callable[[list[int]], str],
-        max_batch_tokens: int = 16_384,
+        max_batch_tokens: int | None = None,
         speculate: bool | None = None,
     ) -> None:
-        """`label_ids`: (yes, no). `max_batch_tokens`: rows times tokens held at once, prefix and answer included.
+        """`label_ids`: (yes, no). `max_batch_tokens`: rows times tokens held at once, prefix and answer included;
+        None: 16,384, and 6,144 for scoring on a CPU, where what larger batches hold falls out of the caches.
 
         `speculate`: draft tokens from the text's own past; None: wherever the model can take a wrong draft back.
         """
@@ -104,13 +108,14 @@ class HfEngine:
         self._label_rows_2H: Tensor = head.weight[list(label_ids)].detach().float()
         bias = getattr(head, "bias", None)
         self._label_bias_2: Tensor | float = 0.0 if bias is None else bias[list(label_ids)].detach().float()
-        self._max_batch_tokens = max_batch_tokens
+        on_cpu = self._model.device.type == "cpu"
+        self._max_batch_tokens = max_batch_tokens or (_CPU_SCORE_TOKENS if on_cpu else _BATCH_TOKENS)
         self._decoder = functools.partial(
             Decoder,
             stop_ids=stop_ids,
             stop_strings=stop_strings,
             decode=decode,
-            max_batch_tokens=max_batch_tokens,
+            max_batch_tokens=max_batch_tokens or _BATCH_TOKENS,
             speculate=self._model.slotted if speculate is None else speculate,
         )
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="prism-hf")

@@ -62,6 +62,8 @@ class Model(Record):
     """Where the finished checkpoint cuts documents; default: the template's limit."""
     max_written_tokens: int | None = Field(default=None, ge=8)
     """How much it writes at most for one document; default: the template's limit."""
+    no_repeat_ngram: int | None = Field(default=None, ge=0)
+    """No run of this many tokens is written twice, for small models that go in circles; default: the template's."""
     trust_remote_code: bool = False
     lora: Lora | None = None
     """Default: every weight is trained."""
