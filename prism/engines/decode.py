@@ -54,9 +54,11 @@ def shared_length(prompts: Collection[Sequence[int]]) -> int:
     return length if length >= MIN_SHARED_TOKENS else 0
 
 
-def pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, *, left: bool = False) -> Tensor:
-    """Ragged ids -> [B, T]."""
-    width = max(map(len, rows))
+def pad(
+    rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, *, left: bool = False, multiple: int = 1
+) -> Tensor:
+    """Ragged ids -> [B, T], T a multiple of `multiple`."""
+    width = -(-max(map(len, rows)) // multiple) * multiple
     fill = ([pad_id] * (width - len(row)) for row in rows)
     padded = [[*gap, *row] if left else [*row, *gap] for row, gap in zip(rows, fill, strict=True)]
     return torch.tensor(padded, dtype=torch.long, device=device)

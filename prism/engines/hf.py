@@ -71,6 +71,9 @@ def _spread(filled: Any, rows: int) -> Any:
 
 
 _BATCH_TOKENS, _CPU_SCORE_TOKENS = 16_384, 6_144
+_WIDTHS = 32
+"""Batches are as wide as a multiple of this: matrix kernels are made once for every shape, which takes longer than a
+few positions more."""
 
 
 class _Prefix(NamedTuple):
@@ -255,7 +258,7 @@ class HfEngine:
     ) -> Iterator[LabelLogits]:
         """Right-padding without a mask is exact: in a causal model nothing after a row's last token reaches it."""
         suffixes = [ids[prefix.tokens :] for ids in prompts]
-        ids_BT = pad(suffixes, model.pad_id, model.device)
+        ids_BT = pad(suffixes, model.pad_id, model.device, multiple=_WIDTHS)
         cache = None if prefix.cache is None else _spread(prefix.cache, len(prompts))
         hidden_BTH = model.hidden(ids_BT, past_key_values=cache, use_cache=cache is not None)
         last_B = torch.tensor([len(ids) - 1 for ids in suffixes], device=model.device)
