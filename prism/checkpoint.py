@@ -160,6 +160,8 @@ def _locate(source: str | Path, revision: str | None) -> Path:
         path = NANO
     else:
         path = Path(source).expanduser()
+        if path.is_file():
+            raise CheckpointError(f"{source} is a file: pass the folder that holds the checkpoint")
         if not path.is_dir():
             path = _download(str(source), revision)
     if not (path / "config.json").is_file():

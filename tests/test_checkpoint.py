@@ -178,3 +178,10 @@ def test_limits_stay_within_the_context(saved):
     (saved / "config.json").write_text(json.dumps(config))
     spec = Checkpoint.load(saved).template.spec
     assert (spec.max_prompt_tokens, spec.max_written_tokens) == (750, 250)
+
+
+def test_a_file_is_no_checkpoint(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is a file: pass the folder"):
+        Checkpoint.load(file)
