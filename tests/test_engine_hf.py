@@ -14,8 +14,9 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from prism.engines.base import Engine, LabelLogits, ScoreOutput, WritePiece, WriteRequest
-from prism.engines.decode import Decoder, LanguageModel, Lookup, TextStream, Written, out_of_memory, shared_length
+from prism.engines.decode import Decoder, LanguageModel, out_of_memory, shared_length
 from prism.engines.hf import HfEngine, choose_device, choose_dtype
+from prism.engines.row import Lookup, TextStream, Written
 from prism.errors import DocumentError, EngineError, InputError
 
 YES, NO, STOP, VOCABULARY = 5, 9, 2, 600

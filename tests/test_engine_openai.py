@@ -278,6 +278,7 @@ def test_leaving_closes_the_requests(closing):
 
     async def leave() -> None:
         async for _ in engine.write([WriteRequest([1], 90)] * 5):
+            assert servers.open > 0
             break
         await reached(lambda: servers.open == 0)
 

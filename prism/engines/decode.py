@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from prism.engines.base import WritePiece, WriteRequest
+from prism.engines.row import Row, TextStream
 from prism.errors import EngineError
 
 Check = Callable[[], None]
@@ -26,10 +27,7 @@ MIN_SHARED_TOKENS = 16
 _PREFILL_TOKENS = 1024
 """Columns of a prompt computed at once: bounds the attention mask and the activations."""
 _GROW_SLOTS = 256
-_LONGEST_GRAM = 3
-_FIRST_REACH, _MAX_REACH = 4, 12
 _CHOICES = 4
-_WINDOW_TOKENS, _CONTEXT_TOKENS = 32, 8
 
 _logger = logging.getLogger(__name__)
 
@@ -62,150 +60,6 @@ def pad(
     fill = ([pad_id] * (width - len(row)) for row in rows)
     padded = [[*gap, *row] if left else [*row, *gap] for row, gap in zip(rows, fill, strict=True)]
     return torch.tensor(padded, dtype=torch.long, device=device)
-
-
-class Lookup:
-    """Drafts the next tokens of a text from its own past: what followed the last three (two, one) tokens before."""
-
-    def __init__(self) -> None:
-        self._after: dict[tuple[int, ...], int] = {}
-        self._indexed = 0
-
-    def draft(self, ids: Sequence[int], count: int) -> list[int]:
-        """At most `count` tokens; a repetition that reaches the end of the text is taken to go on."""
-        for end in range(self._indexed + 1, len(ids)):
-            for gram in range(1, min(_LONGEST_GRAM, end) + 1):
-                self._after[tuple(ids[end - gram : end])] = end
-        self._indexed = max(len(ids) - 1, 0)
-        for gram in range(_LONGEST_GRAM, 0, -1):
-            start = self._after.get(tuple(ids[-gram:]))
-            if start is not None:
-                return _continued(ids, start, count)
-        return []
-
-
-def _continued(ids: Sequence[int], start: int, count: int) -> list[int]:
-    draft = list(ids[start : start + count])
-    while len(draft) < count:
-        draft.append(draft[len(draft) - (len(ids) - start)])
-    return draft
-
-
-class TextStream:
-    """Token ids -> text, piece by piece: only complete characters, ending with the first stop string.
-
-    Decodes a window of recent tokens, so the work is linear overall. The window may begin inside a character: UTF-8
-    resynchronises after it, and what the window shows of its own beginning was emitted before.
-    """
-
-    def __init__(self, decode: Callable[[list[int]], str], stop_strings: Collection[str]) -> None:
-        self._decode = decode
-        self._stop_strings = stop_strings
-        self._tail_chars = max(map(len, stop_strings), default=1) - 1
-        self._tail = ""
-        self._window: list[int] = []
-        self._shown = 0
-        self.stopped = False
-        """A stop string has been completed."""
-
-    def push(self, token: int) -> str:
-        """The text that this token completes; up to and including a stop string."""
-        self._window.append(token)
-        text = self._complete()
-        piece, self._shown = text[self._shown :], max(len(text), self._shown)
-        if len(self._window) > _WINDOW_TOKENS:
-            del self._window[:-_CONTEXT_TOKENS]
-            self._shown = len(self._complete())
-        return self._until_stop(piece)
-
-    def _complete(self) -> str:
-        return self._decode(self._window).removesuffix("\ufffd")
-
-    def _until_stop(self, piece: str) -> str:
-        recent = self._tail + piece
-        ends = [at + len(stop) for stop in self._stop_strings if stop and (at := recent.find(stop)) >= 0]
-        if ends:
-            self.stopped = True
-            return piece[: min(ends) - len(self._tail)]
-        self._tail = recent[-self._tail_chars :] if self._tail_chars else ""
-        return piece
-
-
-class Written:
-    """Keeps a text from going in circles: the same run of `size` tokens is not written twice (0: no such rule).
-
-    The prompt does not count, since evidence is copied from it; that is where this differs from the
-    `no_repeat_ngram_size` of transformers.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._last: tuple[int, ...] = ()
-        self._seen: set[tuple[int, ...]] = set()
-
-    def choose(self, ranked: Sequence[int]) -> int:
-        """The best token that repeats nothing (the best one if all do), which is written then."""
-        if not self._size:
-            return ranked[0]
-        token = next((token for token in ranked if (*self._last, token) not in self._seen), ranked[0])
-        run = (*self._last, token)
-        if len(run) == self._size:
-            self._seen.add(run)
-            run = run[1:]
-        self._last = run
-        return token
-
-
-class Row:
-    """One text being written."""
-
-    def __init__(self, index: int, ids: Sequence[int], limit: int, text: TextStream, no_repeat_ngram: int = 0) -> None:
-        self.index = index
-        self.ids = list(ids)
-        """The prompt and everything written."""
-        self.limit = limit
-        """`ids` never grows past this."""
-        self.finish: Literal["stop", "length"] | None = None
-        self._text = text
-        self._lookup = Lookup()
-        self._written = Written(no_repeat_ngram)
-        self.chooses = no_repeat_ngram > 0
-        self._reach = _FIRST_REACH
-        self._silent = 0
-        """Tokens that have not shown as text yet."""
-
-    def draft(self, room: int) -> list[int]:
-        """Tokens that may come next: few where drafts failed, many where they held."""
-        return self._lookup.draft(self.ids, min(self._reach, room, self.limit - len(self.ids) - 1))
-
-    def accept(self, draft: Sequence[int], answers: Sequence[Sequence[int]]) -> list[int]:
-        """The model's own tokens as far as the draft foresaw them, and the one after. `answers`: best first."""
-        tokens: list[int] = []
-        for ranked in answers[: len(draft) + 1]:
-            tokens.append(self._written.choose(ranked))
-            if len(tokens) > len(draft) or tokens[-1] != draft[len(tokens) - 1]:
-                break
-        if draft:
-            matched = len(tokens) - 1
-            self._reach = min(self._reach * 2, _MAX_REACH) if matched == len(draft) else max(matched, 1)
-        return tokens
-
-    def take(self, tokens: Sequence[int], stop_ids: Collection[int]) -> WritePiece:
-        """Append what was written, up to where it stops; the piece may be empty."""
-        text = ""
-        for token in tokens:
-            if token in stop_ids:
-                self.finish = "stop"
-                break
-            self.ids.append(token)
-            self._silent += 1
-            text += self._text.push(token)
-            if self._text.stopped or len(self.ids) >= self.limit:
-                self.finish = "stop" if self._text.stopped else "length"
-                break
-        shown = self._silent if text or self.finish else 0
-        self._silent -= shown
-        return WritePiece(self.index, text, shown, self.finish)
 
 
 Ranked = list[list[int]]
