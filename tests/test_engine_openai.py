@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+from prism.backends import open_engine
+from prism.checkpoint import Checkpoint
 from prism.engines.base import LabelLogits, WriteRequest
 from prism.engines.openai import OpenAIEngine
 from prism.errors import DocumentError, EngineError, InputError, LabelMissing
@@ -319,9 +321,6 @@ def test_the_key_is_sent_and_nowhere_else(caplog):
 
 
 def test_load_takes_template_and_tokenizer_from_the_checkpoint(monkeypatch):
-    from prism.backends import open_engine
-    from prism.checkpoint import Checkpoint
-
     checkpoint = Checkpoint.load("nano")
     with pytest.raises(InputError, match="no engine 'tgi'"):
         open_engine("tgi", checkpoint)  # type: ignore[arg-type]
@@ -333,6 +332,13 @@ def test_load_takes_template_and_tokenizer_from_the_checkpoint(monkeypatch):
     servers = Servers()
     engine = open_engine("openai", checkpoint, base_url=A, options={"transport": servers})
     asyncio.run(engine.aclose())
+
+
+def test_a_rule_the_engine_cannot_keep_is_told(closing, caplog):
+    checkpoint = Checkpoint.load("nano")
+    assert checkpoint.template.spec.no_repeat_ngram > 0
+    closing(open_engine("openai", checkpoint, base_url=A, options={"transport": Servers()}))
+    assert "nano asks for no_repeat_ngram, which engine openai cannot keep" in caplog.text
 
 
 async def reached(holds: Callable[[], bool]) -> None:
