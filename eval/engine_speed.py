@@ -4,7 +4,9 @@
     python eval/engine_speed.py --checkpoint DIR --out eval/results/engine_speed
 
 A random model repeats itself far more than a trained one, so its prompt-lookup figures are an upper bound.
-Documents and prompts are made up by this script from sentences of its own.
+Documents and prompts are made up by this script from sentences of its own. Every way runs in a process of its own, as
+it would alone (threads of two computing threads in one process slow each other down), and they take turns, so that a slow
+moment of the machine meets all.
 """
 
 from __future__ import annotations
@@ -16,18 +18,23 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import transformers
 import typer
+from rich.console import Console
+from rich.progress import track
 
 from prism.checkpoint import Checkpoint
 from prism.engines.base import WriteRequest
+from prism.engines.decode import shared_length
 from prism.engines.hf import HfEngine, choose_dtype
+from prism.evaluation.report import command_line
 from prism.template import Template
 from prism.types import Document
 
@@ -37,7 +44,9 @@ INSTRUCTION = (
     "Answer yes when a part of it bears on the question, also when it answers only a part; answer no when it shares "
     "the topic or the words but leaves the reader where he was. After yes, write one sentence on what the document "
     "adds for this question, then repeat all of it that bears on the question so that it can be read on its own, with "
-    "names in place of pronouns, with every number and date as the document gives it, and with nothing added. "
+    "names in place of pronouns, with every number and date as the document gives it, and with nothing added. Where "
+    "two parts contradict each other repeat both, in the order of the document. Leave out greetings, menus, lists of "
+    "links and other things that stand on every page, and keep to the language in which the question is asked. "
 )
 QUERY = "Why did the bridge over the river have to be closed, and when was it opened to traffic again?"
 SENTENCES = (
@@ -112,24 +121,6 @@ def made_up_prompts(template: Template, documents: int, texts: int) -> Prompts:
     return Prompts(prompts, [[*ids, template.yes_id] for ids in prompts[:texts]])
 
 
-@contextmanager
-def in_dtype(model: Any, dtype: torch.dtype) -> Iterator[Any]:
-    before = model.dtype
-    yield model.to(dtype)
-    model.to(before)
-
-
-def median_s(work: Callable[[], object], repeats: int) -> float:
-    """Median wall time after one run to warm up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 @torch.inference_mode()
 def score_one_by_one(model: Any, prompts: Sequence[list[int]], logits_to_keep: int) -> list[list[float]]:
     return [model(torch.tensor([ids]), logits_to_keep=logits_to_keep).logits[0, -1, :2].tolist() for ids in prompts]
@@ -159,26 +150,6 @@ def engine(model: Any, *, speculate: bool | None = None, stop_ids: Sequence[int]
     )
 
 
-def scoring_lines(model: Any, prompts: list[list[int]], repeats: int) -> list[Line]:
-    by_length = sorted(prompts, key=len)
-    half = torch.bfloat16
-    ways: list[tuple[str, torch.dtype, Callable[[], object]]] = [
-        ("naive: one by one, all logits, fp32", torch.float32, lambda: score_one_by_one(model, prompts, 0)),
-        ("one by one, last logit only, fp32", torch.float32, lambda: score_one_by_one(model, prompts, 1)),
-        ("batches of 16, fp32", torch.float32, lambda: score_padded(model, prompts)),
-        ("batches of 16, sorted, bf16", half, lambda: score_padded(model, by_length)),
-        ("HfEngine: shared prefix, fp32", torch.float32, lambda: asyncio.run(engine(model).score(prompts))),
-        ("HfEngine: shared prefix, bf16", half, lambda: asyncio.run(engine(model).score(prompts))),
-    ]
-    lines: list[Line] = []
-    for name, dtype, work in ways:
-        with in_dtype(model, dtype):
-            rate = len(prompts) / median_s(work, repeats)
-        lines.append(Line(name, rate, rate / lines[0].per_second if lines else 1.0, ""))
-        typer.echo(f"{name}: {rate:.1f} documents/s", err=True)
-    return lines
-
-
 @torch.inference_mode()
 def generate(model: Any, prompts: Sequence[list[int]], max_tokens: int, stop_ids: Sequence[int]) -> list[list[int]]:
     """Plain greedy decoding with a cache, one prompt after the other; stop ids are cut off."""
@@ -196,37 +167,135 @@ def generate(model: Any, prompts: Sequence[list[int]], max_tokens: int, stop_ids
     return texts
 
 
-async def _written(engine: HfEngine, requests: Sequence[WriteRequest]) -> list[list[int]]:
+async def _written(writer: HfEngine, requests: Sequence[WriteRequest]) -> list[list[int]]:
     texts: list[list[int]] = [[] for _ in requests]
-    async for piece in engine.write(requests):
+    async for piece in writer.write(requests):
         texts[piece.index] += [ord(character) - 0x20000 for character in piece.text]
     return texts
 
 
-def writing_lines(
-    model: Any, prompts: list[list[int]], max_tokens: int, stop_ids: Sequence[int], repeats: int
-) -> list[Line]:
-    requests = [WriteRequest(ids, max_tokens) for ids in prompts]
-    reference = generate(model, prompts, max_tokens, stop_ids)
+class Setting(NamedTuple):
+    """What every way is given."""
 
-    def measured(name: str, write: Callable[[], list[list[int]]], baseline: float | None) -> Line:
-        texts = write()
+    checkpoint: str
+    documents: int
+    texts: int
+    max_tokens: int
+    threads: int
+
+
+class Work(NamedTuple):
+    """A model and its prompts, in the process that measures."""
+
+    model: Any
+    stop_ids: Sequence[int]
+    prompts: Prompts
+    max_tokens: int
+
+    def by_engine(self) -> Callable[[], object]:
+        scorer = engine(self.model)
+        return lambda: asyncio.run(scorer.score(self.prompts.score))
+
+    def one_by_one(self) -> Callable[[], list[list[int]]]:
+        return lambda: generate(self.model, self.prompts.write, self.max_tokens, self.stop_ids)
+
+    def batched(self, speculate: bool | None) -> Callable[[], list[list[int]]]:
+        writer = engine(self.model, speculate=speculate, stop_ids=self.stop_ids)
+        requests = [WriteRequest(ids, self.max_tokens) for ids in self.prompts.write]
+        return lambda: asyncio.run(_written(writer, requests))
+
+
+class Way(NamedTuple):
+    dtype: Literal["float32", "bfloat16"]
+    prepare: Callable[[Work], Callable[[], Any]]
+
+
+SCORING = {
+    "naive: one by one, all logits, fp32": Way(
+        "float32", lambda work: lambda: score_one_by_one(work.model, work.prompts.score, 0)
+    ),
+    "one by one, last logit only, fp32": Way(
+        "float32", lambda work: lambda: score_one_by_one(work.model, work.prompts.score, 1)
+    ),
+    "batches of 16, fp32": Way("float32", lambda work: lambda: score_padded(work.model, work.prompts.score)),
+    "batches of 16, sorted, bf16": Way(
+        "bfloat16", lambda work: lambda: score_padded(work.model, sorted(work.prompts.score, key=len))
+    ),
+    "HfEngine: shared prefix, fp32": Way("float32", Work.by_engine),
+    "HfEngine: shared prefix, bf16": Way("bfloat16", Work.by_engine),
+}
+WRITING = {
+    "generate, one by one, fp32": Way("float32", Work.one_by_one),
+    "HfEngine: batched, fp32": Way("float32", lambda work: work.batched(False)),
+    "HfEngine: batched + prompt lookup, fp32": Way("float32", lambda work: work.batched(None)),
+    "HfEngine: batched, bf16": Way("bfloat16", lambda work: work.batched(False)),
+    "HfEngine: batched + prompt lookup, bf16": Way("bfloat16", lambda work: work.batched(None)),
+}
+
+
+def load(setting: Setting, dtype: Literal["float32", "bfloat16"]) -> Work:
+    """On one thread, since the thread that loads is not the one that computes."""
+    torch.set_num_threads(1)
+    if setting.checkpoint == "random":
+        model, stop_ids = nano_sized().to(getattr(torch, dtype)), []
+        prompts = random_prompts(model.config.vocab_size, setting.documents, setting.texts)
+    else:
+        loaded = Checkpoint.load(setting.checkpoint)
+        model, stop_ids = loaded.load_model(dtype, "cpu"), sorted(loaded.template.stop_ids)
+        prompts = made_up_prompts(loaded.template, setting.documents, setting.texts)
+    torch.set_num_threads(setting.threads or os.cpu_count() or 1)
+    return Work(model, stop_ids, prompts, setting.max_tokens)
+
+
+_RUN: dict[str, Callable[[], Any]] = {}
+"""In a measuring process: the way it measures."""
+
+
+def _prepare(setting: Setting, name: str) -> None:
+    way = {**SCORING, **WRITING}[name]
+    _RUN[name] = way.prepare(load(setting, way.dtype))
+
+
+def _measure(name: str) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = _RUN[name]()
+    return time.perf_counter() - start, result
+
+
+def measure(setting: Setting, ways: Iterable[str], repeats: int) -> dict[str, tuple[float, Any]]:
+    """Per way the median wall time in seconds and what it returned, after one run to warm up."""
+    processes = {
+        name: ProcessPoolExecutor(1, get_context("spawn"), initializer=_prepare, initargs=(setting, name))
+        for name in ways
+    }
+    times: dict[str, list[float]] = {name: [] for name in processes}
+    results: dict[str, Any] = {}
+    try:
+        for _ in track(range(repeats + 1), description="rounds", console=Console(stderr=True)):
+            for name, process in processes.items():
+                seconds, results[name] = process.submit(_measure, name).result()
+                times[name].append(seconds)
+    finally:
+        for process in processes.values():
+            process.shutdown()
+    return {name: (statistics.median(taken[1:]), results[name]) for name, taken in times.items()}
+
+
+def scoring_lines(setting: Setting, repeats: int) -> list[Line]:
+    rates = {name: setting.documents / seconds for name, (seconds, _) in measure(setting, SCORING, repeats).items()}
+    first = next(iter(rates.values()))
+    return [Line(name, rate, rate / first, "") for name, rate in rates.items()]
+
+
+def writing_lines(setting: Setting, repeats: int) -> list[Line]:
+    measured = measure(setting, WRITING, repeats)
+    _, reference = next(iter(measured.values()))
+    lines: list[Line] = []
+    for name, (seconds, texts) in measured.items():
+        rate = sum(map(len, texts)) / seconds
         same = sum(text == expected for text, expected in zip(texts, reference, strict=True))
-        rate = sum(map(len, texts)) / median_s(write, repeats)
-        typer.echo(f"{name}: {rate:.1f} tokens/s", err=True)
-        return Line(
-            name, rate, rate / (baseline or rate), f"{same} of {len(texts)} texts identical to generate in fp32"
-        )
-
-    def batched(speculate: bool | None) -> Callable[[], list[list[int]]]:
-        return lambda: asyncio.run(_written(engine(model, speculate=speculate, stop_ids=stop_ids), requests))
-
-    plain = measured("generate, one by one, fp32", lambda: generate(model, prompts, max_tokens, stop_ids), None)
-    lines = [plain, measured("HfEngine: batched, fp32", batched(False), plain.per_second)]
-    lines.append(measured("HfEngine: batched + prompt lookup, fp32", batched(None), plain.per_second))
-    with in_dtype(model, torch.bfloat16):
-        lines.append(measured("HfEngine: batched, bf16", batched(False), plain.per_second))
-        lines.append(measured("HfEngine: batched + prompt lookup, bf16", batched(None), plain.per_second))
+        note = f"{same} of {len(texts)} texts identical to generate in fp32"
+        lines.append(Line(name, rate, rate / (lines[0].per_second if lines else rate), note))
     return lines
 
 
@@ -240,40 +309,42 @@ def main(
     documents: Annotated[int, typer.Option(min=2, help="Documents to score.")] = 100,
     texts: Annotated[int, typer.Option(min=1, help="Texts to write.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest text.")] = 128,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs per figure after one to warm up; the median counts.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds after one to warm up; medians count.")] = 5,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all cores.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write PATH.json and PATH.md too.")] = None,
 ) -> None:
     """Measure scoring and writing on the CPU, in one run."""
-    torch.set_num_threads(threads or os.cpu_count() or 1)
-    if checkpoint == "random":
-        model, stop_ids = nano_sized(), []
-        prompts = random_prompts(model.config.vocab_size, documents, texts)
-    else:
-        loaded = Checkpoint.load(checkpoint)
-        model, stop_ids = loaded.load_model("float32", "cpu"), sorted(loaded.template.stop_ids)
-        prompts = made_up_prompts(loaded.template, documents, texts)
-    setting = (
-        f"{checkpoint}, {model.num_parameters() / 1e6:.1f}M parameters, {torch.get_num_threads()} threads, "
+    setting = Setting(checkpoint, documents, texts, max_tokens, threads or os.cpu_count() or 1)
+    sample = load(setting, "float32")
+    shared = shared_length([tuple(ids) for ids in sample.prompts.score])
+    own = statistics.mean(len(ids) - shared for ids in sample.prompts.score)
+    described = (
+        f"{checkpoint}, {sample.model.num_parameters() / 1e6:.1f}M parameters, {setting.threads} threads, "
         f"torch {torch.__version__}, transformers {transformers.__version__}, {platform.machine()}, "
-        f"auto dtype {choose_dtype('cpu')}, median of {repeats}"
+        f"auto dtype {choose_dtype('cpu')}; a shared prefix of {shared} tokens, then {own:.0f} a document; "
+        f"medians of {repeats} rounds in turn"
     )
-    scoring = scoring_lines(model, prompts.score, repeats)
-    writing = writing_lines(model, prompts.write, max_tokens, stop_ids, repeats)
+    del sample
+    scoring = scoring_lines(setting, repeats)
+    writing = writing_lines(setting, repeats)
+    command = command_line()
     report = "\n".join(
         [
             "# Speed of the transformers engine",
             "",
-            setting,
+            described,
             "",
             markdown(f"Scoring {documents} documents with one query", "documents/s", scoring),
             markdown(f"Writing {texts} texts of at most {max_tokens} tokens", "tokens/s", writing),
+            f"Command: `{command}`",
+            "",
         ]
     )
     typer.echo(report)
     if out:
         record = {
-            "setting": setting,
+            "command": command,
+            "setting": described,
             "scoring": [line._asdict() for line in scoring],
             "writing": [line._asdict() for line in writing],
         }

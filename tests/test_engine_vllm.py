@@ -9,12 +9,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from vllm_support import SMALL, VLLM_WARNINGS, alive, children, needs_vllm
+from vllm_support import SMALL, VLLM_WARNINGS, alive, children, eventually, needs_vllm
 
 from prism.backends import open_engine, read_vllm_options
 from prism.checkpoint import Checkpoint
@@ -296,12 +295,3 @@ def engine_processes(engine: VllmEngine) -> set[int]:
     manager = engine._llm.engine_core.resources.engine_manager
     cores = {process.pid for process in manager.processes}
     return cores | {child for core in cores for child in children(core)}
-
-
-def eventually(holds: Callable[[], bool], within_s: float = 60) -> bool:
-    until = time.monotonic() + within_s
-    while time.monotonic() < until:
-        if holds():
-            return True
-        time.sleep(0.05)
-    return holds()

@@ -11,7 +11,17 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from vllm_support import SMALL, VLLM_WARNINGS, alive, needs_vllm, pairs, save_float32, serveable_qwen3, vllm_server
+from vllm_support import (
+    SMALL,
+    VLLM_WARNINGS,
+    alive,
+    eventually,
+    needs_vllm,
+    pairs,
+    save_float32,
+    serveable_qwen3,
+    vllm_server,
+)
 
 from prism.backends import open_engine
 from prism.checkpoint import Checkpoint
@@ -189,4 +199,4 @@ def test_prism_serve_answers_over_vllm_as_it_does_over_transformers(engine, tmp_
         assert (result["contribution"], result["evidence"]) == (found.contribution, found.evidence)
     assert stream.startswith("event: ranking\n")
     assert "\nevent: done\n" in stream
-    assert not alive(started)
+    assert eventually(lambda: not alive(started))

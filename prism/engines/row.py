@@ -59,15 +59,13 @@ class TextStream:
     def push(self, token: int) -> str:
         """The text that this token completes; up to and including a stop string."""
         self._window.append(token)
-        text = self._complete()
+        decoded = self._decode(self._window)
+        text = decoded.rstrip("\ufffd")  # as servers do: what may still become a character waits for the next token
         piece, self._shown = text[self._shown :], max(len(text), self._shown)
-        if len(self._window) > _WINDOW_TOKENS:
+        if len(self._window) > _WINDOW_TOKENS and text == decoded:
             del self._window[:-_CONTEXT_TOKENS]
-            self._shown = len(self._complete())
+            self._shown = len(self._decode(self._window))
         return self._until_stop(piece)
-
-    def _complete(self) -> str:
-        return self._decode(self._window).removesuffix("\ufffd")
 
     def _until_stop(self, piece: str) -> str:
         recent = self._tail + piece
