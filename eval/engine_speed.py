@@ -5,8 +5,8 @@
 
 A random model repeats itself far more than a trained one, so its prompt-lookup figures are an upper bound.
 Documents and prompts are made up by this script from sentences of its own. Every way runs in a process of its own, as
-it would alone (threads of two computing threads in one process slow each other down), and they take turns, so that a slow
-moment of the machine meets all.
+it would alone (two computing threads in one process slow each other down), and they take turns, so that a slow moment
+of the machine meets all.
 """
 
 from __future__ import annotations

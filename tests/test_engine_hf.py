@@ -7,15 +7,18 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.cache_utils import DynamicLayer
 
 from prism.engines.base import Engine, LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.engines.decode import Decoder, LanguageModel, out_of_memory, shared_length
 from prism.engines.hf import HfEngine, choose_device, choose_dtype
+from prism.engines.prefix import PrefixLayer, attend_apart
 from prism.engines.row import Lookup, TextStream, Written
 from prism.errors import DocumentError, EngineError, InputError
 
@@ -149,6 +152,31 @@ def test_score_equals_the_full_forward_pass(model: Any, prefix: int, lengths: li
     # The prefix is computed once, the other len(lengths) - 1 times saved; under 16 tokens or alone it is not shared.
     saved = prefix * (len(lengths) - 1) if prefix >= 16 else 0
     assert output.cached_tokens == saved
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_apart_is_attention_over_the_joined_keys(dtype: torch.dtype) -> None:
+    torch.manual_seed(4)
+    past, T, D = 21, 13, 16
+    query = torch.randn(3, 4, T, D, dtype=dtype)
+    key, value = torch.randn(2, 3, 2, T, D, dtype=dtype)  # two query heads to a key head
+    filled = DynamicLayer()
+    filled.update(torch.randn(1, 2, past, D, dtype=dtype), torch.randn(1, 2, past, D, dtype=dtype))
+    found, _ = attend_apart(
+        SimpleNamespace(layer_idx=1), query, key, value, None, prefix=[None, PrefixLayer(filled, False)], scaling=0.3
+    )
+    keys, values = PrefixLayer(filled, True).update(key, value)
+    mask = torch.ones(T, past + T, dtype=torch.bool).tril(past)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, scale=0.3, enable_gqa=True
+    )
+    assert torch.allclose(found.transpose(1, 2), expected, atol=1e-6 if dtype is torch.float32 else 2e-2)
+
+
+def test_the_model_attends_as_before_after_scoring(tiny_qwen3: Any) -> None:
+    before = tiny_qwen3.config._attn_implementation
+    score(tiny_qwen3, random_prompts(1, 50, [3, 90]))
+    assert tiny_qwen3.config._attn_implementation == before == "sdpa"
 
 
 def test_score_in_small_batches_keeps_the_callers_order(model: Any) -> None:
@@ -401,6 +429,13 @@ def test_long_texts_stream_like_they_decode(offset: int) -> None:
 def test_bytes_that_are_no_text_are_passed_on_and_a_broken_end_is_not() -> None:
     stream = TextStream(bytes_as_tokens, ())
     assert "".join(stream.push(token) for token in b"a\xffb\xe9\x93") == "a\ufffdb"
+
+
+def test_a_run_of_broken_bytes_waits_until_text_follows() -> None:
+    """As servers do, so that the end of a cut text does not depend on the engine."""
+    stream = TextStream(bytes_as_tokens, ())
+    assert "".join(stream.push(token) for token in b"a" + b"\xff" * 50) == "a"
+    assert stream.push(ord("b")) == "\ufffd" * 50 + "b"
 
 
 def test_a_stop_string_is_found_across_tokens_and_nothing_after_it_is_shown() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 import math
 import threading
@@ -13,10 +12,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, LinearAttentionLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionLayer
 
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.engines.decode import Check, Decoder, LanguageModel, out_of_memory, pad, shared_length
+from prism.engines.prefix import reads_prefix_apart, spread
 from prism.errors import DocumentError, EngineError, InputError
 
 
@@ -44,33 +44,7 @@ def _cpu_multiplies_bf16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-class _SharedPrefix(DynamicLayer):  # type: ignore[misc]
-    """One attention layer's keys and values of the prefix, put before every row's own; keeps nothing of the rows."""
-
-    def __init__(self, filled: Any) -> None:
-        super().__init__()
-        self.keys, self.values, self.is_initialized = filled.keys, filled.values, True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        B = key_states.shape[0]
-        keys = torch.cat([self.keys.expand(B, -1, -1, -1), key_states], dim=2)
-        return keys, torch.cat([self.values.expand(B, -1, -1, -1), value_states], dim=2)
-
-
-def _spread(filled: Any, rows: int) -> Any:
-    """A cache for `rows` rows that begin with the prefix of a filled one-row cache, which stays as it is."""
-    layers = []
-    for layer in filled.layers:
-        if type(layer) is DynamicLayer:
-            layers.append(_SharedPrefix(layer))
-        else:  # a recurrent state is updated in place
-            own = copy.deepcopy(layer)
-            own.reorder_cache(torch.zeros(rows, dtype=torch.long, device=layer.device))
-            layers.append(own)
-    return Cache(layers=layers)
-
-
-_BATCH_TOKENS, _CPU_SCORE_TOKENS = 16_384, 6_144
+_BATCH_TOKENS, _CPU_SCORE_TOKENS = 16_384, 8_192
 _WIDTHS = 32
 """Batches are as wide as a multiple of this: matrix kernels are made once for every shape, which takes longer than a
 few positions more."""
@@ -97,7 +71,7 @@ class HfEngine:
         speculate: bool | None = None,
     ) -> None:
         """`label_ids`: (yes, no). `max_batch_tokens`: rows times tokens held at once, prefix and answer included;
-        None: 16,384, and 6,144 for scoring on a CPU, where what larger batches hold falls out of the caches.
+        None: 16,384, and 8,192 for scoring on a CPU, where what larger batches hold falls out of the caches.
 
         `speculate`: draft tokens from the text's own past; None: wherever the model can take a wrong draft back.
         """
@@ -259,12 +233,23 @@ class HfEngine:
         """Right-padding without a mask is exact: in a causal model nothing after a row's last token reaches it."""
         suffixes = [ids[prefix.tokens :] for ids in prompts]
         ids_BT = pad(suffixes, model.pad_id, model.device, multiple=_WIDTHS)
-        cache = None if prefix.cache is None else _spread(prefix.cache, len(prompts))
-        hidden_BTH = model.hidden(ids_BT, past_key_values=cache, use_cache=cache is not None)
+        hidden_BTH = _after_prefix(model, ids_BT, prefix.cache)
         last_B = torch.tensor([len(ids) - 1 for ids in suffixes], device=model.device)
         last_BH = hidden_BTH[torch.arange(len(prompts), device=model.device), last_B].float()
         logits_B2 = last_BH @ self._label_rows_2H.T + self._label_bias_2
         return (LabelLogits(yes, no) for yes, no in logits_B2.tolist())
+
+
+def _after_prefix(model: LanguageModel, ids_BT: Tensor, filled: Any | None) -> Tensor:
+    """Hidden states [B, T, H] of rows that go on after the prefix of a filled one-row cache, if there is one."""
+    if filled is None:
+        return model.hidden(ids_BT, use_cache=False)
+    apart = model.slotted and model.attention == "sdpa" and model.device.type == "cpu"
+    cache = spread(filled, len(ids_BT), joined=not apart)
+    if not apart:
+        return model.hidden(ids_BT, past_key_values=cache, use_cache=True)
+    with reads_prefix_apart(model.config):
+        return model.hidden(ids_BT, past_key_values=cache, use_cache=True, prefix=cache.layers)
 
 
 def _refuse_nan(labels: Sequence[LabelLogits | DocumentError], dtype: torch.dtype) -> None:
