@@ -32,6 +32,7 @@ import typer
 from prism.backends import open_engine
 from prism.checkpoint import Checkpoint
 from prism.engines.base import Engine, WriteRequest
+from prism.evaluation.report import command_line
 from prism.export import export
 from prism.reranker import Reranker
 from prism.serving.process import prism_serve, server
@@ -344,7 +345,7 @@ def markdown(setting: str, lines: Sequence[Line]) -> str:
         for line in lines
     ]
     head = ["# Serving speed", "", setting, "", "| | what | figure | ratio | target |", "|---|---|---:|---:|---|"]
-    return "\n".join([*head, *rows, ""])
+    return "\n".join([*head, *rows, "", f"Command: `{command_line()}`", ""])
 
 
 def main(
@@ -388,7 +389,7 @@ def main(
         lines += found
         if out:
             out.parent.mkdir(parents=True, exist_ok=True)
-            record = {"setting": setting, "lines": [line._asdict() for line in lines]}
+            record = {"command": command_line(), "setting": setting, "lines": [line._asdict() for line in lines]}
             out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             out.with_suffix(".md").write_text(markdown(setting, lines), encoding="utf-8")
     typer.echo(markdown(setting, lines))

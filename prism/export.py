@@ -42,6 +42,7 @@ def export(
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     _WRITERS[layout](working, checkpoint, model)
+    _tell_older_readers(working / "config.json")
     if target.exists():
         target.rmdir()
     working.rename(target)
@@ -170,6 +171,14 @@ def _write_sequence_classification(path: Path, checkpoint: Checkpoint, model: An
     written = chat_template(checkpoint.template)
     for file in (SCORE_TEMPLATE, "chat_template.jinja"):
         (path / file).write_text(written, encoding="utf-8")
+
+
+def _tell_older_readers(path: Path) -> None:
+    """transformers 4 looks for the base of the rotations outside `rope_parameters`; without it, it takes 10,000."""
+    config = json.loads(path.read_bytes())
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        _write_json(path, {**config, "rope_theta": rope["rope_theta"]})
 
 
 _WRITERS = {

@@ -142,6 +142,16 @@ def test_the_classifier_scores_alike_and_is_no_constant(source, tmp_path):
     assert json.loads((path / "config.json").read_text())["num_labels"] == 1
 
 
+@pytest.mark.parametrize("layout", ["merged", "sentence-transformers", "sequence-classification"])
+def test_the_base_of_the_rotations_stands_where_transformers_4_looks(layout, source, tmp_path):
+    from transformers import AutoConfig
+
+    path = export(source, tmp_path / "out", layout)
+    expected = AutoConfig.from_pretrained(source).rope_parameters
+    assert json.loads((path / "config.json").read_bytes())["rope_theta"] == expected["rope_theta"]
+    assert AutoConfig.from_pretrained(path).rope_parameters == expected
+
+
 def test_nothing_is_written_over(source, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("mine")
