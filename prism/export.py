@@ -42,7 +42,7 @@ def export(
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     _WRITERS[layout](working, checkpoint, model)
-    _tell_older_readers(working / "config.json")
+    _tell_older_readers(working)
     if target.exists():
         target.rmdir()
     working.rename(target)
@@ -173,12 +173,18 @@ def _write_sequence_classification(path: Path, checkpoint: Checkpoint, model: An
         (path / file).write_text(written, encoding="utf-8")
 
 
-def _tell_older_readers(path: Path) -> None:
-    """transformers 4 looks for the base of the rotations outside `rope_parameters`; without it, it takes 10,000."""
-    config = json.loads(path.read_bytes())
+def _tell_older_readers(folder: Path) -> None:
+    """What transformers 4 reads under other names: the base of the rotations (without it, 10,000), and tokenizers."""
+    config = json.loads((folder / "config.json").read_bytes())
     rope = config.get("rope_parameters") or {}
     if "rope_theta" in rope:
-        _write_json(path, {**config, "rope_theta": rope["rope_theta"]})
+        _write_json(folder / "config.json", {**config, "rope_theta": rope["rope_theta"]})
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_bytes())
+    if tokenizer.get("tokenizer_class") == "TokenizersBackend":
+        tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(tokenizer.get("extra_special_tokens"), list):
+        tokenizer["additional_special_tokens"] = tokenizer.pop("extra_special_tokens")
+    _write_json(folder / "tokenizer_config.json", tokenizer)
 
 
 _WRITERS = {

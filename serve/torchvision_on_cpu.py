@@ -1,7 +1,7 @@
 """Lets the package index's torchvision import beside torch's CPU build, which vLLM's Qwen3.5 asks for.
 
-That torchvision is compiled for CUDA, so its image operators cannot load, and it stops at the two whose shapes it wants to
-register. They are declared here, with nothing behind them: text needs none, and whoever calls one still gets an error.
+That torchvision is compiled for CUDA, so its image operators cannot load, and it stops at the two whose shapes it wants
+to register. They are declared here, with nothing behind them: text needs none, and calling one is an error as before.
 
 Put this file into the environment's site-packages together with a file `torchvision_on_cpu.pth` that holds the line
 `import torchvision_on_cpu`; `make vllm` does.

@@ -143,13 +143,19 @@ def test_the_classifier_scores_alike_and_is_no_constant(source, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["merged", "sentence-transformers", "sequence-classification"])
-def test_the_base_of_the_rotations_stands_where_transformers_4_looks(layout, source, tmp_path):
-    from transformers import AutoConfig
+def test_transformers_4_finds_the_rotations_and_the_tokenizer(layout, source, tmp_path):
+    from transformers import AutoConfig, AutoTokenizer
 
     path = export(source, tmp_path / "out", layout)
     expected = AutoConfig.from_pretrained(source).rope_parameters
     assert json.loads((path / "config.json").read_bytes())["rope_theta"] == expected["rope_theta"]
     assert AutoConfig.from_pretrained(path).rope_parameters == expected
+    said = json.loads((path / "tokenizer_config.json").read_bytes())
+    assert said["tokenizer_class"] == "PreTrainedTokenizerFast"  # the names of version 4
+    assert not isinstance(said.get("extra_special_tokens"), list)
+    before, after = AutoTokenizer.from_pretrained(source), AutoTokenizer.from_pretrained(path)
+    assert after.all_special_tokens == before.all_special_tokens
+    assert after("a <|im_end|> b").input_ids == before("a <|im_end|> b").input_ids
 
 
 def test_nothing_is_written_over(source, tmp_path):
