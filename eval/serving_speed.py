@@ -22,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -342,14 +342,48 @@ def _resident_mib(pid: int, field: str) -> float:
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
-def markdown(setting: str, lines: Sequence[Line]) -> str:
-    rows = [
-        f"| {line.section} | {line.name} | {line.value:.3g} {line.unit} |"
-        f" {'' if line.ratio is None else f'{line.ratio:.2f}'} | {line.target} |"
-        for line in lines
-    ]
-    head = ["# Serving speed", "", setting, "", "| | what | figure | ratio | target |", "|---|---|---:|---:|---|"]
-    return "\n".join([*head, *rows, "", f"Command: `{command_line()}`", ""])
+class Measured(NamedTuple):
+    """A section: every ratio in it is of one run."""
+
+    command: str
+    setting: str
+    lines: Sequence[Line]
+
+
+def read_sections(path: Path) -> dict[str, Measured]:
+    """Sections measured before; none when `path` is no such file."""
+    if not path.is_file():
+        return {}
+    stored = json.loads(path.read_bytes()).get("sections", {})
+    return {
+        name: Measured(section["command"], section["setting"], [Line(**line) for line in section["lines"]])
+        for name, section in stored.items()
+    }
+
+
+def write_sections(out: Path, sections: Mapping[str, Measured]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    stored = {
+        name: {"command": found.command, "setting": found.setting, "lines": [line._asdict() for line in found.lines]}
+        for name, found in sections.items()
+    }
+    out.with_suffix(".json").write_text(json.dumps({"sections": stored}, indent=2) + "\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(markdown(sections), encoding="utf-8")
+
+
+def markdown(sections: Mapping[str, Measured]) -> str:
+    text = ["# Serving speed", ""]
+    for name in SECTIONS:
+        if name in sections:
+            command, setting, lines = sections[name]
+            rows = [
+                f"| {line.name} | {line.value:.3g} {line.unit} | {'' if line.ratio is None else f'{line.ratio:.2f}'} |"
+                f" {line.target} |"
+                for line in lines
+            ]
+            head = [f"## {name}", "", "| what | figure | ratio | target |", "|---|---:|---:|---|"]
+            text += [*head, *rows, "", f"{setting}. Command: `{command}`", ""]
+    return "\n".join(text)
 
 
 def main(
@@ -363,7 +397,9 @@ def main(
     eager: Annotated[bool, typer.Option(help="Start vLLM without compiling: sooner, a little slower.")] = False,
     only: Annotated[list[str] | None, typer.Option(help=f"Measure this alone: {', '.join(SECTIONS)}.")] = None,
     infinity_url: Annotated[str | None, typer.Option(help="A running infinity-emb on the classifier export.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write PATH.json and PATH.md, after every section.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write PATH.json and PATH.md after every section; others stay.")
+    ] = None,
 ) -> None:
     """Measure serving on this machine, in one run."""
     for name in only or ():
@@ -385,18 +421,15 @@ def main(
         "others": lambda: others(bench, infinity_url),
         "growth": lambda: growth(bench),
     }
-    lines: list[Line] = []
+    sections = read_sections(out.with_suffix(".json")) if out else {}
     for name in only or SECTIONS:
         found: list[Line] = asyncio.run(measured[name]())  # type: ignore[arg-type]
         for line in found:
             typer.echo(f"{line.section}: {line.name}: {line.value:.3g} {line.unit}", err=True)
-        lines += found
+        sections[name] = Measured(command_line(), setting, found)
         if out:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            record = {"command": command_line(), "setting": setting, "lines": [line._asdict() for line in lines]}
-            out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            out.with_suffix(".md").write_text(markdown(setting, lines), encoding="utf-8")
-    typer.echo(markdown(setting, lines))
+            write_sections(out, sections)
+    typer.echo(markdown(sections))
 
 
 if __name__ == "__main__":

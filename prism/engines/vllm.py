@@ -29,6 +29,8 @@ IN_FLIGHT = 256
 _SPECULATION = {"method": "ngram", "num_speculative_tokens": 8, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
 _CPU_BLOCK_TOKENS = 32
 """The CPU's own default of 128 is longer than instruction and query together, so that nothing would be shared."""
+_CPU_STEP_TOKENS = 8192
+"""The CPU's own default of 2048 is a dozen passages: 84 documents a second with nano on two cores against 165."""
 _FEW_CORES = 4
 _GUARD = "PRISM_VLLM_GUARD"
 
@@ -244,6 +246,7 @@ def _start(arguments: Mapping[str, Any]) -> Any:
 
     defaults: dict[str, Any] = {}
     if current_platform.is_cpu():
+        defaults["max_num_batched_tokens"] = _CPU_STEP_TOKENS
         if _plain_attention(Path(arguments["model"])):
             defaults["block_size"] = _CPU_BLOCK_TOKENS
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
