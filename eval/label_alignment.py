@@ -11,8 +11,9 @@ dwell_time, abandonment, zero_result_rate. Without it, users are simulated on th
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -193,6 +194,8 @@ def run(
         section.warn(
             f"Simulated systems: people's labels plus noise, {len(runs)} of them. They test labels, no real system."
         )
+    for judge, own in own_runs([file.name for file in files[1:]], runs).items():
+        section.warn(f"{judge} labels what it ranked itself ({', '.join(own)}): its labels favour those systems.")
     orders = compare_rankings(files, runs, seed=seed)
     show_orders(section, orders)
     section.table(
@@ -215,11 +218,27 @@ def run(
         "Abandonment and zero-result rate count as better when lower. Where users stop once they are satisfied (DBN) a"
         " better system may get fewer clicks: clicks and CTR need not order systems, dwell time and abandonment do."
     )
-    best = max(orders, key=lambda order: order.tau.value or -1.0)
-    report.lead(f"{best.name} orders {len(runs)} systems most like people do: tau-b {best.tau.value or 0:.3f}.")
+    report.lead(headline(orders, len(runs)))
     return report.write(
         out, {"orders": list(orders), "online": metrics, "alignment": aligned, "published": dict(PUBLISHED)}
     )
+
+
+def own_runs(judges: Sequence[str], runs: Iterable[str]) -> dict[str, list[str]]:
+    """Per judge the runs whose name has the judge's in it, as `scifact.rrf-bm25-nano` has nano's."""
+    found = {judge: [run for run in runs if judge in re.split(r"[.\-]", run)] for judge in judges}
+    return {judge: own for judge, own in found.items() if own}
+
+
+def headline(orders: Sequence[RankingAgreement], systems: int) -> str:
+    """What the comparison comes to; no praise for a judge that orders systems by chance or the other way round."""
+    best = max(orders, key=lambda order: -2.0 if order.tau.value is None else order.tau.value)
+    tau = best.tau.value
+    if tau is None:
+        return f"No judge tells {systems} systems apart."
+    if tau <= 0:
+        return f"No judge orders {systems} systems as people do: the best, {best.name}, has tau-b {tau:.3f}."
+    return f"{best.name} orders {systems} systems most like people do: tau-b {tau:.3f}."
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -408,9 +408,12 @@ def _read_record(place: str, line: str) -> Document:
         raise DataError(f"{place}: not JSON: {error}") from error
     if not isinstance(record, dict):
         raise DataError(f"{place}: expected an object with text, got {type(record).__name__}")
-    text = next((record[name] for name in ("text", "document", "contents") if name in record), None)
+    name = next((name for name in ("text", "document", "contents") if name in record), None)
+    if name is None:
+        raise DataError(f"{place}: expected text, document or contents, got {', '.join(record)[:80] or 'nothing'}")
+    text = record[name]
     if not isinstance(text, str):
-        raise DataError(f"{place}: expected a string in text, document or contents, got {', '.join(record)[:80]}")
+        raise DataError(f"{place}: expected a string in {name}, got {json.dumps(text)[:80]}")
     id_ = next((record[name] for name in ("id", "doc_id", "_id") if record.get(name) is not None), place)
     title = record.get("title")
     return Document(text=text, id=str(id_), title=None if title is None else str(title))

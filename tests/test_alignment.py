@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from prism.errors import DataError, InputError
 from prism.evaluation.alignment import align, read_online
 from prism.evaluation.clicks import Users, clicks, simulate
+from prism.labeling.agreement import Estimate
+from prism.labeling.rankings import RankingAgreement
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -201,3 +203,22 @@ def test_script_simulates_systems_and_users(folder):
     assert report["orders"][0]["tau"]["value"] == pytest.approx(1.0)
     assert set(report["online"]) == {"pbm", "cascade", "dbn"}
     assert "Simulated systems" in (folder / "out/report.md").read_text()
+
+
+def order(name: str, tau: float | None) -> RankingAgreement:
+    return RankingAgreement(
+        name=name, measure="nDCG@10", systems=4, queries=60, tau=Estimate(value=tau), rho=Estimate(value=tau), scores={}
+    )
+
+
+def test_the_headline_praises_no_judge_that_orders_systems_the_other_way_round():
+    assert script.headline([order("a", -0.5), order("b", None)], 4) == (
+        "No judge orders 4 systems as people do: the best, a, has tau-b -0.500."
+    )
+    assert script.headline([order("b", None)], 4) == "No judge tells 4 systems apart."
+    assert script.headline([order("a", 0.25), order("b", 0.5)], 4).startswith("b orders 4 systems most like people")
+
+
+def test_a_judge_that_labels_its_own_ranking_is_named():
+    runs = ["scifact.bm25", "scifact.rrf-bm25-nano", "scifact.nano", "scifact.nanotech"]
+    assert script.own_runs(["nano", "gpt"], runs) == {"nano": ["scifact.rrf-bm25-nano", "scifact.nano"]}
