@@ -153,7 +153,7 @@ def _draw_orders(figure: Figure, found: Sequence[RankingAgreement]) -> None:
     axes.axline((0.5, 0.5), slope=1.0, lw=0.8, ls="--")
     axes.set_xlabel(f"{found[0].measure} by people's labels")
     axes.set_ylabel(f"{found[0].measure} by the judge's labels")
-    axes.legend(title="tau-b")
+    axes.legend(title="tau-b", loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside: its marks are no systems
 
 
 def show_online(section: Section, found: Mapping[str, Sequence[Alignment]], human: str) -> None:
@@ -224,6 +224,10 @@ def run(
     )
 
 
+def counted(judges: int) -> str:
+    return f"{judges} judge" if judges == 1 else f"{judges} judges"
+
+
 def own_runs(judges: Sequence[str], runs: Iterable[str]) -> dict[str, list[str]]:
     """Per judge the runs whose name has the judge's in it, as `scifact.rrf-bm25-nano` has nano's."""
     found = {judge: [run for run in runs if judge in re.split(r"[.\-]", run)] for judge in judges}
@@ -266,7 +270,7 @@ def main(
         files = load(labels, human, model or [], scale_top, limit, report.section("Labels"))
         section = report.sections[0]
         section.text(
-            f"{len(files[0].labels):,} pairs labelled by people, {len(files) - 1} judges, labels 0 to {scale_top}."
+            f"{len(files[0].labels):,} pairs labelled by people, {counted(len(files) - 1)}, labels 0 to {scale_top}."
         )
         runs = load_runs(run_files or [], files[0])
         print(run(files, runs, online, k, scale_top, seed, report, out))
