@@ -93,7 +93,7 @@ def openapi(url: str, cases: int) -> list[Figure]:
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def ask(case: Any) -> None:
-            response = case.call()
+            response = case.call(timeout=600)
             statuses[response.status_code] += 1
             try:
                 case.validate_response(response, checks=must)
