@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -81,7 +82,9 @@ def openapi(url: str, cases: int) -> list[Figure]:
     operation = described["/v1/rerank"]["POST"]
     statuses: collections.Counter[int] = collections.Counter()
     broken: list[str] = []
-    for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
+    modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
+    for mode in modes:
+        progress = iter(track(itertools.repeat(None), f"requests made up, {mode.value}", total=cases // 2))
 
         @settings(
             max_examples=max(1, cases // 2),
@@ -93,6 +96,7 @@ def openapi(url: str, cases: int) -> list[Figure]:
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def ask(case: Any) -> None:
+            next(progress, None)
             response = case.call(timeout=600)
             statuses[response.status_code] += 1
             try:
