@@ -27,15 +27,15 @@ from prism.training.recipe import load_recipe
 _CONSOLE = Console(stderr=True)
 
 
-def _groups_file(groups: Path | None, recipe: Path) -> Path:
+def _groups_file(groups: Path | None, recipe: Path, language: str) -> Path:
     if groups is not None:
         return groups
     resolved = load_recipe(recipe)
     if resolved.data.pairs is None:
         raise RecipeError(f"{recipe} holds out no documents: pass --groups FILE")
-    path = resolved.folder / "data" / "dev.jsonl"
+    path = resolved.folder / "data" / ("dev.jsonl" if language == "en" else f"dev-{language}.jsonl")
     if not path.is_file():
-        build_dev(resolved.data.pairs, path, resolved.seed, _CONSOLE.print)
+        build_dev(resolved.data.pairs, path, resolved.seed, _CONSOLE.print, language=language)
     return path
 
 
@@ -43,13 +43,14 @@ def main(
     model: Annotated[str, Option(help="Checkpoint: nano, a directory, or a hub id.")] = "nano",
     groups: Annotated[Path | None, Option(help="JSONL groups; default: those of the recipe.")] = None,
     recipe: Annotated[Path, Option(help="Recipe whose held-out documents to use.")] = Path("recipes/nano.yaml"),
+    language: Annotated[Literal["en", "de", "ru", "zh"], Option(help="Of the recipe's held-out documents.")] = "en",
     limit: Annotated[int | None, Option(help="Only the first N groups of each kind of query.")] = None,
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Option(help="Arithmetic.")] = "auto",
     out: Annotated[Path | None, Option(help="Folder for report.json and report.md.")] = None,
 ) -> None:
     """Rank, write and check held-out groups; print the tables."""
     try:
-        chosen = read_groups(_groups_file(groups, recipe))
+        chosen = read_groups(_groups_file(groups, recipe, language))
         if limit is not None:
             kinds = sorted({group.kind for group in chosen})
             chosen = [g for kind in kinds for g in [c for c in chosen if c.kind == kind][:limit]]

@@ -68,43 +68,15 @@ def zero(name: str, value: int) -> Figure:
 def openapi(url: str, cases: int) -> list[Figure]:
     """Half the cases keep to the schema, half break it; answers must keep to it always, and none may be a 5xx."""
     import schemathesis
-    from hypothesis import HealthCheck, Phase, given, settings
-    from schemathesis.checks import not_a_server_error
-    from schemathesis.specs.openapi import checks
 
-    must = [
-        not_a_server_error,
-        checks.response_schema_conformance,
-        checks.content_type_conformance,
-        checks.status_code_conformance,
-    ]
     described = schemathesis.openapi.from_url(f"{url}/openapi.json")
     operation = described["/v1/rerank"]["POST"]
     statuses: collections.Counter[int] = collections.Counter()
     broken: list[str] = []
-    modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
-    for mode in modes:
-        progress = iter(track(itertools.repeat(None), f"requests made up, {mode.value}", total=cases // 2))
-
-        @settings(
-            max_examples=max(1, cases // 2),
-            deadline=None,
-            database=None,
-            derandomize=True,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(case=operation.as_strategy(generation_mode=mode))
-        def ask(case: Any) -> None:
-            next(progress, None)
-            response = case.call(timeout=600)
-            statuses[response.status_code] += 1
-            try:
-                case.validate_response(response, checks=must)
-            except* Exception as failures:  # noqa: BLE001  # schemathesis raises a group of its own failures
-                broken.extend(str(failure) for failure in failures.exceptions)
-
-        ask()
+    for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
+        for status, failures in _made_up(operation, mode, max(1, cases // 2)):
+            statuses[status] += 1
+            broken += failures
     for path in ("/v1/models", "/health", "/ready", "/metrics"):
         response = described[path]["GET"].Case().call()
         statuses[response.status_code] += 1
@@ -115,6 +87,44 @@ def openapi(url: str, cases: int) -> list[Figure]:
         zero("answers unlike the published schema", len(broken)),
         *(Figure("such an answer", text[:300]) for text in broken[:3]),
     ]
+
+
+def _made_up(operation: Any, mode: Any, cases: int) -> list[tuple[int, list[str]]]:
+    """Per case the status of the answer, and what of it is unlike the published schema."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi import checks
+
+    must = [
+        not_a_server_error,
+        checks.response_schema_conformance,
+        checks.content_type_conformance,
+        checks.status_code_conformance,
+    ]
+    seen: list[tuple[int, list[str]]] = []
+    progress = iter(track(itertools.repeat(None), f"requests made up, {mode.value}", total=cases))
+
+    @settings(
+        max_examples=cases,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        next(progress)
+        response = case.call(timeout=600)
+        broken: list[str] = []
+        try:
+            case.validate_response(response, checks=must)
+        except* Exception as failures:  # noqa: BLE001  # schemathesis raises a group of its own failures
+            broken.extend(str(failure) for failure in failures.exceptions)
+        seen.append((response.status_code, broken))
+
+    ask()
+    return seen
 
 
 # --- hostile documents -----------------------------------------------------------------------------------------------

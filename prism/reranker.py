@@ -25,10 +25,9 @@ from prism.engines.base import Engine
 from prism.errors import EngineError, InputError
 from prism.inputs import Call, OnLongDocument, Options, read_documents, read_fraction, read_options, read_text
 from prism.judging import Pair, judge, rank, render_pair
-from prism.result import CountTokens, Event, Ranked, RerankResult
+from prism.result import Event, Ranked, RerankResult
 from prism.scoring import Calibration
 from prism.template import Template
-from prism.text import clean
 from prism.types import Document, Judgment, Usage
 from prism.writing import MIN_WRITE_TOKENS, Writer
 
@@ -207,6 +206,7 @@ class Reranker:
                 top_n=call.evidence_top_n,
                 budget=call.evidence_tokens,
                 check=call.check,
+                instruction=call.instruction,
             )
             async with aclosing(writer.events()) as events:
                 async for event in events:
@@ -217,7 +217,7 @@ class Reranker:
 
     def count_tokens(self, text: str) -> int:
         """How many tokens the model reads a text as."""
-        return _counter(self.template)(text)
+        return self.template.count(text)
 
     def take_turns(self, wrap: Callable[[Engine], Engine]) -> None:
         """Put something in front of the engine, before the first call."""
@@ -246,7 +246,7 @@ class Reranker:
             answerable=None if best is None or self.calibration is None else self.calibration.probability(best),
             warnings=tuple(warnings),
         )
-        return result.counting_with(_counter(self.template))
+        return result.counting_with(self.template.count)
 
     # --- the steps -------------------------------------------------------------------------------------------------
 
@@ -340,9 +340,3 @@ class Reranker:
 
 def _render_all(render: Callable[[int, Document], Pair], first: int, documents: Sequence[Document]) -> list[Pair]:
     return [render(first + offset, document) for offset, document in enumerate(documents)]
-
-
-def _counter(template: Template) -> CountTokens:
-    """Counts tokens as the model does, without keeping the model alive."""
-    tokenizer = template.tokenizer
-    return lambda text: len(tokenizer.encode(clean(text), add_special_tokens=False, verbose=False))

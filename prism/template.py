@@ -48,6 +48,9 @@ class TemplateSpec(Record):
     max_written_tokens: int = Field(default=512, ge=8)
     no_repeat_ngram: int = Field(default=0, ge=0)
     """No run of this many written tokens is written again, for small models that go in circles (0: no such rule)."""
+    evidence_quotes: bool = False
+    """The model writes the contribution only; evidence is sentences of the document, word for word, chosen by its own
+    score of each (`prism.quoting`). For models too small to copy a passage without slips."""
 
     @field_validator("text")
     @classmethod
@@ -214,7 +217,7 @@ class Template:
             )
         eos = tokenizer.eos_token_id
         self.stop_ids = frozenset({self._control[spec.end_of_turn]} | ({eos} if eos is not None else set()))
-        self.stop_strings = (self.evidence_close,)
+        self.stop_strings = (self.contribution_close if spec.evidence_quotes else self.evidence_close,)
 
     contribution_open = property(lambda self: f"<{self.spec.contribution_tag}>")
     contribution_close = property(lambda self: f"</{self.spec.contribution_tag}>")
@@ -385,6 +388,10 @@ class Template:
                 f"label {label!r} is {len(ids)} tokens in this tokenizer, expected one: choose other labels"
             )
         return int(ids[0])
+
+    def count(self, text: str) -> int:
+        """How many tokens the model reads a text as."""
+        return len(self.tokenizer.encode(clean(text), add_special_tokens=False, verbose=False))
 
     # --- reading ---------------------------------------------------------------------------------------------------
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from anyio import to_thread
 
 from prism.engines.base import Engine, WriteRequest
-from prism.errors import EngineError
+from prism.errors import DocumentError, EngineError
 from prism.judging import Pair
+from prism.quoting import Quote, choose, passage, quotable
 from prism.result import Contributed, Judged
+from prism.scoring import score
 from prism.template import Template, Written
 from prism.text import clean
-from prism.types import EvidenceCheck, Judgment, Outcome, Usage
+from prism.types import Document, EvidenceCheck, Judgment, Outcome, Usage
 from prism.windows import Window
 
 MIN_WRITE_TOKENS = 32
@@ -58,9 +61,11 @@ class Writer:
         top_n: int | None,
         budget: int | None,
         check: bool,
+        instruction: str | None = None,
     ) -> None:
         """`threshold`: documents and windows below it are not written about. `budget`: tokens in all."""
         self._template, self._engine, self._query, self._ranked = template, engine, query, ranked
+        self._instruction = instruction
         self._budget, self._given, self._check = budget, budget, check
         self.judgments = [pair.judgment for pair in ranked]
         chosen = [i for i, j in enumerate(self.judgments) if j.verdict == "yes" and (j.score or 0.0) >= threshold]
@@ -97,6 +102,7 @@ class Writer:
         texts = [_Text() for _ in wave]
         told: set[int] = set()
         ngram = self._template.spec.no_repeat_ngram
+        quotes = await self._quotes(wave) if self._template.spec.evidence_quotes else None
         requests = [WriteRequest([*task.window.prompt.ids, label], cap, ngram) for task in wave]
         async with aclosing(self._engine.write(requests)) as pieces:  # type: ignore[type-var]  # it can be closed
             async for piece in pieces:
@@ -106,10 +112,43 @@ class Writer:
                 if task.first and task.rank not in told and (contribution := self._contribution(text)):
                     told.add(task.rank)
                     yield Contributed(index=self.judgments[task.rank].index, contribution=contribution)
-                if piece.finish and (event := await self._finished(task, text)):
+                if not piece.finish:
+                    continue
+                if quotes:
+                    text = self._with_evidence(text, quotes[piece.index], cap)
+                if event := await self._finished(task, text):
                     yield event
         if any(text.finish is None for text in texts):
             raise EngineError("the engine stopped in the middle of a text without saying why: try again")
+
+    async def _quotes(self, wave: Sequence[_Task]) -> list[list[Quote]]:
+        """Per task the sentences of its window to quote, best first; all windows' sentences are scored in one call."""
+        read = partial(_sentence_prompts, self._template, self._query, self._instruction)
+        texts = [self._ranked[task.rank].document.text[task.window.start : task.window.end] for task in wave]
+        found = await to_thread.run_sync(lambda: [read(text) for text in texts])
+        prompts = [prompt for _, prompts in found for prompt in prompts]
+        labels = iter((await self._engine.score(prompts)).labels if prompts else [])
+        chosen = []
+        for quotes, own in found:
+            answers = list(islice(labels, len(own)))
+            scores = [None if isinstance(answer, DocumentError) else score(*answer) for answer in answers]
+            chosen.append(choose(quotes, scores))
+        return chosen
+
+    def _with_evidence(self, text: _Text, quotes: Sequence[Quote], cap: int) -> _Text:
+        """The contribution with the quotes behind it, as many of the best ones as `cap` tokens in all allow."""
+        if self._template.contribution_close not in text.text:
+            return text
+        taken, tokens = list[Quote](), text.tokens
+        for quote in quotes:
+            more = self._template.count(quote.text)
+            if tokens + more <= cap:
+                taken.append(quote)
+                tokens += more
+        if not taken:
+            return text._replace(finish="length")
+        opening, closing = self._template.evidence_open, self._template.evidence_close
+        return _Text(f"{text.text}\n{opening}{passage(taken)}{closing}", tokens, "stop")
 
     def _contribution(self, text: _Text) -> str | None:
         """The contribution of an unfinished text, once it is closed."""
@@ -137,6 +176,15 @@ def _tasks(rank: int, pair: Pair, threshold: float) -> list[_Task]:
     best = sorted(pair.windows, key=lambda window: (-window.score, window.start))
     matter = [window for window in best if window.score >= threshold][:EVIDENCE_WINDOWS]
     return [_Task(rank, window, first=window is best[0]) for window in matter]
+
+
+def _sentence_prompts(
+    template: Template, query: str, instruction: str | None, text: str
+) -> tuple[list[Quote], list[list[int]]]:
+    """The sentences of a text that can be quoted, and a prompt for each as if it were the document."""
+    quotes = quotable(text, template.evidence_close)
+    prompts = [template.render(query, Document(text=quote.text), instruction=instruction).ids for quote in quotes]
+    return quotes, prompts
 
 
 def _read_written(

@@ -8,7 +8,7 @@ import torch
 from prism.template import PRISM, Template
 from prism.training.recipe import Scratch
 from prism.training.scratch import _alike, _telling, new_model, train_tokenizer
-from prism.training.wiring import orthonormal, rotated
+from prism.training.wiring import _OPENING, _PAIRED, orthonormal, rotated
 from prism.types import Document
 
 
@@ -74,6 +74,41 @@ def test_notices_words_of_the_query_in_the_document(model, template):
     assert asked[unrelated].abs().median() < 1.0
 
 
+def note(model, layer: int, ids: list[int], dimension: int) -> torch.Tensor:
+    """One dimension of what a layer hands on, by position."""
+    states = {}
+    handle = model.model.layers[layer].register_forward_hook(
+        lambda _module, _inputs, output: states.update(h=output[0] if isinstance(output, tuple) else output)
+    )
+    with torch.inference_mode():
+        model.model(torch.tensor([ids]))
+    handle.remove()
+    return states["h"].reshape(len(ids), -1)[:, dimension]
+
+
+def last(ids: list[int], template, word: str) -> int:
+    """Position of a word's last occurrence."""
+    (id_,) = template._plain.encode(f" {word}", add_special_tokens=False).ids
+    return max(i for i, found in enumerate(ids) if found == id_)
+
+
+def test_notices_neighbours_of_the_query_in_the_document(model, template):
+    together = template.render("copper wire", Document(text="Iron is grey. The copper wire hums.")).ids
+    apart = template.render("copper wire", Document(text="The copper is red. Iron wire hums.")).ids
+    paired = [note(model, 2, ids, _PAIRED)[last(ids, template, "wire")] for ids in (together, apart)]
+    assert paired[0] > 1.0
+    assert abs(paired[1]) < 0.3
+
+
+def test_a_sentence_opens_after_a_full_stop_with_a_capital(model, template):
+    ids = template.render("copper", Document(text="Iron is grey. Blue skies stay. hums The wire.")).ids
+    opening = note(model, 0, ids, _OPENING)
+    assert opening[last(ids, template, "Blue")] > 1.5
+    assert abs(opening[last(ids, template, "skies")]) < 0.3
+    assert abs(opening[last(ids, template, "hums")]) < 0.3  # after a full stop, but small
+    assert abs(opening[last(ids, template, "The")]) < 0.3  # with a capital, but after no full stop
+
+
 def test_evidence_begins_like_the_sentence_that_was_asked_for(model, template):
     document = Document(text="Iron is grey. Copper wire hums. Blue skies stay.")
     ids = [*template.render("wire hums", document).ids, *written(template)]
@@ -104,6 +139,18 @@ def test_forms_of_a_word_are_one():
     assert groups[0] == groups[1] != groups[2]
     assert groups[3] == groups[4]
     assert groups[5] != groups[6]
+
+
+def test_russian_forms_of_a_word_are_one_too():
+    groups = _alike({0: " пакеты", 1: "пакета", 2: " система"})
+    assert groups[0] == groups[1] != groups[2]
+
+
+def test_chinese_characters_are_tokens_of_their_own():
+    texts = ["铜的导电性比铁好，而银比两者都好。 Copper wires conduct. 銅は鉄よりも電気をよく通し、"]
+    tokenizer = train_tokenizer(texts * 200, PRISM, 500)
+    ids = tokenizer.encode("银比铜好 Copper 2", add_special_tokens=False)
+    assert [tokenizer.decode([id_]) for id_ in ids] == ["银", "比", "铜", "好", " Copper", " ", "2"]
 
 
 def test_all_weights_stay_trainable_and_finite(model):

@@ -38,6 +38,28 @@ _QUESTION_OPENINGS = (
     "what is", "what are", "how to", "how do i", "how does", "how can i", "when should i use", "why", "which",
     "where is", "can i", "what happens with", "is there", "who", "when did", "how many", "what does", "tell me about",
 )  # fmt: skip
+_ASKED_IN = {
+    "de": ("was ist", "wie kann ich", "wie", "warum", "welche", "wo ist", "was bedeutet", "wann"),
+    "ru": ("что такое", "как", "почему", "где", "какие", "зачем", "когда", "что делает"),
+}
+"""Openings of questions in other languages."""
+
+
+class _Phrases(NamedTuple):
+    """How a contribution is worded."""
+
+    answers: str
+    explains: str
+    covers: str
+    and_: str
+
+
+_PHRASES = {
+    "en": _Phrases("It gives the answer: {}.", "It explains {}.", "It covers {}.", "and"),
+    "de": _Phrases("Die Antwort lautet: {}.", "Erklärt wird: {}.", "Es geht um {}.", "und"),
+    "ru": _Phrases("Ответ: {}.", "Объясняется: {}.", "Тема: {}.", "и"),
+    "zh": _Phrases("文中给出答案：{}。", "文中说明：{}。", "文中讲到{}。", "和"),
+}
 
 
 class Query(NamedTuple):
@@ -117,7 +139,7 @@ def _make(kind: Kind, index: int, passage: Passage, lexicon: Lexicon, rng: rando
     where = rng.choice(candidates)
     start, end = passage.sentences[where]
     sentence = passage.text[start:end]
-    text = _keywords(sentence, lexicon, rng) if kind == "keyword" else _question(sentence, rng)
+    text = _keywords(sentence, lexicon, rng) if kind == "keyword" else _question(sentence, rng, _openings(passage))
     return Query(text, kind, index, (where,)) if text else None
 
 
@@ -149,7 +171,11 @@ def _keywords(sentence: str, lexicon: Lexicon, rng: random.Random) -> str | None
     return text.lower() if rng.random() < 0.6 else text
 
 
-def _question(sentence: str, rng: random.Random) -> str | None:
+def _openings(passage: Passage) -> Sequence[str]:
+    return _ASKED_IN.get(passage.language, _QUESTION_OPENINGS)
+
+
+def _question(sentence: str, rng: random.Random, openings: Sequence[str] = _QUESTION_OPENINGS) -> str | None:
     """A question word before a stretch of the sentence, now and then with a few words left out."""
     surface = [word for word in _surface(sentence) if word]
     if len(surface) < 5:
@@ -163,7 +189,7 @@ def _question(sentence: str, rng: random.Random) -> str | None:
         stretch.pop()
     if len(_content(words(" ".join(stretch)))) < 2:
         return None
-    text = f"{rng.choice(_QUESTION_OPENINGS)} {' '.join(stretch)}"
+    text = f"{rng.choice(openings)} {' '.join(stretch)}"
     text = text if rng.random() < 0.2 else text.lower()
     return text + "?" if rng.random() < 0.5 else text
 
@@ -176,7 +202,7 @@ def _from_heading(kind: Kind, index: int, passage: Passage, lexicon: Lexicon, rn
     if len(_content(words(text))) < 2:
         return None
     if rng.random() < 0.25:
-        text = f"{rng.choice(_QUESTION_OPENINGS)} {text}"
+        text = f"{rng.choice(_openings(passage))} {text}"
     share, where = lexicon.coverage(words(text), index)
     # Where the heading's words do not occur, a model that reads could not tell this passage from another.
     if share < 0.2 or not _fits(passage, where):
@@ -300,22 +326,23 @@ def positive(query: Query, passages: Sequence[Passage]) -> Example:
         if _adjacent(query.evidence)
         else " ".join(passage.text[a:b] for a, b in spans)
     )
-    return _example(query, passage, "yes", 0.95, _contribution(query, evidence), evidence)
+    return _example(query, passage, "yes", 0.95, _contribution(query, evidence, passage.language), evidence)
 
 
 def _adjacent(indices: Sequence[int]) -> bool:
     return all(b == a + 1 for a, b in pairwise(indices))
 
 
-def _contribution(query: Query, evidence: str) -> str:
+def _contribution(query: Query, evidence: str, language: str = "en") -> str:
     """One sentence on what the passage does for the query, from its own words."""
+    say = _PHRASES.get(language, _PHRASES["en"])
     if query.answer and len(query.answer) <= 60 and query.answer in evidence:
-        return f"It gives the answer: {query.answer.rstrip('.')}."
+        return say.answers.format(query.answer.rstrip(".。"))
     phrases = _shared_phrases(query.text, evidence)
     if not phrases:
-        return f"It explains {' '.join(_surface(query.text))}."
-    listed = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
-    return f"It covers {listed}."
+        return say.explains.format(" ".join(_surface(query.text)))
+    listed = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} {say.and_} {phrases[-1]}"
+    return say.covers.format(listed)
 
 
 def _shared_phrases(asked: str, evidence: str) -> list[str]:
@@ -364,6 +391,7 @@ def _example(
         query_id=stable_id(query.text, f"{query.kind}/{query.passage}"),
         title=passage.title if titled else None,
         source=f"{passage.source}/{query.kind}",
+        language=None if passage.language == "en" else passage.language,
         teacher_score=teacher,
         verdict=verdict,
         contribution=contribution,

@@ -31,6 +31,7 @@ class Passage(NamedTuple):
     """Offsets within the window."""
     first: bool
     """Whether it opens its text, and so stands directly under the heading."""
+    language: str = "en"
 
 
 def words(text: str) -> list[str]:
@@ -72,6 +73,7 @@ def cut(texts: Iterable[Text], max_chars: int, min_chars: int = 80) -> list[Pass
                     offset=start,
                     sentences=inner,
                     first=number == 0,
+                    language=text.language,
                 )
             )
     return passages

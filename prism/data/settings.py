@@ -22,6 +22,8 @@ class Stage(Record):
     """Random negatives per query: what makes lexical matching appear early."""
     human: int = Field(default=1, ge=0)
     """How often each human question is seen."""
+    foreign: int = Field(default=0, ge=0)
+    """Queries in other languages than English, on top of `queries`; half of them in scripts without spaces."""
 
 
 class HeldOut(Record):
@@ -37,6 +39,8 @@ class Pairs(Record):
     """Pairs made from corpora without an LLM."""
 
     root: Path = Path("../shared/data")
-    corpora: tuple[Literal["techdocs", "pubmedqa", "covidqa", "qed"], ...]
+    corpora: tuple[Literal["techdocs", "pubmedqa", "covidqa", "qed", "cmrc2018"], ...]
+    texts: tuple[Path, ...] = ()
+    """JSONL files of further sections (`prism.data.sources.own_texts`)."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     held_out: HeldOut = HeldOut()

@@ -26,6 +26,7 @@ class Text(NamedTuple):
     heading: str
     text: str
     source: str
+    language: str = "en"
 
 
 class Question(NamedTuple):
@@ -47,7 +48,7 @@ class Corpus(NamedTuple):
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
-        raise DataError(f"no corpus file {path}: check `data.pairs.root` in the recipe")
+        raise DataError(f"no corpus file {path}: check `data.pairs` in the recipe; its header says what it needs")
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
@@ -120,9 +121,37 @@ def qed(root: Path) -> Corpus:
     return Corpus(list(texts.values()), questions)
 
 
+def cmrc2018(root: Path) -> Corpus:
+    """Chinese questions on paragraphs of Wikipedia."""
+    folder = root / "qa" / "cmrc2018-dev"
+    texts = [
+        Text(f"cmrc2018/{row['id']}", f"cmrc2018/{row['id']}", "", "", row["text"], "cmrc2018", "zh")
+        for row in _lines(folder / "contexts.jsonl.gz")
+    ]
+    bodies = {text.id: text.text for text in texts}
+    questions = []
+    for row in _lines(folder / "questions.jsonl"):
+        key, answer = f"cmrc2018/{row['context_id']}", row["answers"][0]
+        start = bodies[key].find(answer)
+        if start >= 0:
+            questions.append(Question(row["question"], key, start, start + len(answer), answer))
+    return Corpus(texts, questions)
+
+
+def own_texts(path: Path) -> Corpus:
+    """Sections in a file of one's own: JSONL of `id`, `title`, `headings`, `text`, `source` and `language`."""
+    texts = []
+    for row in _lines(path):
+        page, _, _ = row["id"].rpartition("#")
+        heading = row["headings"][-1] if row["headings"] else ""
+        texts.append(Text(row["id"], page, row["title"], heading, row["text"], row["source"], row["language"]))
+    return Corpus(texts, [])
+
+
 READERS: dict[str, Callable[[Path], Corpus]] = {
     "techdocs": techdocs,
     "pubmedqa": pubmedqa,
     "covidqa": covidqa,
     "qed": qed,
+    "cmrc2018": cmrc2018,
 }

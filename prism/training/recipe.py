@@ -64,6 +64,9 @@ class Model(Record):
     """How much it writes at most for one document; default: the template's limit."""
     no_repeat_ngram: int | None = Field(default=None, ge=0)
     """No run of this many tokens is written twice, for small models that go in circles; default: the template's."""
+    evidence_quotes: bool | None = None
+    """Evidence is sentences of the document that the model says yes to, word for word, for models too small to copy
+    reliably; default: the template's."""
     trust_remote_code: bool = False
     lora: Lora | None = None
     """Default: every weight is trained."""

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Words apart from punctuation, numbers digit by digit, runs of white space: the split the Qwen tokenizers use
-# (tokenizer.json of Qwen/Qwen3-0.6B), which keeps numbers copyable.
+# (tokenizer.json of Qwen/Qwen3-0.6B), which keeps numbers copyable. Ours besides: Chinese and Japanese characters stand
+# alone, so that a word is the same tokens wherever it stands.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _PRE_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[{_UNSPACED}]|[^\r\n\p{{L}}\p{{N}}]?(?:(?![{_UNSPACED}])\p{{L}})+|"
+    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
@@ -94,15 +97,17 @@ def _landmarks(template: Template, sequences: Iterable[Sequence[int]]) -> Landma
         evidence=tokenizer.get_vocab()[f"<{spec.evidence_tag}>"],
         telling=_telling(len(texts), sequences),
         alike=_alike(texts),
-        borders={id_: certainty for id_, text in texts.items() if (certainty := _ends_sentence(text))},
+        borders={id_: 1.0 for id_, text in texts.items() if text.rstrip(" ").endswith((".", "?", "!", ":"))},
+        sure_borders={id_: certainty for id_, text in texts.items() if (certainty := _surely_ends_sentence(text))},
+        openings=[id_ for id_, text in texts.items() if text[:1] == " " and text[1:2].isupper()],
     )
 
 
-def _ends_sentence(text: str) -> float:
-    """How surely a sentence begins after a token: full stops, colons and empty lines, less so line breaks."""
-    if text.rstrip().endswith((".", "?", "!", ":", "。", "？", "！")) or text.count("\n") > 1:
+def _surely_ends_sentence(text: str) -> float:
+    """How surely a sentence begins after a token, whatever follows: empty lines, less so line breaks."""
+    if text.endswith(("。", "？", "！")) or text.count("\n") > 1:
         return 1.0
-    return 0.3 if text.endswith("\n") else 0.0
+    return 0.4 if text.endswith("\n") else 0.0
 
 
 _COMMON = 1.5
@@ -127,8 +132,9 @@ def _alike(texts: Mapping[int, str]) -> list[int]:
     """Per token the number of its word: " Keys", "key" and "keys" are one; what is no word is alone."""
     import Stemmer
 
-    stem = Stemmer.Stemmer("english").stemWord
+    english, russian = (Stemmer.Stemmer(language).stemWord for language in ("english", "russian"))
     numbers: dict[str, int] = {}
     words = {id_: text.strip().lower() for id_, text in texts.items()}
-    keys = (stem(word) if len(word) > 1 and word.isalpha() else word or f" {id_}" for id_, word in words.items())
+    stemmed = (russian(english(word)) if len(word) > 1 and word.isalpha() else word for word in words.values())
+    keys = (word or f" {id_}" for id_, word in zip(words, stemmed, strict=True))
     return [numbers.setdefault(key, len(numbers)) for key in keys]

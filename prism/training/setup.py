@@ -85,9 +85,8 @@ def refuse_packing(recipe: Recipe, config: Path) -> None:
 
 def limited(spec: TemplateSpec, recipe: Recipe) -> TemplateSpec:
     """The template with the recipe's limits."""
-    limits = {
-        name: getattr(recipe.model, name) for name in ("max_prompt_tokens", "max_written_tokens", "no_repeat_ngram")
-    }
+    names = ("max_prompt_tokens", "max_written_tokens", "no_repeat_ngram", "evidence_quotes")
+    limits = {name: getattr(recipe.model, name) for name in names}
     return spec.model_copy(update={name: limit for name, limit in limits.items() if limit is not None})
 
 

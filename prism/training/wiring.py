@@ -10,14 +10,15 @@ forms, proximity. All of it is initial values: every weight stays free.
                 the token is; marks on the tokens that open a prompt, a query, a document and the written parts
     layer 0     heads write the content of the three tokens before, each turned its own way, into the other half;
                 one head tells every position whether it is in the query, the document or the answer;
-                one hidden unit multiplies: in the query, how rare the token before is
+                hidden units multiply: in the query, how rare the token before is; whether a sentence opens here
     layer 1     where something is written, heads look for positions in the prompt whose three previous tokens are the
                 last three (nothing found: the first token) and copy what stands there; one head looks for forms of the
                 same word and notes, when that place is in the query, how rare it is: what was asked for
     layer 2     one head averages these notes over the document, one over the stretch that ends here, one collects what
-                matched; one tells every position the first token of its sentence
-    layer 3     one head reads the note of the densest stretch: the score; where the evidence opens, one looks at the
-                noted words of the document and says how their sentences begin
+                matched; one notes words that follow the same word as in the query; one tells every position the first
+                token of its sentence
+    layer 3     one head reads the note of the densest stretch, one averages the pairs: the score; where the evidence
+                opens, one looks at the noted words of the document and says how their sentences begin
 """
 
 from __future__ import annotations
@@ -53,7 +54,11 @@ ROPE_THETA = 1e10
     _ASKABLE,
     _DENSITY,
     _WRITTEN,
-) = range(18)
+    _PAIRED,
+    _OPENS,
+    _SURE_BORDER,
+    _OPENING,
+) = range(22)
 _RESERVED = 24
 _FORMS = 40
 """This many dimensions of the content, the last ones, are the same for all forms of a word."""
@@ -73,9 +78,9 @@ class _Band(NamedTuple):
 
 
 # The fastest tell neighbours apart, the slowest do not turn at all. Those between fall off over a few dozen positions
-# (a stretch) or a hundred: of several places, the nearest.
+# (a stretch) or a hundred and more: of several places, the nearest.
 _PAIRS = HEAD_SIZE // 2
-_FAST, _STRETCH, _NEAR = _Band(0, 5, 2.8), _Band(7, 12, 2.8), _Band(8, 13, 2.8)
+_FAST, _STRETCH, _NEAR = _Band(0, 5, 2.8), _Band(7, 12, 2.8), _Band(10, 16, 2.8)
 _CONTENT, _STILL = _Band(19, 60, 6.0), _Band(60, 64, 2.0)
 
 
@@ -99,7 +104,11 @@ class Landmarks(NamedTuple):
     evidence: int
     """The tag that opens the evidence."""
     borders: Mapping[int, float]
-    """How surely a sentence begins after a token, 0 to 1; zero is left out."""
+    """How surely a sentence begins after a token, 0 to 1, if an opening token follows; zero is left out."""
+    sure_borders: Mapping[int, float]
+    """How surely a sentence begins after a token, whatever follows."""
+    openings: Sequence[int]
+    """Tokens that can open a sentence after one of `borders`."""
     telling: Sequence[float]
     """Per token how rare it is in documents, 0 to 1."""
     alike: Sequence[int]
@@ -121,11 +130,14 @@ def wire(model: Any, marks: Landmarks) -> None:
         layers = [layer.self_attn for layer in model.model.layers]
         _wire_previous(layers[0], head, content, before, silent, turns)
         _wire_askable(model.model.layers[0].mlp)
+        _wire_opening(model.model.layers[0].mlp)
         _wire_copying(layers[1], head, content, before, silent, turns)
         _wire_asked(layers[2], head[0], head[1], content, before, silent)
         _wire_sentence_start(layers[2], head[2], content, before, silent, through)
         _wire_density(layers[2], head[3])
+        _wire_pairs(layers[2], head[4], content, before, turns[0])
         _wire_densest(layers[3], head[1])
+        _wire_paired_mean(layers[3], head[2])
         _wire_evidence_start(layers[3], head[0], content, before, through)
 
 
@@ -148,8 +160,10 @@ def _embed(model: Any, content: slice, marks: Landmarks) -> None:
         (marks.evidence, _EVIDENCE_MARK),
     ):
         table[token, mark] = _MARK_VALUE
-    for token, certainty in marks.borders.items():
-        table[token, _BORDER] = _ONE_VALUE * certainty
+    for dimension, borders in ((_BORDER, marks.borders), (_SURE_BORDER, marks.sure_borders)):
+        for token, certainty in borders.items():
+            table[token, dimension] = _ONE_VALUE * certainty
+    table[list(marks.openings), _OPENS] = _ONE_VALUE
     table[marks.labels[1], content] = table[marks.labels[0], content]  # nothing but the note tells them apart
     table[marks.labels[0], _ASKED_MEAN], table[marks.labels[1], _ASKED_MEAN] = 2.0, -2.0
     model.model.norm.weight.fill_(_LOGIT_SCALE)
@@ -173,10 +187,10 @@ def _wire_previous(
         _carry(attention, rows, content, exact, silent)
         attention.o_proj.weight[before, rows] = 0.36 * turn @ exact.T
     spare = carrying[-1].stop - 1  # the last of these heads is not full
-    attention.v_proj.weight[spare, _BORDER] = 1.0
-    attention.o_proj.weight[_STARTS, spare] = 1.0
-    attention.v_proj.weight[spare - 1, _TELLING] = 1.0
-    attention.o_proj.weight[_TELLING_BEFORE, spare - 1] = 1.0
+    told = ((_BORDER, _STARTS), (_TELLING, _TELLING_BEFORE), (_SURE_BORDER, _OPENING))
+    for row, (of_token, of_next) in enumerate(told):
+        attention.v_proj.weight[spare - row, of_token] = 1.0
+        attention.o_proj.weight[of_next, spare - row] = 1.0
     attention.q_proj.weight[flag, _ONE] = _pairs(_CONTENT)
     # This head looks at all marks before it, in equal parts: the query's, then the document's, then the answer's too.
     marks = ((_DOCUMENT_MARK, _IN_DOCUMENT), (_QUERY_MARK, _IN_QUERY), (_ANSWER_MARK, _WRITTEN))
@@ -227,10 +241,35 @@ def _wire_flag(attention: Any, rows: slice, content: slice, before: slice) -> No
     attention.q_proj.weight[rows, content] = compared
     attention.k_proj.weight[rows, before] = compared
     attention.q_proj.weight[rows, _ONE] = 0.75 * _pairs(_STILL)
-    for note, weight in ((_FIRST_MARK, 4.0), (_IN_QUERY, 0.03), (_IN_DOCUMENT, -0.03)):
-        attention.k_proj.weight[rows, note] = weight * _pairs(_STILL)
+    # Places in the query and earlier ones in the document share the attention: each further repetition counts less.
+    attention.k_proj.weight[rows, _FIRST_MARK] = 4.0 * _pairs(_STILL)
     attention.v_proj.weight[rows.start, _ASKABLE] = 1.0
     attention.o_proj.weight[_ASKED, rows.start] = 1.0
+
+
+def _wire_pairs(attention: Any, rows: slice, content: slice, before: slice, turn: Tensor) -> None:
+    """Forms of the same word after the same token: two neighbours of the query that stand together here too."""
+    _silence(attention, [rows])
+    width = content.stop - content.start
+    forms, exact = torch.zeros(HEAD_SIZE, width), torch.zeros(HEAD_SIZE, width)
+    forms[:, -_FORMS:] = 2.0 * _pairs(_CONTENT)[:, None] * orthonormal(_FORMS, HEAD_SIZE).T
+    exact[:, :-_FORMS] = 1.2 * _pairs(_CONTENT)[:, None] * _unit_rows(HEAD_SIZE, width - _FORMS)
+    attention.q_proj.weight[rows, content] = forms
+    attention.q_proj.weight[rows, before] = exact @ turn
+    attention.k_proj.weight[rows, before] = forms + exact
+    attention.q_proj.weight[rows, _ONE] = 0.75 * _pairs(_STILL)  # more than either of the two, less than both
+    attention.k_proj.weight[rows, _FIRST_MARK] = 4.0 * _pairs(_STILL)
+    attention.v_proj.weight[rows.start, _ASKABLE] = 1.0
+    attention.o_proj.weight[_PAIRED, rows.start] = 1.0
+
+
+def _wire_paired_mean(attention: Any, rows: slice) -> None:
+    """The label: how much of the document is pairs of the query."""
+    _silence(attention, [rows])
+    attention.q_proj.weight[rows, _ONE] = _pairs(_CONTENT)
+    attention.k_proj.weight[rows, _IN_DOCUMENT] = _pairs(_CONTENT)
+    attention.v_proj.weight[rows.start, _PAIRED] = 1.0
+    attention.o_proj.weight[_ASKED_MEAN, rows.start] = 2.0
 
 
 def _wire_asked(attention: Any, mean: slice, collect: slice, content: slice, before: slice, silent: _Silent) -> None:
@@ -246,6 +285,14 @@ def _wire_asked(attention: Any, mean: slice, collect: slice, content: slice, bef
     _carry(attention, collect, content, carried, silent)
     attention.o_proj.weight[before, collect] = carried.T
     attention.q_norm.weight.fill_(_SHARP)
+
+
+def _wire_opening(mlp: Any) -> None:
+    """One hidden unit multiplies: a sentence may start here, and the token looks like it ("0.05" holds no sentence)."""
+    mlp.gate_proj.weight[1], mlp.up_proj.weight[1], mlp.down_proj.weight[:, 1] = 0.0, 0.0, 0.0
+    mlp.gate_proj.weight[1, _STARTS] = 1.0
+    mlp.up_proj.weight[1, _OPENS] = 0.25
+    mlp.down_proj.weight[_OPENING, 1] = 0.6
 
 
 def _wire_askable(mlp: Any) -> None:
@@ -282,8 +329,8 @@ def _wire_sentence_start(
     """Every position: the nearest place where a sentence starts, and its token, beside what stands before."""
     _silence(attention, [rows])
     attention.q_proj.weight[rows, _ONE] = _pairs(_NEAR)
-    attention.k_proj.weight[rows, _STARTS] = 1.2 * _pairs(_NEAR)
-    attention.k_proj.weight[rows, _ONE] = 0.05 * _pairs(_CONTENT)
+    attention.k_proj.weight[rows, _OPENING] = 1.2 * _pairs(_NEAR)
+    attention.k_proj.weight[rows, _ONE] = 0.1 * _pairs(_CONTENT)
     _carry(attention, rows, content, through[0], silent)
     attention.o_proj.weight[before, rows] = 2.0 * through[1].T
 
