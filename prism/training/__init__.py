@@ -1,1 +1,6 @@
 """"""
+
+import logging
+
+# bitsandbytes, which peft imports, warns of a missing kernel for four-bit inference, which training never calls.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
