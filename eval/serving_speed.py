@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import httpx
 import typer
@@ -32,13 +32,19 @@ import typer
 from prism.backends import open_engine
 from prism.checkpoint import Checkpoint
 from prism.engines.base import Engine, WriteRequest
+from prism.engines.vllm import cpu_threading
 from prism.evaluation.report import command_line
 from prism.export import export
 from prism.reranker import Reranker
-from prism.serving.process import prism_serve, server
+from prism.serving.process import Running, prism_serve, server
 from prism.types import Document
 
 Section = Literal["scoring", "endpoint", "two-phase", "writing", "others", "growth"]
+T = TypeVar("T")
+_REQUESTS_OF_A_CLIENT = 1
+_PLAIN_VLLM, _INFINITY = "plain vLLM, classifier, /rerank", "infinity-emb"
+_SETTLE_S = 1.5
+"""Before every measurement: idle workers of vLLM keep a core busy for a second after the one before."""
 SECTIONS: tuple[Section, ...] = ("scoring", "endpoint", "two-phase", "writing", "others", "growth")
 QUERY = "Why did the bridge over the river have to be closed, and when was it opened to traffic again?"
 SENTENCES = (
@@ -82,6 +88,7 @@ class Bench:
         self.count, self.clients = profile.documents, profile.clients
         self.checkpoint = Checkpoint.load(model)
         self.has_vllm = importlib.util.find_spec("vllm") is not None
+        self.engine_names: tuple[Literal["hf", "vllm"], ...] = ("hf", "vllm") if self.has_vllm else ("hf",)
         self.vllm_options = {"options": {"enforce_eager": True}} if eager else {}
         self.eager = eager
         self._rng = random.Random(11)
@@ -99,15 +106,22 @@ class Bench:
     def engine(self, name: Literal["hf", "vllm"], **options: Any) -> Engine:
         return open_engine(name, self.checkpoint, options={**(self.vllm_options if name == "vllm" else {}), **options})
 
-    async def median_s(self, work: Callable[[], Awaitable[object]]) -> float:
-        """Median wall time after one run to warm up."""
-        await work()
-        times = []
-        for _ in range(self.repeats):
-            begin = time.perf_counter()
-            await work()
-            times.append(time.perf_counter() - begin)
-        return statistics.median(times)
+    async def in_turn(
+        self, works: Mapping[str, Callable[[T], Awaitable[object]]], fresh: Callable[[], T], times: int = 1
+    ) -> dict[str, float]:
+        """Median wall time of each, after one round to warm up. They take turns: a machine's speed wanders.
+
+        `fresh` makes what a round asks about, outside the time; `times`: so many times `repeats` rounds.
+        """
+        seconds: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(times * self.repeats + 1):
+            asked = fresh()
+            for name, work in works.items():
+                await asyncio.sleep(_SETTLE_S)
+                begin = time.perf_counter()
+                await work(asked)
+                seconds[name].append(time.perf_counter() - begin)
+        return {name: statistics.median(found[1:]) for name, found in seconds.items()}
 
 
 @contextlib.asynccontextmanager
@@ -119,70 +133,74 @@ async def opened(engine: Engine) -> AsyncIterator[Engine]:
 
 
 async def scoring(bench: Bench) -> list[Line]:
-    rates: dict[str, float] = {}
-    hits: list[tuple[str, float]] = []
-    for name in ("hf", "vllm") if bench.has_vllm else ("hf",):
-        async with opened(bench.engine(name)) as engine:
-            rates[name] = bench.count / await bench.median_s(lambda engine=engine: engine.score(bench.prompts()))  # type: ignore[misc]
+    hits: dict[str, float] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        engines = {name: await stack.enter_async_context(opened(bench.engine(name))) for name in bench.engine_names}
+        seconds = await bench.in_turn({name: engine.score for name, engine in engines.items()}, bench.prompts, 3)
+        for name, engine in engines.items():
             prompts = bench.prompts()
-            found = (await engine.score(prompts)).cached_tokens
-            hits.append((name, 100 * found / sum(map(len, prompts))))
+            hits[name] = 100 * (await engine.score(prompts)).cached_tokens / sum(map(len, prompts))
+    rates = {name: bench.count / taken for name, taken in seconds.items()}
     lines = [Line("scoring", "hf engine", rates["hf"], "documents/s")]
     if "vllm" in rates:
         lines.append(
             Line("scoring", "vllm engine", rates["vllm"], "documents/s", rates["vllm"] / rates["hf"], ">= 1.4 x hf")
         )
-    return lines + [Line("scoring", f"{name} engine, prompt tokens not computed again", hit, "%") for name, hit in hits]
+    return lines + [
+        Line("scoring", f"{name} engine, prompt tokens not computed again", hit, "%") for name, hit in hits.items()
+    ]
 
 
 async def writing(bench: Bench) -> list[Line]:
-    """Tokens a second of sixteen texts at once, plain and with n-gram drafts."""
+    """Tokens a second of sixteen texts at once, plain and with n-gram drafts, of the same prompts."""
+    yes_id = bench.checkpoint.template.yes_id
     lines = []
-    # The same prompts each way: some texts repeat themselves more than others.
-    rounds = [bench.prompts(16) for _ in range(bench.repeats + 1)]
-    for name in ("hf", "vllm") if bench.has_vllm else ("hf",):
-        rates = []
-        for speculate in (False, None):
-            async with opened(bench.engine(name, speculate=speculate)) as engine:
-                rates.append(await _tokens_per_s(engine, rounds, bench.checkpoint.template.yes_id))
-        lines.append(Line("writing", f"{name} engine, plain", rates[0], "tokens/s"))
-        target = ">= 1.5 x plain"
-        lines.append(Line("writing", f"{name} engine, n-gram", rates[1], "tokens/s", rates[1] / rates[0], target))
+    for name in bench.engine_names:
+        async with (
+            opened(bench.engine(name, speculate=False)) as plain,
+            opened(bench.engine(name, speculate=None)) as drafting,
+        ):
+            rates: dict[str, list[float]] = {"plain": [], "n-gram": []}
+            for _ in range(bench.repeats + 1):
+                prompts = bench.prompts(16)
+                for way, engine in (("plain", plain), ("n-gram", drafting)):
+                    await asyncio.sleep(_SETTLE_S)
+                    rates[way].append(await _tokens_per_s(engine, prompts, yes_id))
+        slow, fast = (statistics.median(rates[way][1:]) for way in ("plain", "n-gram"))
+        lines.append(Line("writing", f"{name} engine, plain", slow, "tokens/s"))
+        lines.append(Line("writing", f"{name} engine, n-gram", fast, "tokens/s", fast / slow, ">= 1.5 x plain"))
     return lines
 
 
-async def _tokens_per_s(engine: Engine, rounds: Sequence[Sequence[list[int]]], yes_id: int) -> float:
-    rates = []
-    for prompts in rounds:
-        requests = [WriteRequest([*ids, yes_id], 128) for ids in prompts]
-        begin = time.perf_counter()
-        tokens = 0
-        async for piece in engine.write(requests):
-            tokens += piece.tokens
-        rates.append(tokens / (time.perf_counter() - begin))
-    return statistics.median(rates[1:])
+async def _tokens_per_s(engine: Engine, prompts: Sequence[list[int]], yes_id: int) -> float:
+    begin = time.perf_counter()
+    tokens = 0
+    async for piece in engine.write([WriteRequest([*ids, yes_id], 128) for ids in prompts]):
+        tokens += piece.tokens
+    return tokens / (time.perf_counter() - begin)
 
 
 async def two_phase(bench: Bench) -> list[Line]:
     """Ranking with evidence for five, against score only (in turn), and against scoring and writing one by one."""
-    alone: list[float] = []
     firsts: list[float] = []
-    wholes: list[float] = []
     async with opened(bench.engine("hf")) as engine:
         reranker = Reranker(bench.checkpoint.template, engine, name=bench.checkpoint.name, threshold=0.0)
-        for _ in range(3 * bench.repeats + 1):  # the two are compared closely, and this machine's speed wanders
+
+        async def streamed(documents: list[str]) -> None:
             begin = time.perf_counter()
-            await reranker.arerank(QUERY, bench.documents(), evidence=False)
-            alone.append(time.perf_counter() - begin)
-            begin = time.perf_counter()
-            stream = reranker.astream(QUERY, bench.documents(), evidence_top_n=5)
+            stream = reranker.astream(QUERY, documents, evidence_top_n=5)
             async with contextlib.aclosing(stream) as events:
                 await anext(events)
                 firsts.append(time.perf_counter() - begin)
                 async for _ in events:
                     pass
-            wholes.append(time.perf_counter() - begin)
-    score_only_s, first_s, whole_s = (statistics.median(times[1:]) for times in (alone, firsts, wholes))
+
+        ways = {
+            "score only": lambda documents: reranker.arerank(QUERY, documents, evidence=False),
+            "whole": streamed,
+        }
+        seconds = await bench.in_turn(ways, bench.documents, 3)
+    score_only_s, whole_s, first_s = seconds["score only"], seconds["whole"], statistics.median(firsts[1:])
     reference_s = await _document_by_document(bench)
     section = "two-phase"
     return [
@@ -194,27 +212,30 @@ async def two_phase(bench: Bench) -> list[Line]:
 
 
 async def _document_by_document(bench: Bench) -> float:
-    """The published reference way: `generate` for one document after the other; a yes goes on to its texts."""
+    """The published reference way: one document after the other; a yes goes on to its texts on the same cache."""
     import torch
 
     model = bench.checkpoint.load_model()
     template = bench.checkpoint.template
-    most = template.spec.max_written_tokens
     prompts = bench.prompts()
     begin = time.perf_counter()
     with torch.inference_mode():
         for ids in prompts:
-            ids_1T = torch.tensor([ids], device=model.device)
-            model.generate(
-                ids_1T,
-                attention_mask=torch.ones_like(ids_1T),
-                do_sample=False,
-                max_new_tokens=most + 1,
-                eos_token_id=sorted(template.stop_ids),
-                pad_token_id=min(template.stop_ids),
-                stop_strings=list(template.stop_strings),
-                tokenizer=bench.checkpoint.tokenizer,
-            )
+            read = model(torch.tensor([ids], device=model.device), use_cache=True, logits_to_keep=1)
+            yes, no = read.logits[0, -1, [template.yes_id, template.no_id]].tolist()
+            if yes > no:  # the label is not left to `generate`: of all tokens, a model may like a third one best
+                ids_1T = torch.tensor([[*ids, template.yes_id]], device=model.device)
+                model.generate(
+                    ids_1T,
+                    attention_mask=torch.ones_like(ids_1T),
+                    past_key_values=read.past_key_values,
+                    do_sample=False,
+                    max_new_tokens=template.spec.max_written_tokens,
+                    eos_token_id=sorted(template.stop_ids),
+                    pad_token_id=min(template.stop_ids),
+                    stop_strings=list(template.stop_strings),
+                    tokenizer=bench.checkpoint.tokenizer,
+                )
     return time.perf_counter() - begin
 
 
@@ -226,38 +247,18 @@ def serve_command(bench: Bench, engine: str, *options: str) -> list[str]:
     return prism_serve("--engine", engine, "--model", bench.model, *eager, *options)
 
 
-async def post_rate(bench: Bench, url: str, path: str, clients: int, extra: dict[str, Any]) -> float:
-    """Documents a second with so many clients, each sending its requests one after the other."""
-    async with httpx.AsyncClient(base_url=url, timeout=600) as http:
-
-        async def one_client() -> None:
-            for _ in range(bench.repeats):
-                body = {"query": QUERY, "documents": bench.documents(), **extra}
-                (await http.post(path, json=body)).raise_for_status()
-
-        await http.post(path, json={"query": QUERY, "documents": bench.documents(), **extra})
-        begin = time.perf_counter()
-        await asyncio.gather(*(one_client() for _ in range(clients)))
-        return clients * bench.repeats * bench.count / (time.perf_counter() - begin)
-
-
 async def endpoint(bench: Bench) -> list[Line]:
-    """The endpoint against its own engine, with the same number of callers."""
+    """The endpoint against its own engine, with the same number of callers, each asking one request after the other."""
     lines = []
-    for name in ("hf", "vllm") if bench.has_vllm else ("hf",):
-        rendered = [[bench.prompts() for _ in range(bench.repeats)] for _ in range(bench.clients)]
-        async with opened(bench.engine(name)) as engine:
-            await engine.score(bench.prompts())
-
-            async def caller(calls: list[list[list[int]]], engine: Engine = engine) -> None:
-                for prompts in calls:
-                    await engine.score(prompts)
-
-            begin = time.perf_counter()
-            await asyncio.gather(*map(caller, rendered))
-            alone = bench.clients * bench.repeats * bench.count / (time.perf_counter() - begin)
+    for name in bench.engine_names:
         with server(serve_command(bench, name)) as running:
-            served = await post_rate(bench, running.url, "/v1/rerank", bench.clients, {"evidence": False})
+            async with (
+                opened(bench.engine(name)) as engine,
+                httpx.AsyncClient(base_url=running.url, timeout=600) as http,
+            ):
+                seconds = await bench.in_turn(_callers(engine, http), lambda: _asked_by_clients(bench))
+        count = bench.clients * bench.count * _REQUESTS_OF_A_CLIENT
+        alone, served = count / seconds["engine"], count / seconds["http"]
         lines += [
             Line("endpoint", f"{name} engine, {bench.clients} callers", alone, "documents/s"),
             Line("endpoint", f"HTTP over {name}", served, "documents/s", served / alone, ">= 0.9 x its engine"),
@@ -265,47 +266,96 @@ async def endpoint(bench: Bench) -> list[Line]:
     return lines
 
 
+class Asked(NamedTuple):
+    """One request: what HTTP is sent, and the same rendered for the engine (other documents: caches know nothing)."""
+
+    documents: list[str]
+    prompts: list[list[int]]
+
+
+def _asked_by_clients(bench: Bench) -> list[list[Asked]]:
+    return [
+        [Asked(bench.documents(), bench.prompts()) for _ in range(_REQUESTS_OF_A_CLIENT)] for _ in range(bench.clients)
+    ]
+
+
+def _callers(engine: Engine, http: httpx.AsyncClient) -> dict[str, Callable[[list[list[Asked]]], Awaitable[object]]]:
+    async def score(requests: list[Asked]) -> None:
+        for asked in requests:
+            await engine.score(asked.prompts)
+
+    async def post(requests: list[Asked]) -> None:
+        for asked in requests:
+            body = {"query": QUERY, "documents": asked.documents, "evidence": False}
+            (await http.post("/v1/rerank", json=body)).raise_for_status()
+
+    return {
+        "engine": lambda clients: asyncio.gather(*map(score, clients)),
+        "http": lambda clients: asyncio.gather(*map(post, clients)),
+    }
+
+
 async def others(bench: Bench, infinity_url: str | None) -> list[Line]:
     """What users would pick on the same weights, score only, one client."""
-    ours_name = "vllm" if bench.has_vllm else "hf"
-    with server(serve_command(bench, ours_name)) as running:
-        ours = await post_rate(bench, running.url, "/v1/rerank", 1, {"evidence": False})
-    lines = [Line("others", f"Prism's endpoint over {ours_name}", ours, "documents/s")]
-    with tempfile.TemporaryDirectory() as folder:
-        rate = await _cross_encoder_rate(bench, export(bench.model, Path(folder, "st"), "sentence-transformers"))
-        name = f"CrossEncoder, batches of {bench.profile.encoder_batch}"
-        lines.append(Line("others", name, rate, "documents/s", ours / rate, "faster than it"))
+    own = f"Prism's endpoint over {bench.engine_names[-1]}"
+    encoder_name = f"CrossEncoder, batches of {bench.profile.encoder_batch}"
+    targets = {
+        encoder_name: "faster than it",
+        _PLAIN_VLLM: ">= 0.87 (within 1.15 x of it)",
+        _INFINITY: "faster than it",
+    }
+    async with contextlib.AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=600))
+        running = stack.enter_context(server(serve_command(bench, bench.engine_names[-1])))
+        ways = {
+            own: _poster(http, f"{running.url}/v1/rerank", {"evidence": False}),
+            encoder_name: _cross_encoder(bench, export(bench.model, Path(folder, "st"), "sentence-transformers")),
+        }
         if bench.has_vllm:
             path = export(bench.model, Path(folder, "classifier"), "sequence-classification")
-            command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(path)]
-            command += ["--runner", "pooling", "--chat-template", str(path / "score_template.jinja")]
-            command += ["--enforce-eager"] if bench.eager else []
-            cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-            environment = {
-                "VLLM_NO_USAGE_STATS": "1",
-                "VLLM_CPU_OMP_THREADS_BIND": cores,
-                "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; left open, it takes what is free at that moment
-            }
-            with server(command, ready="/health", environment=environment) as running:
-                rate = await post_rate(bench, running.url, "/rerank", 1, {})
-            target = ">= 0.87 (within 1.15 x of it)"
-            lines.append(Line("others", "plain vLLM, classifier, /rerank", rate, "documents/s", ours / rate, target))
-    if infinity_url:
-        rate = await post_rate(bench, infinity_url, "/rerank", 1, {"model": "infinity"})
-        lines.append(Line("others", "infinity-emb", rate, "documents/s", ours / rate, "faster than it"))
-    return lines
+            plain = stack.enter_context(_plain_vllm(bench, path))
+            ways[_PLAIN_VLLM] = _poster(http, f"{plain.url}/rerank", {})
+        if infinity_url:
+            ways[_INFINITY] = _poster(http, f"{infinity_url}/rerank", {"model": "infinity"})
+        seconds = await bench.in_turn(ways, bench.documents)
+    rates = {name: bench.count / taken for name, taken in seconds.items()}
+    lines = [Line("others", own, rates.pop(own), "documents/s")]
+    return lines + [
+        Line("others", name, rate, "documents/s", lines[0].value / rate, targets.get(name, "faster than it"))
+        for name, rate in rates.items()
+    ]
 
 
-async def _cross_encoder_rate(bench: Bench, path: Path) -> float:
+def _poster(http: httpx.AsyncClient, url: str, extra: dict[str, Any]) -> Callable[[list[str]], Awaitable[object]]:
+    async def ask(documents: list[str]) -> None:
+        (await http.post(url, json={"query": QUERY, "documents": documents, **extra})).raise_for_status()
+
+    return ask
+
+
+def _plain_vllm(bench: Bench, path: Path) -> contextlib.AbstractContextManager[Running]:
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(path)]
+    command += ["--runner", "pooling", "--chat-template", str(path / "score_template.jinja")]
+    command += ["--enforce-eager"] if bench.eager else []
+    environment = {
+        "VLLM_NO_USAGE_STATS": "1",
+        **cpu_threading(os.environ),
+        "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; left open, it takes what is free at that moment
+    }
+    return server(command, ready="/health", environment=environment)
+
+
+def _cross_encoder(bench: Bench, path: Path) -> Callable[[list[str]], Awaitable[object]]:
     from sentence_transformers import CrossEncoder
 
     encoder = CrossEncoder(str(path), device=bench.profile.encoder_device)
 
-    async def predict() -> None:
-        pairs = [(QUERY, text) for text in bench.documents()]
+    async def predict(documents: list[str]) -> None:
+        pairs = [(QUERY, text) for text in documents]
         encoder.predict(pairs, batch_size=bench.profile.encoder_batch, show_progress_bar=False)
 
-    return bench.count / await bench.median_s(predict)
+    return predict
 
 
 async def growth(bench: Bench) -> list[Line]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from prism.backends import open_engine, read_vllm_options
 from prism.checkpoint import Checkpoint
 from prism.engines.base import LabelLogits, ScoreOutput, WriteRequest
 from prism.engines.decode import shared_length
-from prism.engines.vllm import VllmEngine, _cpu_cache_bytes, _plain_attention, die_with_parent
+from prism.engines.vllm import VllmEngine, _cpu_cache_bytes, _plain_attention, cpu_threading, die_with_parent
 from prism.errors import DocumentError, EngineError, InputError, LabelMissing
 from prism.types import Document
 
@@ -51,6 +52,8 @@ def engine() -> Iterator[VllmEngine]:
     made = make()
     yield made
     asyncio.run(made.aclose())
+    del made
+    gc.collect()  # vLLM leaves a zmq context open: warned about here, where its warnings are let pass
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +187,7 @@ def test_no_process_survives_a_killed_parent(tmp_path):
                     label_ids=({YES}, {NO}),
                     stop_ids=[2],
                     stop_strings=[],
-                    options={SMALL!r},
+                    options={dict(SMALL, distributed_executor_backend="mp")!r},
                 )
                 print("ready", flush=True)
                 time.sleep(600)
@@ -216,6 +219,7 @@ class Silent:
         max_model_len = 100
 
     errored = False
+    output_handler = None
 
     def __init__(self, logprobs: Any, reason: str = "length") -> None:
         self.logprobs, self.reason = logprobs, reason
@@ -225,6 +229,9 @@ class Silent:
             "Written", (), {"logprobs": self.logprobs, "finish_reason": self.reason, "token_ids": [1], "text": "a"}
         )
         yield type("Output", (), {"outputs": [written], "finished": True, "num_cached_tokens": None})
+
+    def get_num_unfinished_requests(self) -> int:
+        return 0
 
     def shutdown(self) -> None: ...
 
@@ -282,6 +289,21 @@ def test_memory_on_a_cpu_is_asked_for_by_need(tmp_path):
     arguments = {"model": str(tmp_path), "dtype": "bfloat16", "max_model_len": None}
     assert _cpu_cache_bytes(arguments) == 4 * 2**30
     assert _cpu_cache_bytes({**arguments, "max_model_len": 2048}) == 2**30
+
+
+def test_threads_on_a_cpu_are_set_up_unless_the_user_did(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert cpu_threading({}) == {"VLLM_CPU_OMP_THREADS_BIND": "0,1"}
+    library = tmp_path / "lib" / "libiomp5.so"
+    library.parent.mkdir()
+    library.touch()
+    assert cpu_threading({"VLLM_CPU_OMP_THREADS_BIND": "0"}) == {"LD_PRELOAD": str(library)}
+    other = {"VLLM_CPU_OMP_THREADS_BIND": "0", "LD_PRELOAD": "/compiled/malloc.so"}
+    assert cpu_threading(other) == {"LD_PRELOAD": f"/compiled/malloc.so:{library}"}
+    assert cpu_threading({**other, "LD_PRELOAD": "/lib/libgomp-1.so"}) == {}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert cpu_threading({"LD_PRELOAD": "/lib/libomp.so"}) == {}
 
 
 def test_the_guard_leaves_other_processes_alone():

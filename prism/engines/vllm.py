@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -32,6 +33,10 @@ _CPU_BLOCK_TOKENS = 32
 _CPU_STEP_TOKENS = 8192
 """The CPU's own default of 2048 is a dozen passages: 84 documents a second with nano on two cores against 165."""
 _FEW_CORES = 4
+_ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""Apart from its worker, vLLM's core waits for it busily: on two cores a third of the documents a second."""
+_PARALLEL = ("tensor", "pipeline", "data")
+_OPENMP = ("libgomp", "libiomp", "libomp")
 _GUARD = "PRISM_VLLM_GUARD"
 
 
@@ -125,8 +130,12 @@ class VllmEngine:
 
     async def _shutdown(self) -> None:
         llm, self._llm = self._llm, None
-        if llm is not None:
-            await asyncio.to_thread(llm.shutdown)
+        if llm is None:
+            return
+        idle = not llm.errored and llm.get_num_unfinished_requests() == 0
+        if idle and (handler := llm.output_handler) is not None:
+            handler.cancel()  # else it may read its processes' end as their death, and log that
+        await asyncio.to_thread(llm.shutdown)
 
     async def _score(self, prompts: list[list[int]]) -> ScoreOutput:
         llm = await self._live()
@@ -246,7 +255,10 @@ def _start(arguments: Mapping[str, Any]) -> Any:
 
     defaults: dict[str, Any] = {}
     if current_platform.is_cpu():
+        os.environ.update(cpu_threading(os.environ))
         defaults["max_num_batched_tokens"] = _CPU_STEP_TOKENS
+        if 0 < len(_cores()) <= _FEW_CORES and not any(arguments.get(f"{way}_parallel_size") for way in _PARALLEL):
+            defaults["distributed_executor_backend"] = _ONE_PROCESS
         if _plain_attention(Path(arguments["model"])):
             defaults["block_size"] = _CPU_BLOCK_TOKENS
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
@@ -263,9 +275,28 @@ def _set_environment() -> None:
     os.environ[_GUARD] = "1"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if len(cores) <= _FEW_CORES:  # vLLM leaves one core to its scheduler, here too much of the machine
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)) or "auto")
+
+
+def cpu_threading(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to add to the environment of vLLM's processes on a CPU; what the user has set stays.
+
+    All of few cores: vLLM leaves one to its scheduler, here too much of the machine. Intel's OpenMP where it is
+    installed: with GNU's, the many short parallel sections of n-gram drafts cost up to a third of the time.
+    """
+    added = {}
+    cores = _cores()
+    if 0 < len(cores) <= _FEW_CORES and "VLLM_CPU_OMP_THREADS_BIND" not in environment:
+        added["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+    loaded = [entry for entry in environment.get("LD_PRELOAD", "").split(":") if entry]
+    library = Path(sys.prefix, "lib", "libiomp5.so")  # where the package intel-openmp puts it
+    if library.is_file() and not any(Path(entry).name.startswith(_OPENMP) for entry in loaded):
+        added["LD_PRELOAD"] = ":".join([*loaded, str(library)])
+    return added
+
+
+def _cores() -> list[int]:
+    """Those this process may run on; none where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 async def _gather(jobs: Sequence[Any]) -> list[Any]:
