@@ -115,3 +115,21 @@ def test_the_handbook_in_three_languages_without_what_nobody_translated(tmp_path
         assert (outer.id, outer.language) == (f"handbook/{language}/apt#0", language[:2])
         assert (outer.title, outer.heading, outer.text) == (title, title, f"{translated}apt {translated}")
         assert (section.heading, section.text) == (inner, translated)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            '{"id": "a#1", "title": "A", "headings": [], "source": "own", "language": "de"}',
+            "own.jsonl:1: no field 'text'",
+        ),
+        ("[1]", "own.jsonl:1: expected an object, got list"),
+        ("{", "own.jsonl:1: not JSON"),
+    ],
+)
+def test_a_bad_line_of_a_corpus_is_named(tmp_path, line, said):
+    path = tmp_path / "own.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(DataError, match=said):
+        own_texts(path)

@@ -46,14 +46,27 @@ class Corpus(NamedTuple):
     questions: list[Question]
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+class _Row(dict[str, Any]):
+    """A line of a corpus; a field it lacks is told with file and line."""
+
+    def __init__(self, fields: Any, place: str) -> None:
+        if not isinstance(fields, dict):
+            raise DataError(f"{place}: expected an object, got {type(fields).__name__}")
+        super().__init__(fields)
+        self.place = place
+
+    def __missing__(self, field: str) -> Any:
+        raise DataError(f"{self.place}: no field {field!r}, only {', '.join(sorted(self)) or 'nothing'}")
+
+
+def _lines(path: Path) -> Iterator[_Row]:
     if not path.is_file():
         raise DataError(f"no corpus file {path}: check `data.pairs` in the recipe; its header says what it needs")
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield json.loads(line)
+                yield _Row(json.loads(line), f"{path}:{number}")
             except json.JSONDecodeError as error:
                 raise DataError(f"{path}:{number}: not JSON: {error.msg}") from error
 
@@ -132,6 +145,8 @@ def cmrc2018(root: Path) -> Corpus:
     questions = []
     for row in _lines(folder / "questions.jsonl"):
         key, answer = f"cmrc2018/{row['context_id']}", row["answers"][0]
+        if key not in bodies:
+            raise DataError(f"{row.place}: no context {row['context_id']!r} in {folder / 'contexts.jsonl.gz'}")
         start = bodies[key].find(answer)
         if start >= 0:
             questions.append(Question(row["question"], key, start, start + len(answer), answer))
