@@ -41,7 +41,6 @@ from prism.types import Document
 
 Section = Literal["scoring", "endpoint", "two-phase", "writing", "others", "growth"]
 T = TypeVar("T")
-_REQUESTS_OF_A_CLIENT = 1
 _PLAIN_VLLM, _INFINITY = "plain vLLM, classifier, /rerank", "infinity-emb"
 _SETTLE_S = 1.5
 """Before every measurement: idle workers of vLLM keep a core busy for a second after the one before."""
@@ -101,7 +100,10 @@ class Bench:
         ]
 
     def prompts(self, count: int | None = None) -> list[list[int]]:
-        return [self.checkpoint.template.render(QUERY, Document(text=text)).ids for text in self.documents(count)]
+        return self.rendered(self.documents(count))
+
+    def rendered(self, documents: Sequence[str]) -> list[list[int]]:
+        return [self.checkpoint.template.render(QUERY, Document(text=text)).ids for text in documents]
 
     def engine(self, name: Literal["hf", "vllm"], **options: Any) -> Engine:
         return open_engine(name, self.checkpoint, options={**(self.vllm_options if name == "vllm" else {}), **options})
@@ -248,7 +250,7 @@ def serve_command(bench: Bench, engine: str, *options: str) -> list[str]:
 
 
 async def endpoint(bench: Bench) -> list[Line]:
-    """The endpoint against its own engine, with the same number of callers, each asking one request after the other."""
+    """The endpoint against its own engine, with the same number of callers at once."""
     lines = []
     for name in bench.engine_names:
         with server(serve_command(bench, name)) as running:
@@ -257,7 +259,7 @@ async def endpoint(bench: Bench) -> list[Line]:
                 httpx.AsyncClient(base_url=running.url, timeout=600) as http,
             ):
                 seconds = await bench.in_turn(_callers(engine, http), lambda: _asked_by_clients(bench))
-        count = bench.clients * bench.count * _REQUESTS_OF_A_CLIENT
+        count = bench.clients * bench.count
         alone, served = count / seconds["engine"], count / seconds["http"]
         lines += [
             Line("endpoint", f"{name} engine, {bench.clients} callers", alone, "documents/s"),
@@ -267,31 +269,22 @@ async def endpoint(bench: Bench) -> list[Line]:
 
 
 class Asked(NamedTuple):
-    """One request: what HTTP is sent, and the same rendered for the engine (other documents: caches know nothing)."""
+    """One request: what HTTP is sent, and the same rendered for the engine, which is another process's."""
 
     documents: list[str]
     prompts: list[list[int]]
 
 
-def _asked_by_clients(bench: Bench) -> list[list[Asked]]:
-    return [
-        [Asked(bench.documents(), bench.prompts()) for _ in range(_REQUESTS_OF_A_CLIENT)] for _ in range(bench.clients)
-    ]
+def _asked_by_clients(bench: Bench) -> list[Asked]:
+    texts = [bench.documents() for _ in range(bench.clients)]
+    return [Asked(documents, bench.rendered(documents)) for documents in texts]
 
 
-def _callers(engine: Engine, http: httpx.AsyncClient) -> dict[str, Callable[[list[list[Asked]]], Awaitable[object]]]:
-    async def score(requests: list[Asked]) -> None:
-        for asked in requests:
-            await engine.score(asked.prompts)
-
-    async def post(requests: list[Asked]) -> None:
-        for asked in requests:
-            body = {"query": QUERY, "documents": asked.documents, "evidence": False}
-            (await http.post("/v1/rerank", json=body)).raise_for_status()
-
+def _callers(engine: Engine, http: httpx.AsyncClient) -> dict[str, Callable[[list[Asked]], Awaitable[object]]]:
+    post = _poster(http, "/v1/rerank", {"evidence": False})
     return {
-        "engine": lambda clients: asyncio.gather(*map(score, clients)),
-        "http": lambda clients: asyncio.gather(*map(post, clients)),
+        "engine": lambda clients: asyncio.gather(*(engine.score(asked.prompts) for asked in clients)),
+        "http": lambda clients: asyncio.gather(*(post(asked.documents) for asked in clients)),
     }
 
 

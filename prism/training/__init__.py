@@ -1,4 +1,4 @@
-""""""
+"""Recipes, rows, losses and the trainer behind `prism-train`."""
 
 import logging
 
