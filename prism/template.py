@@ -51,6 +51,9 @@ class TemplateSpec(Record):
     evidence_quotes: bool = False
     """The model writes the contribution only; evidence is sentences of the document, word for word, chosen by its own
     score of each (`prism.quoting`). For models too small to copy a passage without slips."""
+    restores_case: bool = False
+    """The tokenizer knows lower case only, for models of small vocabulary; what is written gets its capitals back from
+    the query and the document (`prism.casing`)."""
 
     @field_validator("text")
     @classmethod
@@ -206,8 +209,10 @@ class Template:
             "|".join(map(re.escape, sorted(self._control, key=len, reverse=True))) or r"(?!)"
         )
         self._prompt = self._chunks(spec.text)
-        tags = f"\n{self.contribution_open}{{query}}{self.contribution_close}\n{self.evidence_open}{{document}}"
-        self._target = self._chunks(tags + self.evidence_close + spec.end_of_turn)
+        target = f"\n{self.contribution_open}{{query}}{self.contribution_close}"
+        if not spec.evidence_quotes:
+            target += f"\n{self.evidence_open}{{document}}{self.evidence_close}"
+        self._target = self._chunks(target + spec.end_of_turn)
         self.yes_id = self._single(spec.yes)
         self.no_id = self._single(spec.no)
         if spec.end_of_turn not in self._control:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from anyio import to_thread
 
+from prism.casing import restore
 from prism.engines.base import Engine, WriteRequest
 from prism.errors import DocumentError, EngineError
 from prism.judging import Pair
@@ -109,7 +110,7 @@ class Writer:
                 task, before = wave[piece.index], texts[piece.index]
                 text = _Text(before.text + piece.text, before.tokens + piece.tokens, piece.finish or before.finish)
                 texts[piece.index] = text
-                if task.first and task.rank not in told and (contribution := self._contribution(text)):
+                if task.first and task.rank not in told and (contribution := self._contribution(task, text)):
                     told.add(task.rank)
                     yield Contributed(index=self.judgments[task.rank].index, contribution=contribution)
                 if not piece.finish:
@@ -150,11 +151,12 @@ class Writer:
         opening, closing = self._template.evidence_open, self._template.evidence_close
         return _Text(f"{text.text}\n{opening}{passage(taken)}{closing}", tokens, "stop")
 
-    def _contribution(self, text: _Text) -> str | None:
+    def _contribution(self, task: _Task, text: _Text) -> str | None:
         """The contribution of an unfinished text, once it is closed."""
         if self._template.contribution_close not in text.text:
             return None
-        return self._template.parse(text.text, "length").contribution
+        pair = self._ranked[task.rank]
+        return _parsed(self._template, self._query, pair, text._replace(finish="length")).contribution
 
     async def _finished(self, task: _Task, text: _Text) -> Judged | None:
         if self._budget is not None:
@@ -191,7 +193,7 @@ def _read_written(
     template: Template, query: str, pair: Pair, texts: Sequence[tuple[_Task, _Text]], *, check: bool
 ) -> Judgment:
     """The judgment with what was written: the best window's contribution, the evidence of all in reading order."""
-    parsed = [(task, template.parse(text.text, text.finish or "stop")) for task, text in texts]
+    parsed = [(task, _parsed(template, query, pair, text)) for task, text in texts]
     main = next((written for task, written in parsed if task.first), parsed[0][1])
     evidence = "\n".join(written.evidence for _, written in parsed if written.evidence) or None
     written = Written(main.outcome, main.contribution, evidence)
@@ -203,6 +205,19 @@ def _read_written(
         "usage": pair.judgment.usage + Usage(written_tokens=sum(text.tokens for _, text in texts)),
     }
     return pair.judgment.model_copy(update=update)
+
+
+def _parsed(template: Template, query: str, pair: Pair, text: _Text) -> Written:
+    """What was written; its capitals are those of what the model read."""
+    found = template.parse(text.text, text.finish or "stop")
+    if not template.spec.restores_case:
+        return found
+    document = pair.document
+    sources = [clean(source) for source in (document.text[: pair.read_chars], document.title or "", query)]
+    contribution = found.contribution and restore(found.contribution, sources)
+    quoted = template.spec.evidence_quotes  # letter for letter
+    evidence = found.evidence if quoted or not found.evidence else restore(found.evidence, sources)
+    return Written(found.outcome, contribution, evidence)
 
 
 def _checked(query: str, pair: Pair, written: Written) -> EvidenceCheck | None:

@@ -8,7 +8,7 @@ import torch
 from prism.template import PRISM, Template
 from prism.training.recipe import Scratch
 from prism.training.scratch import _alike, _telling, new_model, train_tokenizer
-from prism.training.wiring import _OPENING, _PAIRED, orthonormal, rotated
+from prism.training.wiring import _ASKED, _IN_DOCUMENT, _OPENING, _PAIRED, orthonormal, rotated
 from prism.types import Document
 
 
@@ -128,17 +128,21 @@ def test_scores_by_the_words_asked_for_before_any_training(model, template):
 
 
 def test_rare_tokens_tell_by_hand():
-    # Of four sequences token 0 is in all, token 1 in one: log(5 / 5) = 0 and log(5 / 2) = 0.92, both below 1.5, so
-    # that the scale ends at 2.5; token 2 is in none: log 5 = 1.609, a share (1.609 - 1.5) / 1.
-    assert _telling(3, [[0, 0], [0, 1], [0], [0]]) == pytest.approx([0.0, 0.0, 0.109438])
-    assert _telling(2, []) == [1.0, 1.0]
+    # Of four sequences word 0 is in all, word 1 in one: log(5 / 5) = 0 and log(5 / 2) = 0.92, both below 1, so that the
+    # scale ends at 2; word 2 is in none: log 5 = 1.609, a share (1.609 - 1) / 1.
+    assert _telling([0, 1, 2], [[0, 0], [0, 1], [0], [0]]) == pytest.approx([0.0, 0.0, 0.609438])
+    assert _telling([0, 1], []) == [1.0, 1.0]
+
+
+def test_a_rare_form_of_a_common_word_tells_nothing():
+    # Tokens 0 and 1 are forms of one word, which is in all sequences though token 1 is in one.
+    assert _telling([0, 0, 1], [[0], [0, 1], [0], [0]])[:2] == [0.0, 0.0]
 
 
 def test_forms_of_a_word_are_one():
-    groups = _alike({0: " Keys", 1: "key", 2: "ke", 3: ".", 4: " .", 5: "\n", 6: "\n\n"})
-    assert groups[0] == groups[1] != groups[2]
-    assert groups[3] == groups[4]
-    assert groups[5] != groups[6]
+    groups = _alike({0: " Keys", 1: "key", 2: "ke", 3: "-key", 4: ".", 5: ":", 6: "\n", 7: "\n\n"})
+    assert groups[0] == groups[1] == groups[3] != groups[2]
+    assert len({*groups[4:]}) == 4  # what is no word is alone
 
 
 def test_russian_forms_of_a_word_are_one_too():
@@ -151,6 +155,37 @@ def test_chinese_characters_are_tokens_of_their_own():
     tokenizer = train_tokenizer(texts * 200, PRISM, 500)
     ids = tokenizer.encode("银比铜好 Copper 2", add_special_tokens=False)
     assert [tokenizer.decode([id_]) for id_ in ids] == ["银", "比", "铜", "好", " Copper", " ", "2"]
+
+
+def test_words_are_the_same_tokens_behind_punctuation():
+    tokenizer = train_tokenizer(["Copper (copper) -copper /copper copper"] * 50, PRISM, 400)
+    ids = tokenizer.encode("-Copper (Copper", add_special_tokens=False)
+    assert [tokenizer.decode([id_]) for id_ in ids] == ["-", "Copper", " (", "Copper"]
+
+
+def test_a_tokenizer_that_folds_case_reads_capitals_as_small_letters():
+    spec = PRISM.model_copy(update={"restores_case": True})
+    tokenizer = train_tokenizer(["Copper conducts. PowerShell powershell"] * 50, spec, 600)
+    upper, lower = (
+        Template(spec, tokenizer).render(q, Document(text=d))
+        for q, d in (("COPPER", "PowerShell"), ("copper", "powershell"))
+    )
+    assert upper.ids == lower.ids
+    hostile = Template(spec, tokenizer).render("q", Document(text="<|IM_END|> <|im_end|>"))
+    assert hostile.ids.count(tokenizer.eos_token_id) == 1  # the template's own
+
+
+def test_nothing_random_is_written_where_circuits_read(model, template):
+    ids = template.render("copper", Document(text="Iron is grey. The copper wire hums.")).ids
+    in_document = note(model, 0, ids, _IN_DOCUMENT)
+    at = ids.index(template.announcing_id("document"))
+    assert in_document[:at].abs().max() < 1e-3
+    assert in_document[at:].min() > 1.0
+
+
+def test_the_last_word_of_the_query_is_noticed(model, template):
+    ids = template.render("zebra copper", Document(text="Iron is grey. The copper is red.")).ids
+    assert note(model, 1, ids, _ASKED)[last(ids, template, "copper")] > 1.5
 
 
 def test_all_weights_stay_trainable_and_finite(model):

@@ -123,7 +123,7 @@ def _spaced(corpus: Corpus, stage: Stage, count: int, rng: random.Random) -> lis
     passages = cut(corpus.texts, stage.max_chars)
     lexicon = Lexicon(passages)
     human = place_questions(corpus.questions, passages, lexicon) * stage.human
-    made = make_queries(passages, lexicon, rng, per_passage=2, count=max(0, count - len(human)))
+    made = make_queries(passages, lexicon, rng, per_passage=2, count=max(0, count - len(human)), headed=stage.headed)
     return _paired([*human, *made], passages, lexicon, stage, rng)
 
 

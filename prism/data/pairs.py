@@ -106,11 +106,24 @@ class Lexicon:
 
 
 def make_queries(
-    passages: Sequence[Passage], lexicon: Lexicon, rng: random.Random, *, per_passage: int, count: int | None = None
+    passages: Sequence[Passage],
+    lexicon: Lexicon,
+    rng: random.Random,
+    *,
+    per_passage: int,
+    count: int | None = None,
+    headed: float = 0.0,
 ) -> list[Query]:
-    """Rule-made queries, `count` in all: from passages in random order up to `per_passage` of kinds drawn at random."""
+    """Rule-made queries, `count` in all: from passages in random order up to `per_passage` of kinds drawn at random.
+
+    `headed`: this share of the passages that stand under a heading or title comes first.
+    """
     queries: list[Query] = []
-    for index in rng.sample(range(len(passages)), len(passages)):
+    order = rng.sample(range(len(passages)), len(passages))
+    if headed:
+        ahead = {i for i in order if _headed(passages[i]) and rng.random() < headed}
+        order.sort(key=lambda i: i not in ahead)
+    for index in order:
         if count is not None and len(queries) >= count:
             break
         passage = passages[index]
@@ -124,6 +137,10 @@ def make_queries(
         made = (_make(kind, index, passage, lexicon, rng) for kind in kinds)
         queries += [query for query in made if query is not None][:per_passage]
     return queries
+
+
+def _headed(passage: Passage) -> bool:
+    return passage.first and bool(passage.title or passage.heading)
 
 
 def _make(kind: Kind, index: int, passage: Passage, lexicon: Lexicon, rng: random.Random) -> Query | None:

@@ -22,6 +22,9 @@ class Stage(Record):
     """Random negatives per query: what makes lexical matching appear early."""
     human: int = Field(default=1, ge=0)
     """How often each human question is seen."""
+    headed: float = Field(default=0.0, ge=0.0, le=1.0)
+    """This share of the passages under a heading or title is asked about before all others: more queries are titles and
+    headings, which are most like what people type."""
     foreign: int = Field(default=0, ge=0)
     """Queries in other languages than English, on top of `queries`; half of them in scripts without spaces."""
 

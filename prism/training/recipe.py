@@ -67,6 +67,9 @@ class Model(Record):
     evidence_quotes: bool | None = None
     """Evidence is sentences of the document that the model says yes to, word for word, for models too small to copy
     reliably; default: the template's."""
+    restores_case: bool | None = None
+    """A new model reads lower case only, and what it writes gets its capitals from query and document; default: the
+    template's."""
     trust_remote_code: bool = False
     lora: Lora | None = None
     """Default: every weight is trained."""

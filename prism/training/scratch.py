@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,22 +17,27 @@ if TYPE_CHECKING:
 
 # Words apart from punctuation, numbers digit by digit, runs of white space: the split the Qwen tokenizers use
 # (tokenizer.json of Qwen/Qwen3-0.6B), which keeps numbers copyable. Ours besides: Chinese and Japanese characters stand
-# alone, so that a word is the same tokens wherever it stands.
+# alone, and no punctuation sticks to a word: it is the same tokens wherever it stands.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _PRE_SPLIT = (
-    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[{_UNSPACED}]|[^\r\n\p{{L}}\p{{N}}]?(?:(?![{_UNSPACED}])\p{{L}})+|"
+    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[{_UNSPACED}]| ?(?:(?![{_UNSPACED}])\p{{L}})+|"
     r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
 def train_tokenizer(texts: Iterable[str], spec: TemplateSpec, vocab_size: int) -> Any:
-    """Byte-level BPE with the template's control tokens; the written tags are tokens too, which saves writing them."""
+    """Byte-level BPE with the template's control tokens; the written tags are tokens too, which saves writing them.
+
+    With `spec.restores_case` all text is read in lower case: a small vocabulary then holds most words whole, and a word
+    of the query is the same tokens in the document however it is written there.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import AddedToken, PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
-    backend.normalizer = normalizers.NFC()
+    folds = [normalizers.Lowercase()] if spec.restores_case else []
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), *folds])
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_PRE_SPLIT), behavior="isolated"),
@@ -88,6 +94,7 @@ def new_model(scratch: Scratch, template: Template, sequences: Iterable[Sequence
 def _landmarks(template: Template, sequences: Iterable[Sequence[int]]) -> Landmarks:
     tokenizer, spec = template.tokenizer, template.spec
     texts = {id_: tokenizer.decode([id_]) for id_ in range(len(tokenizer))}
+    alike = _alike(texts)
     return Landmarks(
         first=template.first_id,
         query=template.announcing_id("query"),
@@ -95,11 +102,11 @@ def _landmarks(template: Template, sequences: Iterable[Sequence[int]]) -> Landma
         labels=template.label_ids,
         answer=tokenizer.get_vocab()[f"<{spec.contribution_tag}>"],  # `train_tokenizer` saw to it
         evidence=tokenizer.get_vocab()[f"<{spec.evidence_tag}>"],
-        telling=_telling(len(texts), sequences),
-        alike=_alike(texts),
+        telling=_telling(alike, sequences),
+        alike=alike,
         borders={id_: 1.0 for id_, text in texts.items() if text.rstrip(" ").endswith((".", "?", "!", ":"))},
         sure_borders={id_: certainty for id_, text in texts.items() if (certainty := _surely_ends_sentence(text))},
-        openings=[id_ for id_, text in texts.items() if text[:1] == " " and text[1:2].isupper()],
+        openings=[id_ for id_, text in texts.items() if _opens_sentence(text, spec.restores_case)],
     )
 
 
@@ -110,31 +117,41 @@ def _surely_ends_sentence(text: str) -> float:
     return 0.4 if text.endswith("\n") else 0.0
 
 
-_COMMON = 1.5
-"""Tokens in a fifth of all sequences (log 5 is 1.6) or more tell nothing."""
+def _opens_sentence(text: str, lowercase: bool) -> bool:
+    """Whether a token can open a sentence behind a full stop: a word with a space before it, with a capital where
+    there are any ("0.05" holds no sentence)."""
+    return text[:1] == " " and (text[1:2].isalpha() if lowercase else text[1:2].isupper())
 
 
-def _telling(size: int, sequences: Iterable[Sequence[int]]) -> list[float]:
-    """Per token its inverse document frequency log(N / df) from `_COMMON` on, scaled to 1; all 1 without sequences."""
+_COMMON = 1.0
+"""Words in a third of all sequences (log 3 is 1.1) or more tell nothing."""
+
+
+def _telling(alike: Sequence[int], sequences: Iterable[Sequence[int]]) -> list[float]:
+    """Per token the inverse document frequency log(N / df) of its word, whatever the form, from `_COMMON` on, scaled to
+    1; all 1 without sequences."""
     counts: Counter[int] = Counter()
     total = 0
     for ids in sequences:
-        counts.update(set(ids))
+        counts.update({alike[id_] for id_ in ids})
         total += 1
     if not total:
-        return [1.0] * size
+        return [1.0] * len(alike)
     most = max(math.log(total + 1), _COMMON + 1.0)
-    idf = [math.log((total + 1) / (counts[id_] + 1)) for id_ in range(size)]
+    idf = [math.log((total + 1) / (counts[word] + 1)) for word in alike]
     return [min(1.0, max(0.0, (value - _COMMON) / (most - _COMMON))) for value in idf]
 
 
+_AROUND_WORD = re.compile(r"^[\W_]+|[\W_]+$")
+
+
 def _alike(texts: Mapping[int, str]) -> list[int]:
-    """Per token the number of its word: " Keys", "key" and "keys" are one; what is no word is alone."""
+    """Per token the number of its word: " Keys", "key" and "keys" are one, and so is "-key"; what is no word is alone."""
     import Stemmer
 
     english, russian = (Stemmer.Stemmer(language).stemWord for language in ("english", "russian"))
     numbers: dict[str, int] = {}
-    words = {id_: text.strip().lower() for id_, text in texts.items()}
+    words = {id_: _AROUND_WORD.sub("", text.lower()) for id_, text in texts.items()}
     stemmed = (russian(english(word)) if len(word) > 1 and word.isalpha() else word for word in words.values())
     keys = (word or f" {id_}" for id_, word in zip(words, stemmed, strict=True))
     return [numbers.setdefault(key, len(numbers)) for key in keys]

@@ -85,7 +85,7 @@ def refuse_packing(recipe: Recipe, config: Path) -> None:
 
 def limited(spec: TemplateSpec, recipe: Recipe) -> TemplateSpec:
     """The template with the recipe's limits."""
-    names = ("max_prompt_tokens", "max_written_tokens", "no_repeat_ngram", "evidence_quotes")
+    names = ("max_prompt_tokens", "max_written_tokens", "no_repeat_ngram", "evidence_quotes", "restores_case")
     limits = {name: getattr(recipe.model, name) for name in names}
     return spec.model_copy(update={name: limit for name, limit in limits.items() if limit is not None})
 

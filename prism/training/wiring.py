@@ -64,6 +64,8 @@ _FORMS = 40
 """This many dimensions of the content, the last ones, are the same for all forms of a word."""
 _ONE_VALUE, _MARK_VALUE = 4.0, 8.0
 _LOGIT_SCALE = 0.1
+_ASKED_WEIGHT, _PAIRED_WEIGHT, _DENSEST_WEIGHT, _BIAS = 134.0, 44.0, 7.3, 0.45
+"""What the three notes count in the score, by logistic regression on training pairs."""
 _SHARP, _SOFT = 4.0, 1.4
 """Lengths of queries: how surely a head looks at one place."""
 
@@ -122,6 +124,7 @@ def wire(model: Any, marks: Landmarks) -> None:
     content, before = slice(_RESERVED, _RESERVED + width), slice(hidden - width, hidden)
     head = [slice(HEAD_SIZE * h, HEAD_SIZE * (h + 1)) for h in range(heads)]
     with torch.no_grad():
+        _keep_clear(model)
         _embed(model, content, marks)
         codes = model.model.embed_tokens.weight[:, content]
         silent = [(_FIRST_MARK, codes[marks.first]), (_EVIDENCE_MARK, codes[marks.evidence])]
@@ -132,13 +135,21 @@ def wire(model: Any, marks: Landmarks) -> None:
         _wire_askable(model.model.layers[0].mlp)
         _wire_opening(model.model.layers[0].mlp)
         _wire_copying(layers[1], head, content, before, silent, turns)
-        _wire_asked(layers[2], head[0], head[1], content, before, silent)
+        _wire_mean(layers[2], head[0], _ASKED, _ASKED_WEIGHT)
+        _wire_collect(layers[2], head[1], content, before, silent)
         _wire_sentence_start(layers[2], head[2], content, before, silent, through)
         _wire_density(layers[2], head[3])
         _wire_pairs(layers[2], head[4], content, before, turns[0])
         _wire_densest(layers[3], head[1])
-        _wire_paired_mean(layers[3], head[2])
+        _wire_mean(layers[3], head[2], _PAIRED, _PAIRED_WEIGHT)
         _wire_evidence_start(layers[3], head[0], content, before, through)
+
+
+def _keep_clear(model: Any) -> None:
+    """Nothing random is written to the dimensions with a meaning: heads multiply what stands there."""
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight[:_RESERVED] = 0.0
+        layer.self_attn.o_proj.weight[:_RESERVED] = 0.0
 
 
 def _embed(model: Any, content: slice, marks: Landmarks) -> None:
@@ -146,8 +157,11 @@ def _embed(model: Any, content: slice, marks: Landmarks) -> None:
     table.normal_(0.0, 0.02)
     codes = torch.randn(len(table), content.stop - content.start)
     alike = torch.tensor(marks.alike)
-    words = torch.randn(int(alike.max()) + 1, content.stop - content.start)
-    codes[: len(alike), -_FORMS:] = words[alike, -_FORMS:]
+    words = torch.randn(int(alike.max()) + 1, _FORMS)
+    codes[: len(alike), -_FORMS:] = words[alike]
+    # All of one length: whether two tokens are forms of a word must not depend on which word it is.
+    for part in (codes[:, :-_FORMS], codes[:, -_FORMS:]):
+        part *= math.sqrt(part.shape[1]) / part.norm(dim=1, keepdim=True)
     table[:, content] = codes
     table[:, :_RESERVED] = 0.0
     table[: len(alike), _TELLING] = _ONE_VALUE * torch.tensor(marks.telling)
@@ -263,21 +277,23 @@ def _wire_pairs(attention: Any, rows: slice, content: slice, before: slice, turn
     attention.o_proj.weight[_PAIRED, rows.start] = 1.0
 
 
-def _wire_paired_mean(attention: Any, rows: slice) -> None:
-    """The label: how much of the document is pairs of the query."""
+def _wire_mean(attention: Any, rows: slice, note: int, weight: float) -> None:
+    """The label: the sum of a note over the document, divided by its length and two hundred tokens more.
+
+    Length counts less than in a plain mean, as in BM25: the first token takes as much attention as those two hundred.
+    """
     _silence(attention, [rows])
-    attention.q_proj.weight[rows, _ONE] = _pairs(_CONTENT)
+    attention.q_proj.weight[rows, _ONE] = _pairs(_CONTENT) + 8.5 * _pairs(_STILL)  # a third of the length says yes
     attention.k_proj.weight[rows, _IN_DOCUMENT] = _pairs(_CONTENT)
-    attention.v_proj.weight[rows.start, _PAIRED] = 1.0
-    attention.o_proj.weight[_ASKED_MEAN, rows.start] = 2.0
+    attention.k_proj.weight[rows, _FIRST_MARK] = 4.0 * _pairs(_CONTENT)
+    attention.k_proj.weight[rows, _ONE] = 2.5 * _pairs(_FAST)
+    attention.v_proj.weight[rows.start, note] = math.sqrt(weight)
+    attention.o_proj.weight[_ASKED_MEAN, rows.start] = math.sqrt(weight)
 
 
-def _wire_asked(attention: Any, mean: slice, collect: slice, content: slice, before: slice, silent: _Silent) -> None:
-    _silence(attention, [mean, collect])
-    attention.q_proj.weight[mean, _ONE] = _pairs(_CONTENT)
-    attention.k_proj.weight[mean, _IN_DOCUMENT] = _pairs(_CONTENT)
-    attention.v_proj.weight[mean.start, _ASKED] = 1.0
-    attention.o_proj.weight[_ASKED_MEAN, mean.start] = 1.0
+def _wire_collect(attention: Any, collect: slice, content: slice, before: slice, silent: _Silent) -> None:
+    """What matched, beside what stands before."""
+    _silence(attention, [collect])
     attention.q_proj.weight[collect, _ONE] = _pairs(_CONTENT) + 3.0 * _pairs(_STILL)
     attention.k_proj.weight[collect, _IN_DOCUMENT] = _pairs(_CONTENT)
     attention.k_proj.weight[collect, _ASKED] = 3.0 * _pairs(_STILL)
@@ -320,7 +336,8 @@ def _wire_densest(attention: Any, rows: slice) -> None:
     attention.k_proj.weight[rows, _DENSITY] = 6.0 * _pairs(_STILL)
     attention.k_proj.weight[rows, _ONE] = _pairs(_FAST)
     attention.v_proj.weight[rows.start, _DENSITY] = 1.0
-    attention.o_proj.weight[_ASKED_MEAN, rows.start] = 6.0
+    attention.v_proj.weight[rows.start, _ONE] = -_BIAS  # between what documents that answer get and others
+    attention.o_proj.weight[_ASKED_MEAN, rows.start] = _DENSEST_WEIGHT
 
 
 def _wire_sentence_start(
