@@ -1,7 +1,7 @@
 """Capitals for what a lower-case model wrote: words as the document or the query spells them, sentences from the top.
 
-A small model that reads lower case only spends its vocabulary on words instead of their spellings, and finds "powershell"
-in "PowerShell". What it writes is mostly words it read, so their capitals stand in the prompt.
+A small model that reads lower case only spends its vocabulary on words instead of their spellings, and finds
+"powershell" in "PowerShell". What it writes is mostly words it read, so their capitals stand in the prompt.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ _LOOK_BACK = 8
 
 
 def restore(written: str, sources: Iterable[str]) -> str:
-    """`written` with each word spelled as in the first source that has it, there as it mostly is; sentences begin with a
-    capital. Compounds are looked up whole, then part by part; words no source has stay as they are."""
+    """`written` with each word spelled as in the first source that has it, there as it mostly is.
+
+    Sentences begin with a capital. Compounds are looked up whole, then part by part; words no source has stay as they
+    are.
+    """
     known: dict[str, str] = {}
     for source in sources:
         known = _spellings(source) | known

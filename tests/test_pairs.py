@@ -90,6 +90,19 @@ def test_positives_hold_their_evidence_verbatim():
             assert set(words(query.text)) <= set(words(example.evidence))
 
 
+def test_a_share_of_what_stands_under_a_heading_comes_first():
+    passages = cut(corpus(), 300)
+    lexicon = Lexicon(passages)
+
+    def headed(share: float) -> int:
+        queries = make_queries(passages, lexicon, random.Random(2), per_passage=2, count=40, headed=share)
+        assert len(queries) == 40
+        return sum(passages[query.passage].first for query in queries)
+
+    assert all(passage.title and passage.heading for passage in passages)
+    assert headed(1.0) == 40 > headed(0.2) > headed(0.0)
+
+
 def test_negatives_do_not_answer_and_passages_have_no_prior():
     passages = cut(corpus(), 300)
     lexicon = Lexicon(passages)

@@ -95,6 +95,19 @@ def test_one_call_scores_the_sentences_of_all_documents(reranker: Reranker, engi
     assert [call[:2] for call in engine.calls] == [("score", 3), ("score", 5), ("write", 2)]
 
 
+def test_capitals_come_back_in_the_contribution_and_quotes_stay_as_they_are(tiny_tokenizer: Any) -> None:
+    class LowerCase(QuotingEngine):
+        def _text(self, document: str) -> str:
+            return "\n<contribution>it covers powershell on s3.</contribution>"
+
+    update = {"max_written_tokens": 200, "evidence_quotes": True, "restores_case": True}
+    template = Template(PRISM.model_copy(update=update), tiny_tokenizer)
+    with Reranker(template, LowerCase(template), name="fake") as reranker:
+        judgment = reranker.rerank("what?", [Document(text="we p=0.9 lead with PowerShell.", title="All of S3")])[0]
+    assert judgment.contribution == "It covers PowerShell on S3."
+    assert judgment.evidence == "we p=0.9 lead with PowerShell."
+
+
 def test_the_title_is_never_quoted_and_no_sentence_is_read_with_it(reranker: Reranker) -> None:
     document = Document(text="The body p=0.6. Other.", title="p=0.99 title")
     assert reranker.rerank("what?", [document])[0].evidence == "The body p=0.6."

@@ -146,7 +146,7 @@ _AROUND_WORD = re.compile(r"^[\W_]+|[\W_]+$")
 
 
 def _alike(texts: Mapping[int, str]) -> list[int]:
-    """Per token the number of its word: " Keys", "key" and "keys" are one, and so is "-key"; what is no word is alone."""
+    """Per token the number of its word: " Keys", "key" and "-key" are one; what is no word is alone."""
     import Stemmer
 
     english, russian = (Stemmer.Stemmer(language).stemWord for language in ("english", "russian"))
