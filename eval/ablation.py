@@ -55,6 +55,10 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("losses.distill=20", "losses.distill_ce=0"),
     ),
     "no keyword queries": ("as both, on pairs whose queries are headings, titles and questions", ()),
+    "not trained": (
+        "the initial weights: one step at a rate of nothing",
+        ("schedule.max_steps=1", *(f"optimizer.{rate}=1e-12" for rate in ("lr", "vector_lr", "muon_lr"))),
+    ),
 }
 MEASURES = {
     "mrr": "MRR of the positive among its negatives",

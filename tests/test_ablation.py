@@ -39,7 +39,9 @@ def recipes_of(ablation: ModuleType, work: Path) -> dict[str, Recipe]:
 
 def test_ways_to_train_differ_as_they_say(ablation, tmp_path):
     recipes = recipes_of(ablation, tmp_path)
-    both = recipes["both"]
+    both, untrained = recipes["both"], recipes.pop("not trained")
+    assert untrained.schedule.max_steps == 1
+    assert max(untrained.optimizer.lr, untrained.optimizer.vector_lr or 1, untrained.optimizer.muon_lr) < 1e-9
     assert both.losses == load_recipe(ROOT / "recipes/nano.yaml").losses
     assert (both.seed, both.schedule.max_steps, both.data.pairs) == (3, 40, None)
     same = {"model", "optimizer", "schedule", "evaluation", "seed"}
