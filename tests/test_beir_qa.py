@@ -283,6 +283,7 @@ def test_another_model_or_other_texts_do_not_reuse_the_state(run: Go, data: Path
     model.mkdir()
     (model / "weights").write_text("one")
     run(models=(str(model),))
+    (model / "README.md").write_text("A card decides no score.")
     assert run(models=(str(model),))[1].calls == []
     (model / "weights").write_text("other")
     assert len(run(models=(str(model),))[1].calls) == 4

@@ -181,10 +181,11 @@ def open_state(data: BeirSet, plan: Reranking, folder: Path, resume: bool, say: 
 
 
 def identity(model: str) -> object:
-    """What tells one state of a model from another: its files with size and time of change, or its name on the hub."""
+    """What tells one state of a model from another: its files, but for its card, with size and time of change, or its
+    name on the hub."""
     kind, name, url = parse_spec(model)
     folder = Path(prism.__file__).parent / "nano" if name == "nano" else Path(name)
-    files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".md")
     known = [(str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns) for path, stat in files]
     return [kind, known or name, url]
 
