@@ -10,7 +10,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
-_PART = r"[^\W_]+"
+from prism.sentences import UNSPACED
+
+_PART = rf"[^\W_{UNSPACED}]+"
 _WORD = re.compile(rf"{_PART}(?:['’.\-_]{_PART})*")
 _PARTS = re.compile(_PART)
 _OPENING = re.compile(r"(?:\A|(?<=[.!?]\s))[^\W\d_]")

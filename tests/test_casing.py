@@ -24,7 +24,9 @@ from prism.casing import restore
         ("an api", ["the API", "an api of an api"], "An API"),
         ("done. see aws.", ["with AWS"], "Done. See AWS."),
         ("erklärt wird: die paketverwaltung.", ["mit der Paketverwaltung"], "Erklärt wird: die Paketverwaltung."),
-        ("文中讲到dns。", ["的DNS，"], "文中讲到dns。"),
+        # Where words are not spaced, a word ends with its script.
+        ("文中讲到dns服务器。", ["设置DNS，"], "文中讲到DNS服务器。"),
+        ("文中说明：如何用gnome。", ["在 GNOME 中"], "文中说明：如何用GNOME。"),
         ("", ["a"], ""),
         ("1.5 gb", [], "1.5 gb"),
     ],
