@@ -132,7 +132,21 @@ def test_human_questions_are_placed_on_the_passage_with_the_answer():
     assert len(placed) == 1
     example = positive(placed[0], passages)
     assert example.evidence == "The bridge opened in 1963."
-    assert example.contribution == "It gives the answer: 1963."
+    assert example.contribution == "It covers bridge."  # not 1963: nano would learn to name some number
+
+
+@pytest.mark.parametrize(
+    ("asked", "evidence", "contribution"),
+    [
+        ("北大西洋公约是哪一年签订的？", "北大西洋公约组织于1949年在华盛顿签订北大西洋公约。", "文中讲到北大西洋公约和签订。"),
+        ("前肛鳗以什么为食？", "属于底栖鱼类，以小型鱼类为食。", "文中说明：前肛鳗以什么为食。"),
+        ("Debian 的 Bruce 何时离开？", "Bruce 依然和 Debian 保持联系。", "文中讲到Debian和Bruce。"),
+    ],
+)
+def test_chinese_contributions_name_what_query_and_sentence_share(asked: str, evidence: str, contribution: str) -> None:
+    text = Text("t", "t", "", "", evidence, "made", "zh")
+    placed = place_questions([Question(asked, "t", 0, len(evidence), "1949年")], cut([text], 200, 5), Lexicon([]))
+    assert [positive(query, cut([text], 200, 5)).contribution for query in placed] == [contribution]
 
 
 def test_split_is_by_document_group():

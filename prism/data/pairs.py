@@ -38,6 +38,8 @@ _QUESTION_OPENINGS = (
     "what is", "what are", "how to", "how do i", "how does", "how can i", "when should i use", "why", "which",
     "where is", "can i", "what happens with", "is there", "who", "when did", "how many", "what does", "tell me about",
 )  # fmt: skip
+_PARTICLES = "的了是在有和与及或为于以由被把对从到也都就而之其这那个什么哪几谁何吗呢"
+"""Chinese characters that carry no topic at the edge of a phrase."""
 _ASKED_IN = {
     "de": ("was ist", "wie kann ich", "wie", "warum", "welche", "wo ist", "was bedeutet", "wann"),
     "ru": ("что такое", "как", "почему", "где", "какие", "зачем", "когда", "что делает"),
@@ -48,17 +50,17 @@ _ASKED_IN = {
 class _Phrases(NamedTuple):
     """How a contribution is worded."""
 
-    answers: str
     explains: str
     covers: str
+    comma: str
     and_: str
 
 
 _PHRASES = {
-    "en": _Phrases("It gives the answer: {}.", "It explains {}.", "It covers {}.", "and"),
-    "de": _Phrases("Die Antwort lautet: {}.", "Erklärt wird: {}.", "Es geht um {}.", "und"),
-    "ru": _Phrases("Ответ: {}.", "Объясняется: {}.", "Тема: {}.", "и"),
-    "zh": _Phrases("文中给出答案：{}。", "文中说明：{}。", "文中讲到{}。", "和"),
+    "en": _Phrases("It explains {}.", "It covers {}.", ", ", " and "),
+    "de": _Phrases("Erklärt wird: {}.", "Es geht um {}.", ", ", " und "),
+    "ru": _Phrases("Объясняется: {}.", "Тема: {}.", ", ", " и "),
+    "zh": _Phrases("文中说明：{}。", "文中讲到{}。", "、", "和"),
 }
 
 
@@ -71,7 +73,6 @@ class Query(NamedTuple):
     """Index into the passages."""
     evidence: tuple[int, ...]
     """Indices of the passage's sentences, in reading order."""
-    answer: str | None = None
 
 
 class Lexicon:
@@ -170,7 +171,7 @@ def _content(sentence: Iterable[str]) -> list[str]:
 
 
 def _surface(sentence: str) -> list[str]:
-    return [word.strip("*_`'\"()[]{}<>,;:!?|#.") for word in sentence.split()]
+    return [word.strip("*_`'\"()[]{}<>,;:!?|#.。，；：？！、") for word in sentence.split()]
 
 
 def _keywords(sentence: str, lexicon: Lexicon, rng: random.Random) -> str | None:
@@ -239,7 +240,7 @@ def place_questions(questions: Iterable[Question], passages: Sequence[Passage], 
             low, high = question.start - passage.offset, question.end - passage.offset
             inside = tuple(i for i, (a, b) in enumerate(passage.sentences) if a < high and low < b)
             if question.end and low >= 0 and high <= len(passage.text) and 1 <= len(inside) <= 3:
-                placed.append(Query(question.query, "human", index, inside, question.answer))
+                placed.append(Query(question.query, "human", index, inside))
                 break
         else:
             if not question.end:
@@ -351,15 +352,33 @@ def _adjacent(indices: Sequence[int]) -> bool:
 
 
 def _contribution(query: Query, evidence: str, language: str = "en") -> str:
-    """One sentence on what the passage does for the query, from its own words."""
+    """One sentence on what the passage does for the query, in the words they share.
+
+    It never names the answer, even where the set has it: a model too small to find answers would learn to invent them.
+    """
     say = _PHRASES.get(language, _PHRASES["en"])
-    if query.answer and len(query.answer) <= 60 and query.answer in evidence:
-        return say.answers.format(query.answer.rstrip(".。"))
-    phrases = _shared_phrases(query.text, evidence)
+    shared = _shared_stretches if language == "zh" else _shared_phrases
+    phrases = shared(query.text, evidence)
     if not phrases:
         return say.explains.format(" ".join(_surface(query.text)))
-    listed = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} {say.and_} {phrases[-1]}"
-    return say.covers.format(listed)
+    *others, last = phrases
+    return say.covers.format(say.and_.join([say.comma.join(others), last]) if others else last)
+
+
+def _shared_stretches(asked: str, evidence: str) -> list[str]:
+    """For text without spaces: the longest stretches of the query that stand in the evidence, from the left, at most
+    four; two characters at least, none a particle at either end."""
+    phrases: list[str] = []
+    at = 0
+    while at < len(asked):
+        end = at
+        while end < len(asked) and asked[end].isalnum() and asked[at : end + 1] in evidence:
+            end += 1
+        stretch = asked[at:end].strip(_PARTICLES)
+        if len(stretch) >= 2 and stretch not in phrases:
+            phrases.append(stretch)
+        at = max(end, at + 1)
+    return phrases[:4]
 
 
 def _shared_phrases(asked: str, evidence: str) -> list[str]:
