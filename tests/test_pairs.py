@@ -138,7 +138,7 @@ def test_human_questions_are_placed_on_the_passage_with_the_answer():
 @pytest.mark.parametrize(
     ("asked", "evidence", "contribution"),
     [
-        ("北大西洋公约是哪一年签订的？", "该组织于1949年签订北大西洋公约。", "文中讲到北大西洋公约和签订。"),
+        ("北大西洋公约是哪一年签订的？", "该组织在华盛顿签订北大西洋公约。", "文中讲到北大西洋公约和签订。"),
         ("前肛鳗以什么为食？", "属于底栖鱼类，以小型鱼类为食。", "文中说明：前肛鳗以什么为食。"),
         ("Debian 的 Bruce 何时离开？", "Bruce 依然和 Debian 保持联系。", "文中讲到Debian和Bruce。"),
     ],
