@@ -25,8 +25,7 @@ from prism.template import PRISM, Template
 from prism.training.batches import collator
 from prism.training.dataset import make_row
 from prism.training.distill import DistillTrainer, body
-from prism.training.optimizer import build_optimizer
-from prism.training.recipe import TERMS, Losses, Optimizer, load_recipe
+from prism.training.recipe import TERMS, Losses, load_recipe
 from prism.training.trainer import train
 from prism.types import Document, Example
 
@@ -235,6 +234,9 @@ def test_optimizer_keeps_fp32_copies_of_bf16_weights(tiny_qwen3):
     """An update far below bf16's resolution still adds up."""
     from copy import deepcopy
 
+    from prism.training.optimizer import build_optimizer
+    from prism.training.recipe import Optimizer
+
     model = deepcopy(tiny_qwen3).to(torch.bfloat16)
     parameter = model.model.norm.weight
     optimizer = build_optimizer(model, Optimizer(name="adamw", lr=1e-4, weight_decay=0.0))
@@ -247,19 +249,6 @@ def test_optimizer_keeps_fp32_copies_of_bf16_weights(tiny_qwen3):
     # 100 Adam steps of 1e-4 on weights of 1.0, where bf16 steps are 0.0039 below and 0.0078 above one.
     assert torch.allclose(start - parameter, torch.full_like(start, 0.01), atol=4e-3)
     assert all(p.grad is None for p in model.parameters())
-
-
-def test_attention_has_a_learning_rate_of_its_own(tiny_qwen3):
-    def rates(attention_lr: float | None) -> dict[str, float]:
-        settings = Optimizer(name="muon", lr=1e-3, muon_lr=0.02, attention_lr=attention_lr)
-        groups = build_optimizer(tiny_qwen3, settings).param_groups
-        by_parameter = {id(p): group["lr"] for group in groups for p in group["params"]}
-        return {name: by_parameter[id(p)] for name, p in tiny_qwen3.named_parameters()}
-
-    names = ("self_attn.q_proj.weight", "mlp.down_proj.weight", "input_layernorm.weight")
-    apart, alike = rates(0.005), rates(None)
-    assert [apart[f"model.layers.0.{name}"] for name in names] == [0.005, 0.02, 1e-3]
-    assert [alike[f"model.layers.0.{name}"] for name in names] == [0.02, 0.02, 1e-3]
 
 
 def test_terms_without_weight_cost_nothing(tiny_tokenizer, tiny_qwen3, tmp_path):

@@ -79,20 +79,14 @@ def build_optimizer(model: nn.Module, settings: Settings) -> Combined:
     rest = [p for _, p in trained if id(p) not in inside]
     shared: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps}
     parts: list[Optimizer] = []
-    groups: list[dict[str, Any]]
     if rest:
         wide, vectors = [p for p in rest if p.ndim >= 2], [p for p in rest if p.ndim < 2]
-        groups = [{"params": wide}] if wide else []
+        groups: list[dict[str, Any]] = [{"params": wide}] if wide else []
         groups += [{"params": vectors, "lr": settings.vector_lr or settings.lr}] if vectors else []
         parts.append(torch.optim.AdamW(groups, weight_decay=0.0, **shared))
     if matrices and settings.name == "muon":
         # Muon: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
-        attention = [p for name, p in trained if id(p) in inside and "attn" in name]
-        attends = {id(p) for p in attention}
-        other = [p for p in matrices if id(p) not in attends]
-        groups = [{"params": other}] if other else []
-        groups += [{"params": attention, "lr": settings.attention_lr or settings.muon_lr}] if attention else []
-        parts.append(torch.optim.Muon(groups, lr=settings.muon_lr, weight_decay=settings.weight_decay))
+        parts.append(torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay))
     elif matrices:
         parts.append(torch.optim.AdamW(matrices, weight_decay=settings.weight_decay, **shared))
     return Combined(masters, parts)

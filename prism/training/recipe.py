@@ -164,9 +164,6 @@ class Optimizer(Record):
     lr: float = Field(default=1e-5, gt=0.0)
     """AdamW's learning rate."""
     muon_lr: float = Field(default=0.02, gt=0.0)
-    attention_lr: float | None = Field(default=None, gt=0.0)
-    """Muon's learning rate for the matrices of the attention; default: `muon_lr`. Muon's steps are as long in every
-    direction of a matrix, so a lower rate is what spares heads that already do something."""
     weight_decay: float = Field(default=0.01, ge=0.0)
     vector_lr: float | None = Field(default=None, gt=0.0)
     """AdamW's learning rate for vectors (norms, biases); default: `lr`."""
