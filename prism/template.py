@@ -27,6 +27,9 @@ from prism.types import Document, Outcome, Record, Truncation, Verdict, first_pr
 
 _SLOTS = re.compile(r"\{(instruction|query|document)\}")
 _CHARS_PER_TOKEN = 16
+_LINE_ENDS = (".\n", "?\n", "。\n")
+"""A small model that copies a claim into its contribution goes on behind the claim; one sentence is all it may write.
+Three, since servers of OpenAI's API take four stop strings."""
 """First guess of how much text can fill a budget; widened until it does."""
 
 
@@ -222,7 +225,7 @@ class Template:
             )
         eos = tokenizer.eos_token_id
         self.stop_ids = frozenset({self._control[spec.end_of_turn]} | ({eos} if eos is not None else set()))
-        self.stop_strings = (self.contribution_close if spec.evidence_quotes else self.evidence_close,)
+        self.stop_strings = (self.contribution_close, *_LINE_ENDS) if spec.evidence_quotes else (self.evidence_close,)
 
     contribution_open = property(lambda self: f"<{self.spec.contribution_tag}>")
     contribution_close = property(lambda self: f"</{self.spec.contribution_tag}>")
@@ -403,6 +406,11 @@ class Template:
     def decode(self, ids: list[int]) -> str:
         """Text of written ids; special tokens leave no text."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def closed(self, text: str) -> str:
+        """A contribution that ended with its line in place of its tag, with the tag (`evidence_quotes`)."""
+        ended = text.endswith(_LINE_ENDS) and self.contribution_close not in text
+        return text.rstrip() + self.contribution_close if ended else text
 
     def parse(self, text: str, finish: Literal["stop", "length"] = "stop") -> Written:
         """Contribution and evidence of a text written after `yes`. Never raises, never guesses.

@@ -109,6 +109,8 @@ class Writer:
             async for piece in pieces:
                 task, before = wave[piece.index], texts[piece.index]
                 text = _Text(before.text + piece.text, before.tokens + piece.tokens, piece.finish or before.finish)
+                if quotes and piece.finish:
+                    text = text._replace(text=self._template.closed(text.text))
                 texts[piece.index] = text
                 if task.first and task.rank not in told and (contribution := self._contribution(task, text)):
                     told.add(task.rank)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from prism.errors import DocumentError
 from prism.quoting import Quote, choose, passage, quotable
 from prism.reranker import Reranker
+from prism.result import Contributed
 from prism.template import PRISM, Template
 from prism.types import Document, Outcome
 
@@ -43,7 +46,7 @@ def reranker(template: Template, engine: QuotingEngine) -> Iterator[Reranker]:
 
 
 def test_engines_stop_where_the_contribution_ends(tiny_tokenizer: Any, template: Template) -> None:
-    assert template.stop_strings == ("</contribution>",)
+    assert template.stop_strings == ("</contribution>", ".\n", "?\n", "。\n")
     assert Template(PRISM, tiny_tokenizer).stop_strings == ("</evidence>",)
 
 
@@ -87,6 +90,34 @@ def test_evidence_is_the_sentences_the_model_says_yes_to(reranker: Reranker, eng
     assert [text[span.start : span.end] for span in judgment.spans] == ["One p=0.9 leads.", "Two p=0.6 follows."]
     assert [call[:2] for call in engine.calls] == [("score", 1), ("score", 4), ("write", 1)]
     assert judgment.usage.written_tokens > TEXT_TOKENS
+
+
+async def _events(reranker: Reranker, query: str, documents: list[str]) -> list[object]:
+    return [event async for event in reranker.astream(query, documents)]
+
+
+@pytest.mark.parametrize(("said", "contribution"), [("It helps.\n", "It helps."), ("有用。\n", "有用。")])
+def test_a_contribution_ends_with_its_line(template: Template, said: str, contribution: str) -> None:
+    class Copying(QuotingEngine):
+        def _text(self, document: str) -> str:
+            return f"\n<contribution>{said}"
+
+    with Reranker(template, Copying(template), name="fake") as reranker:
+        judgment = reranker.rerank("what?", ["One p=0.9 leads."])[0]
+        events = asyncio.run(_events(reranker, "what?", ["One p=0.9 leads."]))
+    assert judgment.outcome is Outcome.COMPLETE
+    assert (judgment.contribution, judgment.evidence) == (contribution, "One p=0.9 leads.")
+    assert [event.contribution for event in events if isinstance(event, Contributed)] == [contribution]
+
+
+def test_a_line_that_opens_no_contribution_is_malformed(template: Template) -> None:
+    class Chatting(QuotingEngine):
+        def _text(self, document: str) -> str:
+            return "\nSure, it helps.\n"
+
+    with Reranker(template, Chatting(template), name="fake") as reranker:
+        judgment = reranker.rerank("what?", ["One p=0.9 leads."])[0]
+    assert (judgment.outcome, judgment.contribution, judgment.evidence) == (Outcome.MALFORMED, None, None)
 
 
 def test_one_call_scores_the_sentences_of_all_documents(reranker: Reranker, engine: QuotingEngine) -> None:
@@ -155,12 +186,9 @@ def test_whatever_the_document_quotes_are_its_own_sentences(reranker: Reranker, 
     judgment = reranker.rerank("what?", [text])[0]
     if judgment.outcome is Outcome.COMPLETE:
         assert judgment.evidence
-        sentences = [quote.text for quote in quotable(text, CLOSING)]
-        left = judgment.evidence
-        for sentence in sentences:
-            left = left.replace(sentence, "", 1) if left.lstrip().startswith(sentence) else left
-            left = left.lstrip()
-        assert left == ""
+        found = quotable(text, CLOSING)
+        chosen = (some for count in (1, 2, 3) for some in combinations(found, count))
+        assert any(passage(some) == judgment.evidence for some in chosen)
 
 
 def test_nano_quotes_word_for_word() -> None:
