@@ -124,30 +124,31 @@ class Writer:
         if any(text.finish is None for text in texts):
             raise EngineError("the engine stopped in the middle of a text without saying why: try again")
 
-    async def _quotes(self, wave: Sequence[_Task]) -> list[list[Quote]]:
-        """Per task the sentences of its window to quote, best first; all windows' sentences are scored in one call."""
+    async def _quotes(self, wave: Sequence[_Task]) -> list[list[tuple[Quote, float | None]]]:
+        """Per task the sentences of its window with their scores; all windows' sentences are scored in one call."""
         read = partial(_sentence_prompts, self._template, self._query, self._instruction)
         texts = [self._ranked[task.rank].document.text[task.window.start : task.window.end] for task in wave]
         found = await to_thread.run_sync(lambda: [read(text) for text in texts])
         prompts = [prompt for _, prompts in found for prompt in prompts]
         labels = iter((await self._engine.score(prompts)).labels if prompts else [])
-        chosen = []
+        scored = []
         for quotes, own in found:
             answers = list(islice(labels, len(own)))
             scores = [None if isinstance(answer, DocumentError) else score(*answer) for answer in answers]
-            chosen.append(choose(quotes, scores))
-        return chosen
+            scored.append(list(zip(quotes, scores, strict=True)))
+        return scored
 
-    def _with_evidence(self, text: _Text, quotes: Sequence[Quote], cap: int) -> _Text:
-        """The contribution with the quotes behind it, as many of the best ones as `cap` tokens in all allow."""
+    def _with_evidence(self, text: _Text, quotes: Sequence[tuple[Quote, float | None]], cap: int) -> _Text:
+        """The contribution and, behind it, the best of the quotes that `cap` tokens in all allow."""
         if self._template.contribution_close not in text.text:
             return text
+        lengths = {quote: self._template.count(quote.text) for quote, _ in quotes}
+        fitting = [(quote, value) for quote, value in quotes if text.tokens + lengths[quote] <= cap]
         taken, tokens = list[Quote](), text.tokens
-        for quote in quotes:
-            more = self._template.count(quote.text)
-            if tokens + more <= cap:
+        for quote in choose([quote for quote, _ in fitting], [value for _, value in fitting]):
+            if tokens + lengths[quote] <= cap:
                 taken.append(quote)
-                tokens += more
+                tokens += lengths[quote]
         if not taken:
             return text._replace(finish="length")
         opening, closing = self._template.evidence_open, self._template.evidence_close
