@@ -299,26 +299,26 @@ def test_sigterm_lets_the_request_under_way_finish(tiny_checkpoint: Path) -> Non
     options = ["--port", str(port), "--model", str(tiny_checkpoint), "--template", "prism", "--no-self-test"]
     command = [sys.executable, "-m", "prism.cli", "serve", *options, "--dtype", "float32", "--device", "cpu"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300)
-        while True:
-            assert process.poll() is None
-            try:
-                if client.get("/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        body = {"query": QUERY, "documents": [GOOD * 20] * 900, "threshold": 0, "evidence": {"top_n": 4}}
-        answers: list[httpx.Response] = []
-        thread = threading.Thread(target=lambda: answers.append(client.post("/v1/rerank", json=body)))
-        thread.start()
-        while "prism_requests_open 1.0" not in httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=300).text:
-            assert thread.is_alive(), "the request was over before it could be seen"
-        process.send_signal(signal.SIGTERM)
-        thread.join()
-        _, log = process.communicate(timeout=120)
-    finally:
-        process.kill()
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as client:
+        try:
+            while True:
+                assert process.poll() is None
+                try:
+                    if client.get("/ready").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(0.1)
+            body = {"query": QUERY, "documents": [GOOD * 20] * 900, "threshold": 0, "evidence": {"top_n": 4}}
+            answers: list[httpx.Response] = []
+            thread = threading.Thread(target=lambda: answers.append(client.post("/v1/rerank", json=body)))
+            thread.start()
+            while "prism_requests_open 1.0" not in httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=300).text:
+                assert thread.is_alive(), "the request was over before it could be seen"
+            process.send_signal(signal.SIGTERM)
+            thread.join()
+            _, log = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert answers[0].status_code == 200
     assert len(answers[0].json()["results"]) == 900
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
