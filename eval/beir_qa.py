@@ -1,6 +1,6 @@
 """Rerank BEIR data sets and measure the result.
 
-    python eval/beir_qa.py --model nano --data ../shared/data/beir --datasets scifact --top-k 20
+    python eval/beir_qa.py --model mini --data ../shared/data/beir --datasets scifact --top-k 20
 
     load_beir -> first stage -> rerank the top k, one query after another -> fuse -> TREC runs -> report
 
@@ -330,10 +330,10 @@ def _read_report(path: Path) -> dict[str, Any]:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 _HELP = """Rerank BEIR data sets and measure the result.
 
-Rerankers: nano, a folder or a hub name (Prism, by any engine); cross-encoder:NAME; dense:NAME; cohere:MODEL,
+Rerankers: mini, a folder or a hub name (Prism, by any engine); cross-encoder:NAME; dense:NAME; cohere:MODEL,
 jina:MODEL, voyage:MODEL (keys from COHERE_API_KEY, JINA_API_KEY, VOYAGE_API_KEY; MODEL@URL for another address).
 
-Example: --model nano --model cross-encoder:models/minilm --fuse rrf:bm25+nano --data ../shared/data/beir --top-k 20
+Example: --model mini --model cross-encoder:models/minilm --fuse rrf:bm25+mini --data ../shared/data/beir --top-k 20
 """
 
 

@@ -1,6 +1,6 @@
 """Measure evidence: does it hold what matters, is it true to the document, and does an agent answer better from it?
 
-    python eval/evidence_quality.py --model nano --data ../shared/data --sets scifact,cmrc2018
+    python eval/evidence_quality.py --model mini --data ../shared/data --sets scifact,cmrc2018
 
     cases -> each system's text, kept as it comes -> measures -> judges, reader -> report.json, report.md, report.html
 
@@ -31,9 +31,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from typer import Option
 
 import prism
+from prism.checkpoint import Checkpoint
 from prism.errors import InputError, PrismError
 from prism.evaluation import evidence_report, judge, reader
 from prism.evaluation.chat_models import ChatModel, Endpoint, parse_endpoint
+from prism.evaluation.columns import identity
 from prism.evaluation.command import taught
 from prism.evaluation.evidence_baselines import BestSentences, HttpPruner, Judges, LeadSentences, Prism, System
 from prism.evaluation.evidence_baselines import WholeDocument as Whole
@@ -62,7 +64,7 @@ class Options(Record):
     limit: int | None = Field(default=None, ge=1)
     judge_limit: int | None = Field(default=None, ge=1)
     concurrency: int = Field(default=8, ge=1)
-    tokenizer: str = "nano"
+    tokenizer: str = "mini"
     template: str | None = None
     fresh: bool = False
     out: Path = Path("eval/results/evidence_quality")
@@ -118,17 +120,14 @@ def _spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
 
 
 def _counter(tokenizer: str) -> Count:
-    if tokenizer == "nano":
-        from tokenizers import Tokenizer
-
-        fast = Tokenizer.from_file(str(Path(prism.__file__).parent / "nano" / "tokenizer.json"))
-        return lambda text: len(fast.encode(text, add_special_tokens=False).ids)
+    if tokenizer == "mini":
+        return Checkpoint.load("mini").template.count
     from transformers import AutoTokenizer
 
     try:
         slow = AutoTokenizer.from_pretrained(tokenizer)
     except (OSError, ValueError) as error:
-        raise InputError(f"no tokenizer {tokenizer!r}: expected nano, a folder, or a name on the hub") from error
+        raise InputError(f"no tokenizer {tokenizer!r}: expected mini, a folder, or a name on the hub") from error
     return lambda text: len(slow.encode(text, add_special_tokens=False, verbose=False))
 
 
@@ -177,9 +176,7 @@ def _systems(options: Options, cases: Sequence[Case], rerankers: _Rerankers) -> 
     prompt = f" {options.template}" if options.template else ""
     for model in options.models:
         name = Path(model).resolve().name
-        yield partial(
-            Prism, f"Prism {name}", rerankers.lazily(model), f"{prism.__version__} {_identity(model)}{prompt}"
-        )
+        yield partial(Prism, f"Prism {name}", rerankers.lazily(model), f"{prism.__version__} {identity(model)}{prompt}")
 
 
 def _baseline(name: str, documents: Sequence[str]) -> System:
@@ -192,14 +189,6 @@ def _baseline(name: str, documents: Sequence[str]) -> System:
     if kind == "lead":
         return LeadSentences(number)
     return BestSentences(kind, number, documents if kind == "tfidf" else ())  # type: ignore[arg-type]
-
-
-def _identity(model: str) -> str:
-    """What tells one state of a model from another: its files with size and time of change, or its name on the hub."""
-    folder = Path(prism.__file__).parent / "nano" if model == "nano" else Path(model)
-    files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
-    stats = [(str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns) for path, stat in files]
-    return str(stats or model)
 
 
 def _run(system: System, cases: Sequence[Case], set_: str, options: Options, say: Say) -> list[Extract]:
@@ -338,7 +327,7 @@ def _names(given: list[str] | None) -> tuple[str, ...]:
 
 @app.command(help=taught(__doc__))
 def main(
-    model: Annotated[list[str] | None, Option(help="nano, folder or hub name; repeatable. none: no model.")] = None,
+    model: Annotated[list[str] | None, Option(help="mini, folder or hub name; repeatable. none: no model.")] = None,
     data: Annotated[Path, Option(help="Folder with beir/scifact and qa/.")] = Path("../shared/data"),
     sets: Annotated[list[str] | None, Option(help="Comma-separated. Default: all four.")] = None,
     systems: Annotated[list[str] | None, Option(help="Baselines, comma-separated: whole, lead-3, bm25-1, …")] = None,
@@ -353,14 +342,14 @@ def main(
     engine: Annotated[Engine, Option(help="What runs a Prism model.")] = "hf",
     base_url: Annotated[list[str] | None, Option(help="Its servers, up to /v1, for engine openai; repeatable.")] = None,
     template: Annotated[str | None, Option(help="Prompt of a checkpoint without: qwen3-reranker, or a file.")] = None,
-    tokenizer: Annotated[str, Option(help="Counts context tokens: nano, a folder, or a hub name.")] = "nano",
+    tokenizer: Annotated[str, Option(help="Counts context tokens: mini, a folder, or a hub name.")] = "mini",
     fresh: Annotated[bool, Option("--fresh", help="Make all texts again; paid answers are kept.")] = False,
     out: Annotated[Path, Option(help="Folder for the report and the state.")] = Path("eval/results/evidence_quality"),
 ) -> None:
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     try:
         options = Options(
-            models=tuple(name for name in model or ["nano"] if name != "none"),
+            models=tuple(name for name in model or ["mini"] if name != "none"),
             data=data,
             sets=_names(sets),
             systems=_names(systems),

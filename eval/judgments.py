@@ -1,7 +1,7 @@
 """How good are a judge's relevance labels? Against people's, next to BM25 and embedding similarity.
 
     python eval/judgments.py --labels ../shared/data/labels/llmjudge --out eval/results/judgments/llmjudge
-    python eval/judgments.py --beir ../shared/data/beir/scifact --reranker nano --out eval/results/judgments/scifact
+    python eval/judgments.py --beir ../shared/data/beir/scifact --reranker mini --out eval/results/judgments/scifact
     python eval/judgments.py --beir DATA --judge gpt-x@https://api.example.com/v1#EXAMPLE_KEY --out DIR
     python eval/judgments.py --human human.qrels --apply-decisions DIR/decisions.csv --patch-out patched.qrels
 
@@ -311,7 +311,7 @@ def main(
     beir: Annotated[Path | None, Option(help="A BEIR set with texts.")] = None,
     split: Annotated[str, Option(help="Its qrels.")] = "test",
     depth: Annotated[int, Option(min=1, help="BM25 candidates a query.")] = 20,
-    reranker: Annotated[list[str] | None, Option(help="nano, folder or hub name, as a judge; repeatable.")] = None,
+    reranker: Annotated[list[str] | None, Option(help="mini, folder or hub name, as a judge; repeatable.")] = None,
     cuts: Annotated[str, Option(help="Scores from which a reranker's grade is 1, 2, 3.")] = "0.25,0.5,0.75",
     embedder: Annotated[str | None, Option(help="sentence-transformers model, as a baseline; or minilm.")] = None,
     judge: Annotated[

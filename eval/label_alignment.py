@@ -229,7 +229,7 @@ def counted(judges: int) -> str:
 
 
 def own_runs(judges: Sequence[str], runs: Iterable[str]) -> dict[str, list[str]]:
-    """Per judge the runs whose name has the judge's in it, as `scifact.rrf-bm25-nano` has nano's."""
+    """Per judge the runs whose name has the judge's in it, as `scifact.rrf-bm25-mini` has mini's."""
     found = {judge: [run for run in runs if judge in re.split(r"[.\-]", run)] for judge in judges}
     return {judge: own for judge, own in found.items() if own}
 

@@ -375,7 +375,7 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="nano, or a checkpoint directory.")] = "nano",
+    model: Annotated[str, typer.Option(help="mini, or a checkpoint directory.")] = "mini",
     cases: Annotated[int, typer.Option(min=2, help="Requests that schemathesis makes up.")] = 5000,
     documents: Annotated[int, typer.Option(min=6, help="Hostile documents.")] = 300,
     kills: Annotated[int, typer.Option(min=1, help="How often the engine is killed.")] = 20,

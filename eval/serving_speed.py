@@ -433,7 +433,7 @@ def markdown(sections: Mapping[str, Measured]) -> str:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="nano, or a checkpoint directory.")] = "nano",
+    model: Annotated[str, typer.Option(help="mini, or a checkpoint directory.")] = "mini",
     profile: Annotated[
         Literal["cpu", "gpu"], typer.Option(help="How much is asked, and where CrossEncoder runs.")
     ] = "cpu",

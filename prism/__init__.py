@@ -1,7 +1,7 @@
 """Prism: generative rerankers that explain themselves.
 
 >>> from prism import Reranker
->>> result = Reranker.load("nano").rerank("how do I rotate access keys?", documents)
+>>> result = Reranker.load("mini").rerank("how do I rotate access keys?", documents)
 >>> print(result.context(max_tokens=500))
 
 Names are imported on first use: `import prism` loads neither torch nor vllm.

@@ -1,4 +1,10 @@
-"""Checkpoints: a directory with safetensors weights, a tokenizer, `prism.json` and the resolved recipe."""
+"""Checkpoints: a directory with `prism.json` and the resolved recipe, and weights of one of two kinds:
+
+    plain     safetensors weights, their configuration and a tokenizer
+    adapter   low-rank updates in peft's format beside a base that the adapter names; merged once, into the cache
+
+`mini`, the packaged checkpoint, is an adapter.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from prism import scoring
+from prism import catalogue, merge, scoring
 from prism.errors import CheckpointError, DocumentError, TemplateError
 from prism.template import BUILT_IN, Template, TemplateSpec, load_spec, spec_from_chat_template
 from prism.types import Document, Record, first_problem
@@ -21,7 +27,7 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "prism.json"
 Dtype = Literal["auto", "float32", "bfloat16"]
-NANO = Path(__file__).parent / "nano"
+MINI = Path(__file__).parent / "mini"
 
 _OBVIOUS_QUERY = "how to rotate access keys"
 _OBVIOUS_YES = (
@@ -40,6 +46,8 @@ class PrismConfig(Record):
     """Scores from here on mean yes."""
     calibration: scoring.Calibration | None = None
     """What scores mean as probabilities; put there by `prism calibrate`."""
+    base_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """An adapter's base, where that is one file: the sum decides whether it is the right one."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,13 @@ class Checkpoint:
     """A loaded tokenizer and template, and the way to the weights."""
 
     path: Path
+    """The folder with the plain weights and the tokenizer, which engines read."""
     config: PrismConfig
     tokenizer: Any
     template: Template
     trust_remote_code: bool = False
+    home: Path | None = None
+    """What was loaded, where that is not `path`: an adapter's folder, or a GGUF file."""
 
     @property
     def name(self) -> str:
@@ -70,19 +81,24 @@ class Checkpoint:
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> Checkpoint:
-        """Open `nano` (packaged), a directory, or a hub id.
+        """Open `mini` (packaged), a directory, a name of the catalogue, a GGUF file, or a hub id.
 
-        The template is the one in `prism.json`; without that file, the checkpoint's own reranker chat template; without
-        that, `template` (a built-in name or a file) must say. Given explicitly, `template` always wins.
+        An adapter is merged into its base, and a GGUF file unpacked, the first time it is loaded. The template is the
+        one in `prism.json` (for an adapter that has none, its base's); without that file, the checkpoint's own reranker
+        chat template; without that, `template` (a built-in name or a file) must say. Given explicitly, `template`
+        always wins.
 
-        Raises CheckpointError when the source is missing, incomplete or holds weights in an unsafe format,
-        TemplateError when no template fits.
+        Raises CheckpointError when the source or an adapter's base is missing, incomplete or holds weights in an unsafe
+        format, TemplateError when no template fits.
         """
-        path = _locate(source, revision)
-        _require_safe_weights(path, source)
+        home = locate(source, revision)
+        stored = stored_config(home)
+        if stored is None and merge.is_adapter(home):
+            stored = stored_config(locate(merge.base_of(home)))
+        path = _plain(home, source, stored)
         tokenizer = _load_tokenizer(path, source, trust_remote_code)
-        config = _config(path, source, tokenizer, template)
-        return cls(path, config, tokenizer, Template(config.template, tokenizer), trust_remote_code)
+        config = _config(path, source, tokenizer, template, stored)
+        return cls(path, config, tokenizer, Template(config.template, tokenizer), trust_remote_code, home)
 
     def load_model(self, dtype: Dtype = "auto", device: str = "auto") -> PreTrainedModel:
         """The causal LM in eval mode.
@@ -97,13 +113,14 @@ class Checkpoint:
 
         try:
             target = choose_device(device)
-            model, found = AutoModelForCausalLM.from_pretrained(
-                self.path,
-                dtype=choose_dtype(target, dtype),
-                use_safetensors=True,
-                trust_remote_code=self.trust_remote_code,
-                output_loading_info=True,
-            )
+            with merge.quiet():
+                model, found = AutoModelForCausalLM.from_pretrained(
+                    self.path,
+                    dtype=choose_dtype(target, dtype),
+                    use_safetensors=True,
+                    trust_remote_code=self.trust_remote_code,
+                    output_loading_info=True,
+                )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"cannot load the weights of {self.name}: {_one_line(error)}") from error
         if missing := sorted(found["missing_keys"]):  # transformers would fill them with random numbers
@@ -155,18 +172,37 @@ def _score(labels: Any) -> float:
     return scoring.score(*labels)
 
 
-def _locate(source: str | Path, revision: str | None) -> Path:
-    if str(source) == "nano":
-        path = NANO
-    else:
-        path = Path(source).expanduser()
-        if path.is_file():
-            raise CheckpointError(f"{source} is a file: pass the folder that holds the checkpoint")
-        if not path.is_dir():
-            path = _download(str(source), revision)
-    if not (path / "config.json").is_file():
-        raise CheckpointError(f"{source} is not a checkpoint: no config.json in it")
-    return path
+def locate(source: str | Path, revision: str | None = None) -> Path:
+    """Where a checkpoint lies: a folder (plain or adapter), or a base's GGUF file.
+
+    `source`: `mini`, a directory, a file, a name of the catalogue, or a hub id, in this order. Raises CheckpointError.
+    """
+    if str(source) == "mini":
+        return MINI
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise CheckpointError(f"{source} is a file: pass the folder that holds the checkpoint, or a GGUF file")
+        return path
+    if known := catalogue.CATALOGUE.get(str(source)):
+        return catalogue.locate(known)
+    if path.suffix.lower() == ".gguf":
+        raise CheckpointError(f"no GGUF file {source}: check the path, or pull a base (`prism pull` lists them)")
+    return _download(str(source), revision)
+
+
+def _plain(home: Path, source: str | Path, stored: PrismConfig | None) -> Path:
+    """The folder with the weights that engines read."""
+    if home.is_file():
+        return merge.plain_from_gguf(home)
+    if merge.is_adapter(home):
+        return merge.plain_from_adapter(home, locate, stored.base_sha256 if stored else None)
+    if not (home / "config.json").is_file():
+        raise CheckpointError(f"{source} is not a checkpoint: neither config.json nor {merge.ADAPTER} is in it")
+    _require_safe_weights(home, source)
+    return home
 
 
 def _download(source: str, revision: str | None) -> Path:
@@ -209,8 +245,9 @@ def _load_tokenizer(path: Path, source: str | Path, trust_remote_code: bool) -> 
         raise CheckpointError(f"cannot load the tokenizer of {source}: {_one_line(error)}") from error
 
 
-def _config(path: Path, source: str | Path, tokenizer: Any, template: str | Path | None) -> PrismConfig:
-    stored = _stored_config(path / CONFIG_NAME)
+def _config(
+    path: Path, source: str | Path, tokenizer: Any, template: str | Path | None, stored: PrismConfig | None
+) -> PrismConfig:
     if template is not None:
         spec: TemplateSpec | None = load_spec(template)
     else:
@@ -241,8 +278,10 @@ def _context(path: Path) -> int | None:
     return context if isinstance(context, int) else None
 
 
-def _stored_config(path: Path) -> PrismConfig | None:
-    if not path.is_file():
+def stored_config(home: Path) -> PrismConfig | None:
+    """The `prism.json` of a checkpoint's folder, if it has one. Raises CheckpointError when it is malformed."""
+    path = home / CONFIG_NAME
+    if not path.is_file():  # also where `home` is a file itself
         return None
     try:
         return PrismConfig.model_validate(json.loads(path.read_bytes()))

@@ -10,6 +10,7 @@
     prism agree A.qrels B.qrels   how far label files agree
     prism calibrate MODEL PAIRS   what scores mean as probabilities
     prism export MODEL DIR        a checkpoint for other tools
+    prism pull NAME               the base model that mini (or another adapter) builds on
     prism version
 
 Whatever goes wrong on purpose ends in one line, `error: ...`, and exit code 2.
@@ -36,6 +37,7 @@ from prism.export_command import export
 from prism.labeling.agree_command import agree
 from prism.labeling.label_command import label
 from prism.labeling.writing_command import write_targets
+from prism.pull_command import pull
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,7 +93,7 @@ app = typer.Typer(
 
 app.add_typer(data_app, name="data")
 
-Model = Annotated[str, typer.Option(help="nano (bundled), a checkpoint directory, or a name on the hub.")]
+Model = Annotated[str, typer.Option(help="mini (bundled), a checkpoint or adapter directory, or a name on the hub.")]
 Template = Annotated[
     str | None, typer.Option(help="Prompt of a checkpoint that carries none: a built-in name or file.")
 ]
@@ -120,7 +122,7 @@ def rerank(
         list[str] | None,
         typer.Argument(help=".jsonl: one document a line; any other file: one document; - or none: standard input."),
     ] = None,
-    model: Model = "nano",
+    model: Model = "mini",
     top_n: Annotated[int | None, typer.Option(help="Show this many.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Scores from here on mean yes.")] = None,
     evidence: Annotated[bool, typer.Option(help="Write contribution and evidence for each yes.")] = True,
@@ -159,7 +161,7 @@ def rerank(
 @app.command()
 def demo(
     query: Annotated[str | None, typer.Option(help="Ask the sample something else.")] = None,
-    model: Model = "nano",
+    model: Model = "mini",
     template: Template = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -182,7 +184,7 @@ def demo(
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    model: Model = "nano",
+    model: Model = "mini",
     max_documents: Annotated[int, typer.Option(min=1, help="Refuse requests with more.")] = 1000,
     max_body_mb: Annotated[float, typer.Option(min=0.001, help="Refuse bodies over this many MiB.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=1, help="Refuse requests with more prompt tokens.")] = 4_000_000,
@@ -289,6 +291,7 @@ app.command()(write_targets)
 
 
 app.command()(export)
+app.command()(pull)
 
 
 @app.command()
@@ -333,12 +336,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _load(model: str, **options: Any) -> Reranker:
-    from transformers.utils import logging
-
     from prism.reranker import Reranker
 
-    if model == "nano" or Path(model).exists():
-        logging.disable_progress_bar()  # reading weights from disk needs none, a download does
     return Reranker.load(model, **options)
 
 

@@ -20,7 +20,6 @@ from prism.errors import CheckpointError, InputError
 from prism.template import Template
 
 Layout = Literal["merged", "sentence-transformers", "sequence-classification"]
-ADAPTER = "adapter_config.json"
 SCORE_TEMPLATE = "score_template.jinja"
 _HEAD_ROWS = 1
 
@@ -28,7 +27,7 @@ _HEAD_ROWS = 1
 def export(
     source: str | Path, target: Path, layout: Layout, *, template: str | None = None, dtype: Dtype = "auto"
 ) -> Path:
-    """Write the checkpoint `source` (a directory, a hub id, nano, or a LoRA adapter's directory) to `target`.
+    """Write the checkpoint `source` (`mini`, a directory, a LoRA adapter's directory, or a hub id) to `target`.
 
     `dtype`: of the written weights; auto keeps that of the source. Nothing is written over: `target` must be new or
     empty. Raises CheckpointError when the source does not load, InputError when the target is taken.
@@ -50,40 +49,11 @@ def export(
 
 
 def _load(source: str | Path, template: str | None, dtype: Dtype) -> tuple[Checkpoint, Any]:
-    """The checkpoint and its causal language model on the CPU, an adapter merged into it."""
-    import torch
-
-    chosen = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-    if (Path(source) / ADAPTER).is_file():
-        checkpoint, model = _merge(Path(source), template)
-    else:
-        checkpoint = Checkpoint.load(source, template=template)
-        stored = json.loads((checkpoint.path / "config.json").read_bytes())
-        name = stored.get("dtype") or stored.get("torch_dtype")
-        model = checkpoint.load_model("float32" if name == "float32" else "bfloat16", "cpu")
-    return checkpoint, model if chosen is None else model.to(chosen)
-
-
-def _merge(adapter: Path, template: str | None) -> tuple[Checkpoint, Any]:
-    """Merged in float32, where the sum of base and low-rank update loses nothing, then back to the base's dtype."""
-    from peft import PeftModel
-
-    base = json.loads((adapter / ADAPTER).read_bytes()).get("base_model_name_or_path")
-    if not base:
-        raise CheckpointError(f"{adapter / ADAPTER} names no base model: cannot merge it")
-    checkpoint = Checkpoint.load(base, template=template)
-    if (adapter / CONFIG_NAME).is_file():  # the adapter was trained with a prompt of its own
-        from prism.checkpoint import PrismConfig
-
-        config = PrismConfig.model_validate_json((adapter / CONFIG_NAME).read_bytes())
-        checkpoint = Checkpoint(
-            checkpoint.path, config, checkpoint.tokenizer, Template(config.template, checkpoint.tokenizer)
-        )
-    model = checkpoint.load_model("float32", "cpu")
-    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    import torch
-
-    return checkpoint, merged.to(torch.bfloat16)
+    """The checkpoint and its causal language model on the CPU."""
+    checkpoint = Checkpoint.load(source, template=template)
+    stored = json.loads((checkpoint.path / "config.json").read_bytes())
+    own: Dtype = "float32" if (stored.get("dtype") or stored.get("torch_dtype")) == "float32" else "bfloat16"
+    return checkpoint, checkpoint.load_model(own if dtype == "auto" else dtype, "cpu")
 
 
 # --- the layouts -----------------------------------------------------------------------------------------------------
@@ -93,7 +63,7 @@ def _write_merged(path: Path, checkpoint: Checkpoint, model: Any) -> None:
     model.save_pretrained(path, safe_serialization=True)
     checkpoint.tokenizer.save_pretrained(path)
     _write_json(path / CONFIG_NAME, checkpoint.config.model_dump(mode="json"))
-    recipe = checkpoint.path / "recipe.yaml"
+    recipe = (checkpoint.home or checkpoint.path) / "recipe.yaml"
     if recipe.is_file():
         shutil.copyfile(recipe, path / recipe.name)
 

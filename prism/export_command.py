@@ -15,7 +15,7 @@ _NEXT = {
 
 
 def export(
-    source: Annotated[str, typer.Argument(help="nano, a checkpoint or LoRA adapter directory, or a hub name.")],
+    source: Annotated[str, typer.Argument(help="mini, a checkpoint or LoRA adapter directory, or a hub name.")],
     target: Annotated[Path, typer.Argument(help="A new directory.")],
     layout: Annotated[
         Literal["merged", "sentence-transformers", "sequence-classification"],

@@ -70,7 +70,7 @@ class Reranker:
     @classmethod
     def load(
         cls,
-        model: str = "nano",
+        model: str = "mini",
         *,
         engine: EngineName = "hf",
         template: str | None = None,
@@ -83,7 +83,7 @@ class Reranker:
         served_model: str | None = None,
         engine_options: Mapping[str, Any] | None = None,
     ) -> Reranker:
-        """A reranker from a checkpoint: `nano` (bundled), a directory, or a name on the hub.
+        """A reranker from a checkpoint: `mini` (bundled), a directory with weights or an adapter, or a name on the hub.
 
         `template` names the prompt of a checkpoint that carries none. The self-test scores one obvious yes and one
         obvious no. `engine`: `hf` in this process, `vllm` in processes of its own, `openai` on the servers at

@@ -27,7 +27,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        model = {"id": "nano", "owned_by": "vllm", "max_model_len": 4096}
+        model = {"id": "mini", "owned_by": "vllm", "max_model_len": 4096}
         self._send(json.dumps({"data": [model]}).encode(), "application/json")
 
     def do_POST(self) -> None:

@@ -220,5 +220,5 @@ def test_the_headline_praises_no_judge_that_orders_systems_the_other_way_round()
 
 
 def test_a_judge_that_labels_its_own_ranking_is_named():
-    runs = ["scifact.bm25", "scifact.rrf-bm25-nano", "scifact.nano", "scifact.nanotech"]
-    assert script.own_runs(["nano", "gpt"], runs) == {"nano": ["scifact.rrf-bm25-nano", "scifact.nano"]}
+    runs = ["scifact.bm25", "scifact.rrf-bm25-mini", "scifact.mini", "scifact.minimal"]
+    assert script.own_runs(["mini", "gpt"], runs) == {"mini": ["scifact.rrf-bm25-mini", "scifact.mini"]}

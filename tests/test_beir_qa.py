@@ -98,7 +98,7 @@ def run(data: Path, tmp_path: Path) -> Callable[..., tuple[dict[str, Any], FakeR
     def go(**changes: Any) -> tuple[dict[str, Any], FakeReranker, list[str]]:
         reranker = changes.pop("reranker", None) or FakeReranker()
         said: list[str] = []
-        options = beir_qa.Options(**{"models": ("nano",), "data": data, "out": tmp_path / "out", **changes})
+        options = beir_qa.Options(**{"models": ("mini",), "data": data, "out": tmp_path / "out", **changes})
         path = beir_qa.evaluate(options, said.append, lambda name, options: reranker)
         return json.loads(path.read_text()), reranker, said
 
@@ -114,7 +114,7 @@ Go = Callable[..., tuple[dict[str, Any], FakeReranker, list[str]]]
 def test_report_by_hand(run: Go, tmp_path: Path) -> None:
     report, reranker, _ = run()
     # BM25 ranks the relevant document third: nDCG 1/log2(4) = 0.5, RR 1/3. The fake puts it first: everything 1.
-    bm25, nano = report["datasets"]["tiny"]["bm25"], report["datasets"]["tiny"]["nano"]
+    bm25, mini = report["datasets"]["tiny"]["bm25"], report["datasets"]["tiny"]["mini"]
     third = {
         "nDCG@10": 0.5,
         "nDCG@5": 0.5,
@@ -125,10 +125,10 @@ def test_report_by_hand(run: Go, tmp_path: Path) -> None:
         "MRR": 0.333333,
     }
     assert bm25 == {**third, "MAP": 0.333333, "P@1": 0}
-    assert nano == dict.fromkeys(bm25, 1.0)
+    assert mini == dict.fromkeys(bm25, 1.0)
     assert read_run(tmp_path / "out" / "tiny.bm25.run")["q2"] == ["2c", "2b", "2a"]
-    assert read_run(tmp_path / "out" / "tiny.nano.run")["q2"] == ["2a", "2b", "2c"]  # b and c tie: by id
-    meta = report["meta"]["tiny"]["nano"]
+    assert read_run(tmp_path / "out" / "tiny.mini.run")["q2"] == ["2a", "2b", "2c"]  # b and c tie: by id
+    meta = report["meta"]["tiny"]["mini"]
     assert meta["queries"] == 4
     assert meta["failures"] == {}
     assert meta["options"]["top_k"] == 100
@@ -140,9 +140,9 @@ def test_report_by_hand(run: Go, tmp_path: Path) -> None:
 def test_below_top_k_the_first_stage_order_stays(run: Go, tmp_path: Path) -> None:
     report, reranker, _ = run(top_k=2)
     assert reranker.calls[0] == ("word0x", ["0c", "0b"])
-    assert read_run(tmp_path / "out" / "tiny.nano.run")["q0"] == ["0b", "0c", "0a"]
-    assert report["datasets"]["tiny"]["nano"]["Recall@100"] == 1
-    assert report["datasets"]["tiny"]["nano"]["Recall@2"] == 0
+    assert read_run(tmp_path / "out" / "tiny.mini.run")["q0"] == ["0b", "0c", "0a"]
+    assert report["datasets"]["tiny"]["mini"]["Recall@100"] == 1
+    assert report["datasets"]["tiny"]["mini"]["Recall@2"] == 0
 
 
 def test_failed_documents_go_below_the_scored_ones_and_are_counted(run: Go, data: Path, tmp_path: Path) -> None:
@@ -150,9 +150,9 @@ def test_failed_documents_go_below_the_scored_ones_and_are_counted(run: Go, data
     path.write_text(path.read_text().replace("word1x word1x so.", "word1x word1x broken so."))
     report, _, said = run()
     # The replacement hits 1b and the end of 1c; the first stage had them in the order 1c, 1b.
-    assert read_run(tmp_path / "out" / "tiny.nano.run")["q1"] == ["1a", "1c", "1b"]
-    assert report["meta"]["tiny"]["nano"]["failures"] == {"the document is broken": 2}
-    assert "tiny nano: 2 documents could not be judged, most often: the document is broken" in said
+    assert read_run(tmp_path / "out" / "tiny.mini.run")["q1"] == ["1a", "1c", "1b"]
+    assert report["meta"]["tiny"]["mini"]["failures"] == {"the document is broken": 2}
+    assert "tiny mini: 2 documents could not be judged, most often: the document is broken" in said
 
 
 def test_queries_without_candidates_count_as_zero(run: Go, data: Path) -> None:
@@ -160,27 +160,27 @@ def test_queries_without_candidates_count_as_zero(run: Go, data: Path) -> None:
     path.write_text(path.read_text().replace("word3x", "unheard"))
     report, reranker, _ = run()
     assert len(reranker.calls) == 3
-    assert report["datasets"]["tiny"]["nano"]["nDCG@10"] == 0.75
-    assert report["meta"]["tiny"]["nano"]["queries_without_candidates"] == 1
+    assert report["datasets"]["tiny"]["mini"]["nDCG@10"] == 0.75
+    assert report["meta"]["tiny"]["mini"]["queries_without_candidates"] == 1
 
 
 def test_limit_measures_the_first_queries(run: Go, tmp_path: Path) -> None:
     report, reranker, _ = run(limit=2)
     assert [query for query, _ in reranker.calls] == ["word0x", "word1x"]
-    assert report["datasets"]["tiny"]["nano"]["nDCG@10"] == 1
+    assert report["datasets"]["tiny"]["mini"]["nDCG@10"] == 1
     assert "2 (first 2 only)" in (tmp_path / "out" / "report.md").read_text()
     _, reranker, said = run()  # the others follow; the two are not ranked again
     assert [query for query, _ in reranker.calls] == ["word2x", "word3x"]
-    assert "tiny nano: 2 queries were finished before, 2 to go" in said
+    assert "tiny mini: 2 queries were finished before, 2 to go" in said
 
 
 def test_a_run_file_instead_of_bm25(run: Go, tmp_path: Path) -> None:
     path = tmp_path / "tiny.dense.run"
     path.write_text("q0 Q0 0b 1 9 x\nq0 Q0 0a 2 8 x\nq1 Q0 1b 1 9 x\nq9 Q0 0a 1 9 x\n")
     report, reranker, _ = run(run=path)
-    # dense: q0 finds it second, q1 to q3 never. nano: q0 first.
+    # dense: q0 finds it second, q1 to q3 never. mini: q0 first.
     assert report["datasets"]["tiny"]["dense"]["nDCG@10"] == pytest.approx(1 / math.log2(3) / 4, abs=1e-6)
-    assert report["datasets"]["tiny"]["nano"]["nDCG@10"] == 0.25
+    assert report["datasets"]["tiny"]["mini"]["nDCG@10"] == 0.25
     assert reranker.calls == [("word0x", ["0b", "0a"]), ("word1x", ["1b"])]
     path.write_text("q0 Q0 elsewhere 1 9 x\n")
     with pytest.raises(DataError, match=r"tiny.dense.run:1: document 'elsewhere' is not in tiny test"):
@@ -193,22 +193,22 @@ def test_a_run_file_instead_of_bm25(run: Go, tmp_path: Path) -> None:
 def test_a_second_model_joins_the_report(run: Go, data: Path, tmp_path: Path) -> None:
     run()
     make_set(data / "wee", queries=2)
-    report, _, said = run(models=("some/other", "nano"))
+    report, _, said = run(models=("some/other", "mini"))
     assert {name: list(columns) for name, columns in report["datasets"].items()} == {
-        "tiny": ["bm25", "nano", "other"],
-        "wee": ["bm25", "other", "nano"],
+        "tiny": ["bm25", "mini", "other"],
+        "wee": ["bm25", "other", "mini"],
     }
     lines = (tmp_path / "out" / "report.md").read_text().splitlines()
     start = lines.index("| ranking | tiny | wee | mean |")
     assert lines[start + 1 : start + 5] == [
         "|---|---:|---:|---:|",
         "| bm25 | 0.5000 | 0.5000 | 0.5000 |",
-        "| nano | **1.0000** | **1.0000** | **1.0000** |",
+        "| mini | **1.0000** | **1.0000** | **1.0000** |",
         "| other | **1.0000** | **1.0000** | **1.0000** |",
     ]
     assert not any("replaces" in line for line in said)
     _, _, said = run(top_k=2, datasets=("wee",))
-    assert "wee nano: replaces the column of an earlier run with other options" in said
+    assert "wee mini: replaces the column of an earlier run with other options" in said
     assert not any(line.startswith("wee bm25: replaces") for line in said)
 
 
@@ -230,7 +230,7 @@ def test_no_path_of_this_machine_gets_into_the_report(run: Go, tmp_path: Path, m
     for path in (tmp_path / "out").glob("report.*"):
         assert str(tmp_path) not in path.read_text()
     options = beir_qa.Options(
-        models=(str(model), "nano"),
+        models=(str(model), "mini"),
         data=here.parent / "shared" / "beir",
         datasets=("scifact", "nq"),
         instruction="find it",
@@ -240,7 +240,7 @@ def test_no_path_of_this_machine_gets_into_the_report(run: Go, tmp_path: Path, m
         out=here / "results",
     )
     assert beir_report.command(options) == (
-        "python eval/beir_qa.py --model mine --model nano --data ../shared/beir --datasets scifact,nq --top-k 20"
+        "python eval/beir_qa.py --model mine --model mini --data ../shared/beir --datasets scifact,nq --top-k 20"
         " --template prompt.json --instruction 'find it' --out results"
     )
 
@@ -259,7 +259,7 @@ def test_a_stopped_run_goes_on(run: Go, tmp_path: Path) -> None:
         run(reranker=FakeReranker(stop_at=2))
     report, reranker, _ = run()
     assert [query for query, _ in reranker.calls] == ["word2x", "word3x"]
-    assert report["datasets"]["tiny"]["nano"]["nDCG@10"] == 1
+    assert report["datasets"]["tiny"]["mini"]["nDCG@10"] == 1
     _, reranker, _ = run()
     assert reranker.calls == []
     assert not reranker.closed  # never loaded
@@ -275,7 +275,7 @@ def test_other_options_do_not_reuse_the_state(run: Go, changes: dict[str, Any]) 
     run()
     _, reranker, said = run(**changes)
     assert len(reranker.calls) == 4
-    assert "tiny nano: the model or the options differ from earlier runs, whose state is not used" in said
+    assert "tiny mini: the model or the options differ from earlier runs, whose state is not used" in said
 
 
 def test_another_model_or_other_texts_do_not_reuse_the_state(run: Go, data: Path, tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ class Slow:
     def close(self):
         pass
 
-options = beir_qa.Options(models=("nano",), data=Path(sys.argv[2]), out=Path(sys.argv[3]), query_batch=2)
+options = beir_qa.Options(models=("mini",), data=Path(sys.argv[2]), out=Path(sys.argv[3]), query_batch=2)
 beir_qa.evaluate(options, lambda message: print(message, file=sys.stderr), lambda name, options: Slow())
 """
 
@@ -353,7 +353,7 @@ def test_kill_dash_9_in_the_middle(tmp_path: Path) -> None:
     assert f"{before} queries were finished before" in said
     reports = [json.loads((tmp_path / out / "report.json").read_text())["datasets"] for out in ("whole", "killed")]
     assert reports[0] == reports[1]
-    runs = [(tmp_path / out / "tiny.nano.run").read_bytes() for out in ("whole", "killed")]
+    runs = [(tmp_path / out / "tiny.mini.run").read_bytes() for out in ("whole", "killed")]
     assert runs[0] == runs[1]
     assert state.read_bytes().count(b"\n") == 30
 
@@ -409,7 +409,7 @@ def test_wrong_words_end_in_one_line_and_exit_code_2(data: Path, tmp_path: Path)
 
 def test_engine_openai_asks_the_servers_it_is_given(data: Path, tmp_path: Path) -> None:
     server = "http://127.0.0.1:9/v1"  # the discard port: nobody listens
-    words = ("--data", data, "--model", "nano", "--engine", "openai", "--base-url", server, "--out", tmp_path / "o")
+    words = ("--data", data, "--model", "mini", "--engine", "openai", "--base-url", server, "--out", tmp_path / "o")
     code, _, said = invoke(*words)
     assert code == 2
     assert "127.0.0.1:9" in said.strip().splitlines()[-1]
@@ -436,17 +436,17 @@ def with_train(data: Path) -> Path:
 
 def test_fusions_join_the_report(run: Go, data: Path, tmp_path: Path) -> None:
     with_train(data)
-    report, reranker, said = run(fuse=("rrf:bm25+nano", "minmax:bm25+nano"), tune_queries=2)
+    report, reranker, said = run(fuse=("rrf:bm25+mini", "minmax:bm25+mini"), tune_queries=2)
     columns = report["datasets"]["tiny"]
-    assert list(columns) == ["bm25", "nano", "rrf-bm25-nano", "minmax-bm25-nano"]
-    # bm25: c, b, a; nano: a, b, c (b and c tie, so by id). rrf: a 1/63 + 1/61, b 2/62, c 1/61 + 1/63: a and c tie
+    assert list(columns) == ["bm25", "mini", "rrf-bm25-mini", "minmax-bm25-mini"]
+    # bm25: c, b, a; mini: a, b, c (b and c tie, so by id). rrf: a 1/63 + 1/61, b 2/62, c 1/61 + 1/63: a and c tie
     # above b, since 1/61 + 1/63 > 2/62; a goes first by its id.
-    assert read_run(tmp_path / "out" / "tiny.rrf-bm25-nano.run")["q0"] == ["0a", "0c", "0b"]
-    # minmax: bm25 gives c 1, a 0; nano gives a 1, c 0. Up to a half on bm25 `a` is first (at a half by its id).
-    weight = report["meta"]["tiny"]["minmax-bm25-nano"]["options"]["weight"]
+    assert read_run(tmp_path / "out" / "tiny.rrf-bm25-mini.run")["q0"] == ["0a", "0c", "0b"]
+    # minmax: bm25 gives c 1, a 0; mini gives a 1, c 0. Up to a half on bm25 `a` is first (at a half by its id).
+    weight = report["meta"]["tiny"]["minmax-bm25-mini"]["options"]["weight"]
     assert weight == 0.5
-    assert columns["minmax-bm25-nano"]["nDCG@10"] == 1
-    assert f"tiny minmax:bm25+nano: weight {weight:.2f} on bm25, from 2 train queries" in said
+    assert columns["minmax-bm25-mini"]["nDCG@10"] == 1
+    assert f"tiny minmax:bm25+mini: weight {weight:.2f} on bm25, from 2 train queries" in said
     assert len(reranker.calls) == 4 + 2  # the train queries are ranked once for all fusions
 
 
@@ -454,13 +454,13 @@ def test_wrong_fusions_and_prices_are_refused_before_anything_runs(run: Go, tmp_
     path = tmp_path / "tiny.dense.run"
     path.write_text("q0 Q0 0b 1 9 x\n")
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"fuse": ("rrf:bm25+other",)}, "no column 'other': this run has bm25, nano"),
-        ({"fuse": ("sum:bm25+nano",)}, "expected rrf:A"),
-        ({"fuse": ("minmax:dense+nano",), "run": path, "datasets": ("tiny",)}, "a run file has no train queries"),
-        ({"fuse": ("minmax:bm25+nano",), "split": "train"}, "fitted on train"),
+        ({"fuse": ("rrf:bm25+other",)}, "no column 'other': this run has bm25, mini"),
+        ({"fuse": ("sum:bm25+mini",)}, "expected rrf:A"),
+        ({"fuse": ("minmax:dense+mini",), "run": path, "datasets": ("tiny",)}, "a run file has no train queries"),
+        ({"fuse": ("minmax:bm25+mini",), "split": "train"}, "fitted on train"),
         ({"price": ("other=1/search",)}, "no column 'other'"),
-        ({"price": ("nano=1/day",)}, "expected COLUMN=DOLLARS/UNIT"),
-        ({"price": ("nano=-1/token",)}, "expected COLUMN=DOLLARS/UNIT"),
+        ({"price": ("mini=1/day",)}, "expected COLUMN=DOLLARS/UNIT"),
+        ({"price": ("mini=-1/token",)}, "expected COLUMN=DOLLARS/UNIT"),
         ({"api_fields": "[]"}, "expected a JSON object"),
         ({"first": "splade:x"}, "cannot retrieve with 'splade:x'"),
         ({"baseline": ("bm25",)}, "column 'bm25' is taken"),
@@ -478,8 +478,8 @@ def test_bm25_as_a_baseline_beside_a_run(run: Go, tmp_path: Path) -> None:
     path.write_text("".join(f"q{i} Q0 {i}a 1 9 x\n" for i in range(4)))
     report, _, _ = run(run=path, baseline=("bm25",), datasets=("tiny",), fuse=("rrf:dense+bm25",))
     columns = report["datasets"]["tiny"]
-    assert list(columns) == ["dense", "bm25", "nano", "rrf-dense-bm25"]
-    assert [columns[name]["nDCG@10"] for name in ("dense", "bm25", "nano")] == [1, 0.5, 1]
+    assert list(columns) == ["dense", "bm25", "mini", "rrf-dense-bm25"]
+    assert [columns[name]["nDCG@10"] for name in ("dense", "bm25", "mini")] == [1, 0.5, 1]
     # c: 1/61; b: 1/62; a: 1/61 + 1/63.
     assert read_run(tmp_path / "out" / "tiny.rrf-dense-bm25.run")["q0"] == ["0a", "0c", "0b"]
 
@@ -487,10 +487,10 @@ def test_bm25_as_a_baseline_beside_a_run(run: Go, tmp_path: Path) -> None:
 def test_dense_first_stage(tiny_checkpoint: Path, run: Go, tmp_path: Path) -> None:
     """With a real model of random weights: every document is a candidate, and its vectors are kept."""
     model = f"dense:{tiny_checkpoint}"
-    report, _, _ = run(first=model, fuse=(f"rrf:{tiny_checkpoint.name}+nano",))
-    assert list(report["datasets"]["tiny"])[:2] == [tiny_checkpoint.name, "nano"]
+    report, _, _ = run(first=model, fuse=(f"rrf:{tiny_checkpoint.name}+mini",))
+    assert list(report["datasets"]["tiny"])[:2] == [tiny_checkpoint.name, "mini"]
     assert report["datasets"]["tiny"][tiny_checkpoint.name]["Recall@100"] == 1
-    assert report["meta"]["tiny"]["nano"]["options"]["candidates"] == tiny_checkpoint.name
+    assert report["meta"]["tiny"]["mini"]["options"]["candidates"] == tiny_checkpoint.name
     [vectors] = (tmp_path / "out" / "cache" / "dense").iterdir()
     assert vectors.stat().st_size == 12 * 64 * 4  # 12 documents, 64 numbers of 4 bytes
     assert str(tiny_checkpoint.parent) not in (tmp_path / "out" / "report.html").read_text()
@@ -505,21 +505,21 @@ class CountingReranker(FakeReranker):
 
 
 def test_tokens_and_dollars(run: Go, tmp_path: Path) -> None:
-    report, _, _ = run(reranker=CountingReranker(), price=("nano=2/Mtoken",))
-    meta = report["meta"]["tiny"]["nano"]
+    report, _, _ = run(reranker=CountingReranker(), price=("mini=2/Mtoken",))
+    meta = report["meta"]["tiny"]["mini"]
     assert (meta["tokens"], meta["requests"]) == (500, 4)  # four queries
     assert meta["usd"] == pytest.approx(500 * 2 / 1e6)
     assert meta["median_s"] <= meta["p95_s"]
     assert meta["peak_mib"] > 0
-    assert run(price=("nano=2/ksearch",))[0]["meta"]["tiny"]["nano"]["usd"] == pytest.approx(4 * 2 / 1000)
-    assert run()[0]["meta"]["tiny"]["nano"]["usd"] is None
-    assert "| nano | 4 | 100 | 0 |" in (tmp_path / "out" / "report.md").read_text()
+    assert run(price=("mini=2/ksearch",))[0]["meta"]["tiny"]["mini"]["usd"] == pytest.approx(4 * 2 / 1000)
+    assert run()[0]["meta"]["tiny"]["mini"]["usd"] is None
+    assert "| mini | 4 | 100 | 0 |" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_the_report_says_what_is_not_comparable(run: Go, tmp_path: Path) -> None:
     run(top_k=2)
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "Not comparable with the published figures: bm25, nano" in text
+    assert "Not comparable with the published figures: bm25, mini" in text
     assert "| Prism on Qwen3-Reranker-4B | 58.87 | published |" in text
     report: dict[str, Any] = {"datasets": {}, "meta": {}}
     for name in BEIR_QA:
@@ -542,19 +542,19 @@ def test_the_report_says_what_is_not_comparable(run: Go, tmp_path: Path) -> None
 def test_pairs_and_chance_are_in_the_report(run: Go, tmp_path: Path) -> None:
     report, _, _ = run()
     [pair] = report["comparisons"]["tiny"]["pairs"]
-    assert (pair["column"], pair["against"]) == ("nano", "bm25")
+    assert (pair["column"], pair["against"]) == ("mini", "bm25")
     assert (pair["difference"], pair["interval"]) == (0.5, [0.5, 0.5])  # the same in every query
     # One relevant document among three: (1 + 1/log2(3) + 1/2) / 3.
     expected = (1 + 1 / math.log2(3) + 0.5) / 3
     assert report["meta"]["tiny"]["bm25"]["shuffled_ndcg10"] == pytest.approx(expected, abs=1e-6)
-    assert "| nano − bm25 | 0.5000 | 0.5000 | 0.5000 |" in (tmp_path / "out" / "report.md").read_text()
+    assert "| mini − bm25 | 0.5000 | 0.5000 | 0.5000 |" in (tmp_path / "out" / "report.md").read_text()
     assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_columns_of_other_queries_are_not_compared(run: Go) -> None:
     run()
     report, _, _ = run(limit=3, models=("some/other",))
-    assert set(report["datasets"]["tiny"]) == {"bm25", "nano", "other"}
+    assert set(report["datasets"]["tiny"]) == {"bm25", "mini", "other"}
     assert [(pair["column"], pair["against"]) for pair in report["comparisons"]["tiny"]["pairs"]] == [("other", "bm25")]
 
 

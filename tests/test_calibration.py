@@ -207,7 +207,7 @@ def test_measure_splits_by_query_and_improves(tmp_path):
     assert result.after[0] < result.before[0]
     assert result.after[1] < result.before[1]
     assert result.prior == 0.2
-    report = command.write_report(result, "nano", tmp_path / "out")
+    report = command.write_report(result, "mini", tmp_path / "out")
     assert "Posterior of relevance by score" in report.read_text()
     saved = json.loads((tmp_path / "out/report.json").read_text())
     assert saved["calibration"]["method"] == "isotonic"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prism.checkpoint import NANO, Checkpoint
+from prism.checkpoint import MINI, Checkpoint
 from prism.engines.base import LabelLogits, ScoreOutput
 from prism.errors import CheckpointError, DocumentError, TemplateError
 from prism.template import PRISM, QWEN3_RERANKER, Template
@@ -40,13 +40,14 @@ def test_saved_checkpoint_loads_with_its_template_and_weights(saved, tiny_qwen3)
     assert (saved / "recipe.yaml").read_text() == "a: 1\n"
 
 
-def test_nano_is_packaged_in_safe_weights():
-    assert sum(path.stat().st_size for path in NANO.iterdir()) < 30e6
-    assert not [path for path in NANO.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
-    checkpoint = Checkpoint.load("nano")
-    assert checkpoint.name == "nano"
-    parameters = sum(p.numel() for p in checkpoint.load_model(dtype="float32").parameters())
-    assert 8e6 <= parameters <= 12e6
+def test_mini_is_packaged_in_safe_weights():
+    assert sum(path.stat().st_size for path in MINI.iterdir()) < 30e6
+    assert not [path for path in MINI.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
+    checkpoint = Checkpoint.load("mini")
+    assert (checkpoint.name, checkpoint.home) == ("mini", MINI)
+    model = checkpoint.load_model(dtype="float32")
+    assert sum(p.numel() for p in model.parameters()) == 134_515_008  # SmolLM2-135M's own, embeddings tied
+    assert checkpoint.template.label_ids == (10407, 4607)
 
 
 def test_without_prism_json_the_template_must_be_named(saved):
@@ -90,7 +91,7 @@ def test_missing_and_broken_checkpoints_say_so_in_one_line(saved, tmp_path, monk
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for source, message in (
         (tmp_path / "nowhere" / "at" / "all", "no such directory"),
-        (tmp_path, "no config.json"),
+        (tmp_path, "neither config.json nor adapter_config.json"),
     ):
         with pytest.raises(CheckpointError, match=message) as caught:
             Checkpoint.load(source)

@@ -218,7 +218,7 @@ def test_no_key_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COHERE_API_KEY", raising=False)
     with pytest.raises(InputError, match="set COHERE_API_KEY"):
         ApiTeacher.from_environment("cohere", "rerank-v3.5")
-    assert ApiTeacher.from_environment("cohere", "nano", "http://127.0.0.1:1/v2/rerank").key is None
+    assert ApiTeacher.from_environment("cohere", "mini", "http://127.0.0.1:1/v2/rerank").key is None
     with pytest.raises(InputError, match="set MY_KEY"):
         ApiTeacher.from_environment("jina", "m", "http://127.0.0.1:1", "MY_KEY")
     monkeypatch.setenv("MY_KEY", "k")

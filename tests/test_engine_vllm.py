@@ -24,7 +24,7 @@ from prism.errors import DocumentError, EngineError, InputError, LabelMissing
 from prism.types import Document
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in VLLM_WARNINGS]
-CHECKPOINT = Checkpoint.load("nano")
+CHECKPOINT = Checkpoint.load("mini")
 TEMPLATE = CHECKPOINT.template
 YES, NO = TEMPLATE.label_ids
 QUERY = (

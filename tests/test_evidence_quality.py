@@ -442,7 +442,7 @@ def test_bad_arguments_are_one_line(tmp_path, arguments, message):
 def test_help_teaches():
     shown = CliRunner().invoke(script.app, ["--help"]).output
     assert "--pruner" in shown
-    assert "    python eval/evidence_quality.py --model nano" in shown
+    assert "    python eval/evidence_quality.py --model mini" in shown
     assert "#KEY_VARIABLE" in shown
 
 

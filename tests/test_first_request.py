@@ -1,4 +1,4 @@
-"""Every block of serve/FIRST_REQUEST.md, and those of README.md that need a server, run against one with nano."""
+"""Every block of serve/FIRST_REQUEST.md, and those of README.md that need a server, run against one with mini."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BEST = "To rotate an access key"
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    server = Server(Reranker.load("nano"))
+    server = Server(Reranker.load("mini"))
     with server:
         yield server.url
 
@@ -54,7 +54,7 @@ def test_curl(url: str) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     body = json.loads(done.stdout)
     assert body["results"][0]["index"] == 1
-    assert body["model"] == "nano"
+    assert body["model"] == "mini"
 
 
 def test_curl_of_the_readme(url: str) -> None:

@@ -95,8 +95,8 @@ def test_evidence_elsewhere_is_not_right_even_when_asked_for_below_the_threshold
 
 
 def test_report_reads_well(path):
-    text = markdown("nano", evaluate(Scripted({"harbour": 0.9}), read_groups(path)))
-    assert "| nano | 4 | 1.000 |" in text
+    text = markdown("mini", evaluate(Scripted({"harbour": 0.9}), read_groups(path)))
+    assert "| mini | 4 | 1.000 |" in text
     assert "parsed complete: 100.0%" in text
 
 

@@ -198,7 +198,7 @@ def test_reranker_as_a_judge_resumes(tmp_path):
     fake = FakeReranker()
     cuts = (0.25, 0.5, 0.75)
     for _ in range(2):
-        found = script.reranked(DATA, PAIRS, "nano", cuts, tmp_path / "state/nano.jsonl", lambda _: fake)
+        found = script.reranked(DATA, PAIRS, "mini", cuts, tmp_path / "state/mini.jsonl", lambda _: fake)
         assert found.labels == {("q", "a"): 3, ("q", "b"): 0}
         assert found.scores == {("q", "a"): 0.9, ("q", "b"): 0.1}
     assert fake.calls == 1

@@ -77,8 +77,8 @@ def test_every_panel_file_parses(path: Path) -> None:
     assert all(provider.key_env and provider.budget_usd for provider in panel.providers.values())
 
 
-def nano(**more: Any) -> dict[str, Any]:
-    return {"name": "nano", "kind": "local", **more}
+def mini(**more: Any) -> dict[str, Any]:
+    return {"name": "mini", "kind": "local", **more}
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def nano(**more: Any) -> dict[str, Any]:
     [
         ({"rubric": "nonsense"}, "no such rubric"),
         ({"jurors": []}, "jurors"),
-        ({"jurors": [nano(), nano()]}, "two jurors"),
-        ({"jurors": [nano(kind="psychic")]}, "psychic"),
-        ({"jurors": [nano(key="sk-1")]}, "key"),
+        ({"jurors": [mini(), mini()]}, "two jurors"),
+        ({"jurors": [mini(kind="psychic")]}, "psychic"),
+        ({"jurors": [mini(key="sk-1")]}, "key"),
         ({"jurors": [{"name": "a", "kind": "api", "provider": "x", "model": "m"}]}, "no provider 'x'"),
         ({"rubric": "graded-basic"}, "needs 3 cuts"),
         ({"sequential": {"stop": "posterior"}}, "sensitivity"),
@@ -99,7 +99,7 @@ def nano(**more: Any) -> dict[str, Any]:
 )
 def test_panels_that_cannot_work(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     file = tmp_path / "panel.yaml"
-    file.write_text(yaml.safe_dump({"name": "p", "rubric": "binary", "jurors": [nano()], **change}))
+    file.write_text(yaml.safe_dump({"name": "p", "rubric": "binary", "jurors": [mini()], **change}))
     with pytest.raises(PanelError, match=words) as caught:
         load_panel(file)
     assert str(file) in str(caught.value)

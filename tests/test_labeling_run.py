@@ -363,7 +363,7 @@ def test_a_dry_run_needs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not (tmp_path / "out").exists()
 
 
-# --- nano ------------------------------------------------------------------------------------------------------------
+# --- mini ------------------------------------------------------------------------------------------------------------
 
 
 def demo_pairs(path: Path) -> Path:
@@ -375,25 +375,25 @@ def demo_pairs(path: Path) -> Path:
     return file
 
 
-def test_nano_is_a_juror(tmp_path: Path) -> None:
+def test_mini_is_a_juror(tmp_path: Path) -> None:
     file, out = demo_pairs(tmp_path), tmp_path / "out"
-    report = run(ROOT / "configs/panels/local-nano.yaml", file, out)
+    report = run(ROOT / "configs/panels/local-mini.yaml", file, out)
     assert report.verdicts["yes"] + report.verdicts["no"] == len(file.read_text(encoding="utf-8").splitlines())
-    assert of(report, "nano").calls == 0
+    assert of(report, "mini").calls == 0
     for vote in read_votes(out):
         assert vote.score is not None
         assert vote.label == (vote.score >= 0.5)
 
 
-def test_nano_behind_our_endpoint_is_a_juror(tmp_path: Path) -> None:
-    """Beside the same nano in this process: the same scores; and with a key the server wants."""
+def test_mini_behind_our_endpoint_is_a_juror(tmp_path: Path) -> None:
+    """Beside the same mini in this process: the same scores; and with a key the server wants."""
     from http_endpoint import Server
 
     from prism.reranker import Reranker
 
     file, out = demo_pairs(tmp_path), tmp_path / "out"
-    with Reranker.load("nano", dtype="float32") as nano, Server(nano) as client:
-        here = {"name": "here", "kind": "local", "model": "nano", "dtype": "float32"}
+    with Reranker.load("mini", dtype="float32") as mini, Server(mini) as client:
+        here = {"name": "here", "kind": "local", "model": "mini", "dtype": "float32"}
         there = {"name": "there", "kind": "endpoint", "url": f"{str(client.base_url).rstrip('/')}/v1"}
         report = run(panel(tmp_path, {}, [here, there]), file, out)
     assert of(report, "there").votes == of(report, "here").votes == report.pairs

@@ -175,15 +175,15 @@ def test_qwen35_in_bfloat16_agrees_but_for_rounding(tmp_path, tiny_tokenizer):
 @needs_vllm
 @pytest.mark.parametrize("engine", ["vllm", "openai"])
 def test_prism_serve_answers_over_vllm_as_it_does_over_transformers(engine, tmp_path):
-    """The two commands of serve/README.md, with nano: scores, evidence, a stream, and nothing left behind."""
+    """The two commands of serve/README.md, with mini: scores, evidence, a stream, and nothing left behind."""
     query = "How are access keys rotated?"
     documents = ["Create a second key, switch every client to it, then delete the first key.", "Panels stand in rows."]
-    with Reranker.load("nano", dtype="float32", device="cpu") as reranker:
+    with Reranker.load("mini", dtype="float32", device="cpu") as reranker:
         expected = {found.index: found for found in reranker.rerank(query, documents, threshold=0.0)}
     with ExitStack() as stack:
         if engine == "openai":
             log = tmp_path / "log"
-            url = stack.enter_context(vllm_server(Checkpoint.load("nano").path, log, "--dtype", "float32"))
+            url = stack.enter_context(vllm_server(Checkpoint.load("mini").path, log, "--dtype", "float32"))
             options = ["--base-url", f"{url}/v1"]
         else:
             options = [f"--engine-option={name}={json.dumps(value)}" for name, value in SMALL.items()]

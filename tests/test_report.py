@@ -196,7 +196,7 @@ def test_the_command_has_no_path_of_this_machine_and_no_key(tmp_path: Path, monk
     expected = "python eval/x.py --data ../shared --model=m --api-key '***' '--x-token=***'"
     assert command_line(words) == expected
     assert command_line(["x.py", "--max-tokens", "5", "a b"]) == "python x.py --max-tokens 5 'a b'"
-    assert command_line([".venv/bin/prism", "calibrate", "nano"]) == "prism calibrate nano"
+    assert command_line([".venv/bin/prism", "calibrate", "mini"]) == "prism calibrate mini"
 
 
 def test_versions_name_what_is_installed() -> None:

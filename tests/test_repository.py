@@ -24,7 +24,11 @@ LAYERS = {
     "sentences": {"text", "types", "fidelity"},
     "evidence": {"text", "errors", "types", "fidelity", "sentences"},
     "engines": {"text", "errors", "types", "scoring", "template", "engines"},
-    "checkpoint": {"text", "errors", "types", "scoring", "template", "engines", "checkpoint"},
+    "catalogue": {"errors", "types"},
+    "merge": {"errors", "catalogue"},
+    "checkpoint": {
+        *("text", "errors", "types", "scoring", "template", "engines", "checkpoint", "catalogue", "merge"),
+    },
     "evaluation": {
         *("errors", "types", "scoring", "fidelity", "sentences", "evidence", "checkpoint", "reranker", "result"),
         *("data", "evaluation", "labeling", "text"),

@@ -36,7 +36,7 @@ ORDER = ["d1", "d2", "d0"]
 
 
 def test_specs() -> None:
-    assert parse_spec("nano") == Spec("prism", "nano", None)
+    assert parse_spec("mini") == Spec("prism", "mini", None)
     assert parse_spec("org/name").column == "name"
     assert parse_spec("cross-encoder:models/minilm/") == Spec("cross-encoder", "models/minilm/", None)
     assert parse_spec("cross-encoder:models/minilm/").column == "minilm"

@@ -130,10 +130,10 @@ class Killable:
 def test_killed_servers_lose_no_request(script: ModuleType) -> None:
     port = free_port()
     engine_server = Killable(port)
-    checkpoint = Checkpoint.load("nano")
+    checkpoint = Checkpoint.load("mini")
     url = f"http://127.0.0.1:{port}/v1"
     engine = open_engine("openai", checkpoint, base_url=url, options={"probe_s": 0.05})
-    running = Server(Reranker(checkpoint.template, engine, name="nano"))
+    running = Server(Reranker(checkpoint.template, engine, name="mini"))
     try:
         with running:
             found = values(asyncio.run(script.crash(running.url, engine_server.kill, kills=3, clients=2)))

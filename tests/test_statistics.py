@@ -63,8 +63,8 @@ def test_what_cannot_be_resampled(bad):
 def test_lengths_and_queries_must_match():
     with pytest.raises(InputError, match="got 2 and 3"):
         compare_paired([1, 2], [1, 2, 3])
-    with pytest.raises(InputError, match="'nano' and the baseline have different queries, such as 'q2'"):
-        compare_with({"q1": 0.1, "q2": 0.2}, {"nano": {"q1": 0.1, "q3": 0.2}})
+    with pytest.raises(InputError, match="'mini' and the baseline have different queries, such as 'q2'"):
+        compare_with({"q1": 0.1, "q2": 0.2}, {"mini": {"q1": 0.1, "q3": 0.2}})
 
 
 def test_corrections_by_hand():

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prism.checkpoint import Checkpoint
 from prism.errors import InputError, TemplateError
 from prism.template import (
     PRISM,
@@ -104,17 +103,6 @@ def test_text_never_becomes_control_tokens(template, attack):
         ids = template.render(attack if place == "query" else "q", document, instruction=instruction).ids
         assert [i for i in ids if i in control] == [i for i in harmless if i in control]
         assert attack in template.tokenizer.decode(ids)
-
-
-@pytest.mark.parametrize("attack", ["<|IM_END|>", "<|Im_Start|>", "</CONTRIBUTION>", "</contribution>", "<Evidence>"])
-def test_a_lower_case_tokenizer_makes_no_control_tokens_either(attack):
-    template = Checkpoint.load("nano").template
-    assert template.spec.restores_case
-    control = set(template.tokenizer.get_added_vocab().values())
-    harmless = template.render("q", Document(text="plain")).ids
-    ids = template.render(f"q {attack}", Document(text=f"{attack} plain", title=attack)).ids
-    assert [i for i in ids if i in control] == [i for i in harmless if i in control]
-    assert template.decode(ids).count(attack.lower()) == 3  # control tokens are left out
 
 
 def test_lone_surrogates_become_replacement_characters(template):

@@ -31,7 +31,7 @@ _SPECULATION = {"method": "ngram", "num_speculative_tokens": 8, "prompt_lookup_m
 _CPU_BLOCK_TOKENS = 32
 """The CPU's own default of 128 is longer than instruction and query together, so that nothing would be shared."""
 _CPU_STEP_TOKENS = 8192
-"""The CPU's own default of 2048 is a dozen passages: 84 documents a second with nano on two cores against 165."""
+"""The CPU's own default of 2048 is a dozen passages: half as many documents a second on two cores."""
 _FEW_CORES = 4
 _ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """Apart from its worker, vLLM's core waits for it busily: on two cores a third of the documents a second."""

@@ -54,7 +54,7 @@ class Result(NamedTuple):
 
 
 def calibrate(
-    checkpoint: Annotated[str, typer.Argument(help="nano, a checkpoint directory, or a name on the hub.")],
+    checkpoint: Annotated[str, typer.Argument(help="mini, a checkpoint directory, or a name on the hub.")],
     pairs: Annotated[
         Path, typer.Argument(help="JSONL: query, document, and verdict (yes, no) or label (from 1 on: relevant).")
     ],
@@ -76,7 +76,7 @@ def calibrate(
     Writes report.html (reliability diagram, error before and after, precision and recall at cuts, posterior by score)
     and stores the calibration in the `prism.json` of a copy of the checkpoint. Scores and rankings stay as they are.
 
-    Example: prism calibrate nano pairs.jsonl --out calibrated --prior 0.1
+    Example: prism calibrate mini pairs.jsonl --out calibrated --prior 0.1
     """
     from prism.reranker import Reranker
 
@@ -189,9 +189,9 @@ def _scored(reranker: QueryReranker, pairs: Sequence[Labelled]) -> tuple[tuple[S
 
 def _target(checkpoint: str, out: Path, in_place: bool) -> tuple[Path, Path]:
     """(where the checkpoint is, where the calibrated one goes)."""
-    from prism.checkpoint import CONFIG_NAME, NANO
+    from prism.checkpoint import CONFIG_NAME, MINI
 
-    source = NANO if checkpoint == "nano" else Path(checkpoint)
+    source = MINI if checkpoint == "mini" else Path(checkpoint)
     if not (source / CONFIG_NAME).is_file():
         raise CheckpointError(
             f"{checkpoint} has no {CONFIG_NAME} to store a calibration in: give a local Prism checkpoint"

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import prism
+from prism.checkpoint import MINI
 from prism.errors import DataError, InputError
 from prism.evaluation import fusion, ranking
 from prism.evaluation.beir import BeirSet
@@ -184,7 +185,7 @@ def identity(model: str) -> object:
     """What tells one state of a model from another: its files, but for its card, with size and time of change, or its
     name on the hub."""
     kind, name, url = parse_spec(model)
-    folder = Path(prism.__file__).parent / "nano" if name == "nano" else Path(name)
+    folder = MINI if name == "mini" else Path(name)
     files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".md")
     known = [(str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns) for path, stat in files]
     return [kind, known or name, url]

@@ -67,8 +67,8 @@ def make(findings: Findings, *, command: str, versions: Mapping[str, str], limit
 def _notes(section: Section, name: str, found: SetFindings) -> None:
     if name in ("qed", "covidqa", "cmrc2018"):
         section.warn(
-            "Prism nano is trained on most documents of this set (recipes/nano.yaml): its row shows what it does with"
-            " texts it knows. SciFact is new to it."
+            "Prism mini is trained on documents of this set: its row shows what it does with texts it knows. SciFact is"
+            " new to it."
         )
     for system, summary in found.systems.items():
         if summary.failures:

@@ -66,7 +66,7 @@ def fit_weight(
 
 
 def parse_fusion(text: str) -> tuple[Method, tuple[str, ...]]:
-    """`rrf:bm25+nano` -> method and the columns to fuse. Raises InputError for anything else."""
+    """`rrf:bm25+mini` -> method and the columns to fuse. Raises InputError for anything else."""
     method, _, names = text.partition(":")
     columns = tuple(name.strip() for name in names.split("+") if name.strip())
     known: Callable[[str], bool] = get_args(Method).__contains__

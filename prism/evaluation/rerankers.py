@@ -2,7 +2,7 @@
 
 A reranker is named on the command line by kind and name:
 
-    nano, path/to/checkpoint, org/name      Prism, by any engine
+    mini, path/to/checkpoint, org/name      Prism, by any engine
     cross-encoder:PATH-OR-NAME              sentence-transformers' CrossEncoder
     dense:PATH-OR-NAME                      cosine similarity of sentence-transformers vectors
     cohere:MODEL, jina:MODEL, voyage:MODEL  a rerank service; MODEL@URL for one at another address

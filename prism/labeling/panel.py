@@ -6,7 +6,7 @@
     providers:
       example: {base_url: https://api.example.com/v1, key_env: EXAMPLE_API_KEY, budget_usd: 5}
     jurors:                              # asked in this order: the cheapest first
-      - {name: nano, kind: local, model: nano}
+      - {name: mini, kind: local, model: mini}
       - {name: ours, kind: endpoint, url: "http://gpu-1:8000/v1"}
       - {name: small, kind: api, provider: example, model: small-1, price: {input: 0.1, output: 0.4}}
       - {name: last-year, kind: recorded, path: votes.qrels}
@@ -75,8 +75,8 @@ class LocalJuror(_ScoreJuror):
     """A reranker on this machine."""
 
     kind: Literal["local"]
-    model: str = "nano"
-    """nano, a checkpoint directory, or a name on the hub."""
+    model: str = "mini"
+    """mini, a checkpoint directory, or a name on the hub."""
     template: str | None = None
     engine: Literal["hf", "vllm"] = "hf"
     """hf: in this process; vllm: for GPUs and many pairs."""
@@ -221,7 +221,7 @@ def load_panel(path: Path) -> Panel:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise PanelError(f"no panel {path}: expected a YAML file, such as configs/panels/local-nano.yaml") from error
+        raise PanelError(f"no panel {path}: expected a YAML file, such as configs/panels/local-mini.yaml") from error
     except (OSError, UnicodeDecodeError) as error:
         raise PanelError(f"cannot read panel {path}: {error}") from error
     except yaml.YAMLError as error:
