@@ -5,9 +5,9 @@ from __future__ import annotations
 from prism.types import Document
 
 QUERIES = (
-    "How do I rotate access keys without downtime?",
-    "recover a file that was overwritten in a bucket",
-    "Why does an alert rule fire for a short spike?",
+    "How many access keys can a user have?",
+    "What exit code does a container show when it runs out of memory?",
+    "When are lifecycle rules evaluated?",
 )
 
 DOCUMENTS = (
