@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 from anyio import to_thread
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from prism.engines.base import Engine
+from prism.engines.loop import Home, LoopThread
 from prism.errors import EngineError, InputError
 from prism.inputs import Call, OnLongDocument, Options, read_documents, read_fraction, read_options, read_text
 from prism.judging import Pair, judge, rank, render_pair
@@ -63,9 +62,9 @@ class Reranker:
         self.calibration = calibration
         self.threshold = read_fraction("threshold", threshold)
         self._engine = engine
+        self._home = Home()
         self._lock = threading.Lock()
-        self._portal: BlockingPortal | None = None
-        self._stack = ExitStack()
+        self._loop: LoopThread | None = None
 
     @classmethod
     def load(
@@ -296,34 +295,36 @@ class Reranker:
     # --- lifetime --------------------------------------------------------------------------------------------------
 
     def _run(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        self._home.require()  # before the lock, which may have been copied while it was held
         with self._lock:
-            if self._portal is None:
-                self._portal = self._stack.enter_context(start_blocking_portal(name="prism-reranker"))
-        future: Future[_T] = self._portal.start_task_soon(call)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+            if self._loop is None:
+                self._loop = LoopThread("prism-reranker")
+            loop = self._loop
+        return loop.run_blocking(call)
 
     def close(self) -> None:
-        """Free the model. Calling twice is harmless."""
+        """Free the model. Calling twice is harmless; in a process that was forked off there is nothing to free."""
+        if self._home.left:
+            return
         try:
             self._run(self._engine.aclose)
         finally:
-            self._stop_portal()
+            self._stop_loop()
 
     async def aclose(self) -> None:
         """`close`, awaited."""
+        if self._home.left:
+            return
         try:
             await self._engine.aclose()
         finally:
-            await to_thread.run_sync(self._stop_portal)
+            await to_thread.run_sync(self._stop_loop)
 
-    def _stop_portal(self) -> None:
+    def _stop_loop(self) -> None:
         with self._lock:
-            self._portal = None
-            self._stack.close()
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.close()
 
     def __enter__(self) -> Self:
         return self

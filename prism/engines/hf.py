@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttention
 
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.engines.decode import Check, Decoder, LanguageModel, out_of_memory, pad, shared_length
+from prism.engines.loop import Home
 from prism.engines.prefix import reads_prefix_apart, spread
 from prism.errors import DocumentError, EngineError, InputError
 
@@ -95,6 +96,7 @@ class HfEngine:
             max_batch_tokens=max_batch_tokens or _BATCH_TOKENS,
             speculate=self._model.slotted if speculate is None else speculate,
         )
+        self._home = Home()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="prism-hf")
         self._stops: set[threading.Event] = set()
 
@@ -135,7 +137,8 @@ class HfEngine:
     async def aclose(self) -> None:
         """Stop the work under way, wait for the worker to leave, free the model. Calling twice is harmless."""
         self._close_now()
-        await asyncio.to_thread(self._worker.shutdown)
+        if not self._home.left:  # the worker is not here to be waited for
+            await asyncio.to_thread(self._worker.shutdown)
 
     def _close_now(self) -> None:
         self._model = None
@@ -143,6 +146,7 @@ class HfEngine:
             stop.set()
 
     def _begin(self) -> threading.Event:
+        self._home.require()
         if self._model is None:
             raise EngineError("the engine is closed; make a new one")
         stop = threading.Event()

@@ -1,9 +1,15 @@
-"""An event loop in a thread of its own, for backends that live on one loop while their callers come from several."""
+"""An event loop in a thread of its own, for backends that live on one loop while their callers come from several.
+
+What stands here knows how to end: with the object that owns it, with the interpreter, and in a process that was forked
+off, where its thread does not exist.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
@@ -13,28 +19,54 @@ from prism.errors import EngineError
 
 _T = TypeVar("_T")
 _END = object()
+_LAST_MOMENTS_S = 2.0
+"""How long the end of the interpreter waits for what still runs on a loop."""
+
+
+class Home:
+    """The process that something with threads was made in. A fork copies the object and its locks, not its threads."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    @property
+    def left(self) -> bool:
+        """Whether this is a process that was forked off."""
+        return os.getpid() != self._pid
+
+    def require(self) -> None:
+        """Raises EngineError in a process that was forked off: waiting for the threads left behind would never end."""
+        if self.left:
+            raise EngineError(
+                f"this model was loaded in process {self._pid}, from which process {os.getpid()} was forked: load it in"
+                " each process (gunicorn without --preload, multiprocessing with the start method 'spawn')"
+            )
 
 
 class LoopThread:
     """Runs coroutines on its own loop. Cancelling the awaiting task cancels the work there and lets it clean up.
 
     `prism.Reranker` calls its engine from the loop it owns, the HTTP endpoint from its own: a connection pool or a
-    vLLM client made on one of them would fail on the other.
+    vLLM client made on one of them would fail on the other. One that is not closed ends with whoever holds it, or with
+    the interpreter. Raises EngineError in a forked process.
     """
 
     def __init__(self, name: str) -> None:
+        self._home = Home()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread = threading.Thread(target=_run, args=(self._loop,), name=name, daemon=True)
         self._thread.start()
+        self._end = weakref.finalize(self, _end, self._home, self._loop, self._thread, _LAST_MOMENTS_S)
+        self._lock = threading.Lock()  # nothing is submitted behind the end
         self.closed = False
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """What `work` returns, computed on the thread's loop."""
-        return await _result(self._submit(work()))
+        return await _result(self._submit(work))
 
     def run_blocking(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """`run` for callers without a loop."""
-        future = self._submit(work())
+        future = self._submit(work)
         try:
             return future.result()
         except BaseException:
@@ -55,7 +87,7 @@ class LoopThread:
                 async for item in produced:
                     put(item)
 
-        future = self._submit(pump())
+        future = self._submit(pump)
         future.add_done_callback(lambda _: put(_END))
         try:
             while (item := await items.get()) is not _END:
@@ -64,22 +96,45 @@ class LoopThread:
         finally:
             future.cancel()
 
-    def _submit(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
-        if self.closed:
-            work.close()
-            raise EngineError("the engine is closed; make a new one")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+    def _submit(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> Future[_T]:
+        self._home.require()
+        with self._lock:
+            if self.closed or self._loop.is_closed():
+                raise EngineError("the engine is closed; make a new one")
+            return asyncio.run_coroutine_threadsafe(work(), self._loop)
 
     def close(self) -> None:
-        """Cancel what runs, stop the loop, join the thread. Calling twice is harmless."""
-        if self.closed:
+        """Cancel what runs, stop the loop, join the thread. Calling twice is harmless, and in a forked process."""
+        if self._home.left:
             return
-        finish = asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
-        self.closed = True
-        finish.result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with self._lock:
+            self.closed = True
+            self._end.detach()
+            _stop(self._loop)
         self._thread.join()
-        self._loop.close()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """The thread: once the loop is stopped, what is left on it is cancelled and may clean up."""
+    try:
+        loop.run_forever()
+        loop.run_until_complete(_cancel_all())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+def _end(home: Home, loop: asyncio.AbstractEventLoop, thread: threading.Thread, within_s: float) -> None:
+    if home.left:
+        return  # the thread is not here, and the loop's file descriptors are shared with where it is
+    _stop(loop)
+    if thread is not threading.current_thread():
+        thread.join(within_s)
+
+
+def _stop(loop: asyncio.AbstractEventLoop) -> None:
+    with suppress(RuntimeError):  # closed already
+        loop.call_soon_threadsafe(loop.stop)
 
 
 async def _result(future: Future[_T]) -> _T:

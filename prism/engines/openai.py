@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
@@ -92,9 +92,9 @@ class OpenAIEngine:
 
     async def aclose(self) -> None:
         """Close the connections. Calling twice is harmless."""
-        if not self._loop.closed:
+        with suppress(EngineError):  # it is closed already, or in another process
             await self._loop.run(self._replicas.aclose)
-            await asyncio.to_thread(self._loop.close)
+        await asyncio.to_thread(self._loop.close)
 
     # -- scoring, on the engine's own loop
 
