@@ -11,7 +11,15 @@ from prism.types import Document
 
 _FIELDS = frozenset(Document.model_fields)
 
-OnLongDocument = Literal["truncate", "window"]
+OnLongDocument = Literal["truncate", "window", "refuse"]
+
+
+class Candidate(NamedTuple):
+    """A document as it was sent."""
+
+    document: Document
+    problem: str | None = None
+    """Why it cannot be read, which is its own error; then its text is empty."""
 
 
 class Options(TypedDict, total=False):
@@ -54,7 +62,7 @@ def read_options(default_threshold: float, options: Mapping[str, Any]) -> Call:
         raise TypeError(f"no option {unknown[0]!r}: expected {', '.join(Call._fields)}")
     instruction, on_long = options.get("instruction"), options.get("on_long_document", "truncate")
     if on_long not in get_args(OnLongDocument):
-        raise InputError(f"on_long_document must be 'truncate' or 'window', got {str(on_long)[:40]!r}")
+        raise InputError(f"on_long_document must be 'truncate', 'window' or 'refuse', got {str(on_long)[:40]!r}")
     threshold = _fraction_or(default_threshold, "threshold", options)
     return Call(
         instruction=None if instruction is None else read_text("instruction", instruction),
@@ -82,33 +90,48 @@ def _fraction_or(default: float, name: str, options: Mapping[str, Any]) -> float
     return default if value is None else read_fraction(name, value)
 
 
-def read_documents(documents: object) -> tuple[list[Document], list[str]]:
-    """Documents and warnings about fields nobody reads. Raises InputError naming the index."""
+def read_documents(documents: object) -> tuple[list[Candidate], list[str]]:
+    """Documents and warnings about fields nobody reads. Raises InputError where there is no list of them at all."""
     if isinstance(documents, str | bytes | Mapping | Document | Set) or not isinstance(documents, Iterable):
         raise InputError(f"documents must be a list of texts or of {{text, id, title}}, got {type(documents).__name__}")
     documents = list(documents)
-    read = [_read_document(index, document) for index, document in enumerate(documents)]
+    read = [_read_document(document) for document in documents]
     mappings = (document for document in documents if isinstance(document, Mapping))
     unread = sorted({clean(str(key))[:40] for document in mappings for key in document if key not in _FIELDS})
     shown = ", ".join(unread[:10]) + (", …" if len(unread) > 10 else "")
     return read, [f"ignored document fields: {shown}"] if unread else []
 
 
-def _read_document(index: int, document: object) -> Document:
-    """Id and title are cleaned because they are echoed; the text stays as sent, offsets point into it."""
+def _read_document(document: object) -> Candidate:
+    """Id and title are cleaned because they are echoed; the text stays as sent, offsets point into it.
+
+    One document in a thousand without a text must not cost the others their answer. It keeps what of id and title can
+    be read.
+    """
     if isinstance(document, str):
-        return Document(text=document)
-    fields = dict(document) if isinstance(document, Document | Mapping) else None
-    if fields is None:
-        raise InputError(f"documents[{index}] must be a text or {{text, id, title}}, got {type(document).__name__}")
-    if isinstance(fields.get("id"), int):  # a database key
-        fields["id"] = str(fields["id"])
-    for name, kinds in (("text", str), ("id", str | None), ("title", str | None)):
-        if not isinstance(fields.get(name), kinds):
-            got = type(fields[name]).__name__ if name in fields else "nothing"
-            raise InputError(f"documents[{index}].{name} must be a string, got {got}")
-    id_, title = fields.get("id"), fields.get("title")
-    return Document(text=fields["text"], id=id_ and clean(id_), title=title and clean(title))
+        return Candidate(Document(text=document))
+    if not isinstance(document, Document | Mapping):
+        return Candidate(Document(text=""), f"expected a text or {{text, id, title}}, got {_kind(document)}")
+    fields = dict(document)
+    id_ = fields.get("id")
+    if (isinstance(id_, int) and not isinstance(id_, bool)) or (isinstance(id_, float) and id_.is_integer()):
+        fields["id"] = str(int(id_))  # a database key
+    kinds = (("text", str), ("id", str | None), ("title", str | None))
+    wrong = [
+        f"{name} must be a string, got {_kind(fields[name]) if name in fields else 'nothing'}"
+        for name, kind in kinds
+        if not isinstance(fields.get(name), kind)
+    ]
+    known = {name: clean(fields[name]) for name in ("id", "title") if isinstance(fields.get(name), str)}
+    return Candidate(Document(text="" if wrong else fields["text"], **known), wrong[0] if wrong else None)
+
+
+def _kind(value: object) -> str:
+    """What something is, as JSON calls it where JSON has it."""
+    kinds = ((bool, "a boolean"), (int | float, "a number"), (Mapping, "an object"), (list | tuple, "an array"))
+    if value is None:
+        return "null"
+    return next((name for kind, name in kinds if isinstance(value, kind)), type(value).__name__)
 
 
 def read_text(name: str, value: object) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from prism.engines.base import LabelLogits
-from prism.errors import DocumentError
-from prism.inputs import OnLongDocument
+from prism.errors import DocumentError, InputError
+from prism.inputs import Candidate, OnLongDocument
 from prism.scoring import score
 from prism.template import Prompt, Template
 from prism.types import Document, Judgment, Truncation, Usage, WindowScore
@@ -32,14 +32,20 @@ def render_pair(
     template: Template,
     query: str,
     index: int,
-    document: Document,
+    candidate: Candidate,
     *,
     instruction: str | None,
     max_tokens: int | None,
     on_long: OnLongDocument,
 ) -> Pair:
-    """The pair with its prompts. Raises InputError when the query itself leaves no room."""
+    """The pair with its prompts.
+
+    Raises InputError when the query itself leaves no room, or a document would be cut that must not be.
+    """
+    document = candidate.document
     judgment = Judgment(index=index, id=document.id, title=document.title, score=None, verdict=None)
+    if candidate.problem:
+        return failed(document, judgment, candidate.problem)
     if not document.text.strip():
         return failed(document, judgment, "the document is blank: send its text, or leave it out")
 
@@ -55,6 +61,11 @@ def render_pair(
         return failed(document, judgment, reason)
     total, end = len(document.text), windows[-1].end
     cut = None if not document.text[end:].strip() else Truncation(read_chars=end, total_chars=total)
+    if cut and on_long == "refuse":
+        raise InputError(
+            f"documents[{index}] has {total:,} characters, the model reads {end:,}, and on_long_document='refuse'"
+            " allows no cut: shorten it, allow the cut, or have it read in windows (on_long_document 'window')"
+        )
     usage = Usage(prompt_tokens=sum(len(window.prompt.ids) for window in windows))
     return Pair(document, tuple(windows), judgment.model_copy(update={"truncation": cut, "usage": usage}))
 

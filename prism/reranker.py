@@ -22,7 +22,16 @@ from anyio import to_thread
 from prism.engines.base import Engine
 from prism.engines.loop import Home, LoopThread
 from prism.errors import EngineError, InputError
-from prism.inputs import Call, OnLongDocument, Options, read_documents, read_fraction, read_options, read_text
+from prism.inputs import (
+    Call,
+    Candidate,
+    OnLongDocument,
+    Options,
+    read_documents,
+    read_fraction,
+    read_options,
+    read_text,
+)
 from prism.judging import Pair, judge, rank, render_pair
 from prism.result import Event, Ranked, RerankResult
 from prism.scoring import Calibration
@@ -138,14 +147,15 @@ class Reranker:
     ) -> RerankResult:
         """Judge each document for the query. Interrupting it stops the work.
 
-        `documents`: texts, `Document`s, or mappings with `text` and optionally `id` and `title`. `top_n`: how many
-        judgments to return (documents with an error come on top). `evidence`: whether to write at all, for no more than
-        `evidence_top_n` documents that score at least `evidence_threshold` (and `threshold`), no more than
-        `evidence_tokens` tokens in all; `check`: whether to look up in the document what was written.
+        `documents`: texts, `Document`s, or mappings with `text` and optionally `id` and `title`; what is none of these
+        is an `error` on its own judgment. `top_n`: how many judgments to return (documents with an error come on top).
+        `evidence`: whether to write at all, for no more than `evidence_top_n` documents that score at least
+        `evidence_threshold` (and `threshold`), no more than `evidence_tokens` tokens in all; `check`: whether to look
+        up in the document what was written.
         `max_prompt_tokens`, `max_document_tokens`: where documents are cut, if not at the template's limit (of the
         prompt as a whole, or of the document and its title); each cut is reported.
-        `on_long_document`: `window` reads what would be cut off in further windows instead. `max_total_tokens`: refuse
-        a call whose prompts are larger than this together.
+        `on_long_document`: `window` reads what would be cut off in further windows instead, `refuse` refuses the call.
+        `max_total_tokens`: refuse a call whose prompts are larger than this together.
         Raises InputError when the call itself is wrong, EngineError when the model fails.
         """
         options = Options(
@@ -249,7 +259,7 @@ class Reranker:
 
     # --- the steps -------------------------------------------------------------------------------------------------
 
-    async def _render(self, query: str, documents: Sequence[Document], call: Call) -> list[Pair]:
+    async def _render(self, query: str, documents: Sequence[Candidate], call: Call) -> list[Pair]:
         render = partial(
             render_pair,
             self.template,
@@ -339,5 +349,5 @@ class Reranker:
         await self.aclose()
 
 
-def _render_all(render: Callable[[int, Document], Pair], first: int, documents: Sequence[Document]) -> list[Pair]:
+def _render_all(render: Callable[[int, Candidate], Pair], first: int, documents: Sequence[Candidate]) -> list[Pair]:
     return [render(first + offset, document) for offset, document in enumerate(documents)]

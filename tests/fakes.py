@@ -9,14 +9,15 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
-from prism.errors import DocumentError
+from prism.errors import DocumentError, EngineError
 from prism.template import Template
 
 TEXT_TOKENS = 20
 
 
 class FakeEngine:
-    """Reads its answers out of the documents: `p=0.9` is the score; `refuse`, `nan`, `ramble` and `endless` fail so.
+    """Reads its answers out of the documents: `p=0.9` is the score; `refuse`, `nan`, `ramble`, `endless` and `break`
+    fail so.
 
     Any other text is written about as `It helps.` with the document's first sentence as evidence, in 20 tokens.
     """
@@ -70,6 +71,8 @@ class FakeEngine:
         return LabelLogits(math.log(p), math.log(1 - p))
 
     def _text(self, document: str) -> str:
+        if "break" in document:
+            raise EngineError("the engine broke off a text")
         if "ramble" in document:
             return "\nI ramble without tags"
         sentence = document.partition(". ")[0].rpartition("\n")[2]

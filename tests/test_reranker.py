@@ -216,11 +216,6 @@ def test_a_query_that_leaves_no_room_is_the_calls_error(reranker: Reranker) -> N
         ({"documents": "one text"}, "documents must be a list"),
         ({"documents": {"text": "x"}}, "documents must be a list"),
         ({"documents": None}, "documents must be a list"),
-        ({"documents": ["a", 3]}, r"documents\[1\] must be a text"),
-        ({"documents": ["a", None]}, r"documents\[1\] must be a text"),
-        ({"documents": [b"bytes"]}, r"documents\[0\] must be a text"),
-        ({"documents": [{"content": "a"}]}, r"documents\[0\].text must be a string, got nothing"),
-        ({"documents": [{"text": "a", "title": 3}]}, r"documents\[0\].title must be a string, got int"),
         ({"instruction": ""}, "instruction is blank"),
         ({"top_n": 0}, "top_n must be at least 1, got 0"),
         ({"top_n": True}, "top_n must be a whole number, got bool"),
@@ -236,6 +231,46 @@ def test_a_query_that_leaves_no_room_is_the_calls_error(reranker: Reranker) -> N
 def test_input_errors(reranker: Reranker, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         reranker.rerank(**{"query": QUERY, "documents": [GOOD], **arguments})
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (None, "expected a text or {text, id, title}, got null"),
+        (3, "expected a text or {text, id, title}, got a number"),
+        (True, "expected a text or {text, id, title}, got a boolean"),
+        (["a"], "expected a text or {text, id, title}, got an array"),
+        (b"bytes", "expected a text or {text, id, title}, got bytes"),
+        ({}, "text must be a string, got nothing"),
+        ({"content": "a"}, "text must be a string, got nothing"),
+        ({"text": None}, "text must be a string, got null"),
+        ({"text": {"a": 1}}, "text must be a string, got an object"),
+        ({"text": "a", "title": 3}, "title must be a string, got a number"),
+        ({"text": "a", "id": 1.5}, "id must be a string, got a number"),
+        ({"text": "a", "id": True}, "id must be a string, got a boolean"),
+    ],
+)
+def test_what_is_no_document_is_its_own_error(reranker: Reranker, document: Any, message: str) -> None:
+    result = reranker.rerank(QUERY, [BAD, document, GOOD])
+    assert [judgment.index for judgment in result] == [2, 0, 1]
+    assert (result[2].score, result[2].error) == (None, message)
+    assert result[0].evidence == "p=0.9 The harbour froze in 1963."
+
+
+def test_an_unreadable_document_keeps_its_name(reranker: Reranker) -> None:
+    [judgment] = reranker.rerank(QUERY, [{"id": 3.0, "title": "Lindau", "text": None}])
+    assert (judgment.id, judgment.title) == ("3", "Lindau")
+
+
+def test_a_document_that_must_not_be_cut_is_refused_before_anything_is_scored(
+    reranker: Reranker, engine: FakeEngine
+) -> None:
+    options: Any = {"max_prompt_tokens": 120, "on_long_document": "refuse"}
+    assert len(reranker.rerank(QUERY, [GOOD, BAD], **options)) == 2
+    engine.calls.clear()
+    with pytest.raises(InputError, match=r"documents\[1\] has 960 characters, the model reads \d+, and"):
+        reranker.rerank(QUERY, [GOOD, GOOD * 20], top_n=1, **options)
+    assert engine.calls == []
 
 
 def test_fields_nobody_reads_are_named(reranker: Reranker) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import time
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -14,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prism.engines.hf import HfEngine
-from prism.errors import EngineError, LabelMissing
+from prism.errors import EngineError, InputError, LabelMissing
 from prism.reranker import Reranker
+from prism.serving.body import unpack
+from prism.serving.refusal import Refused
 from prism.template import PRISM, Template
 
 QUERY = "when does the harbour freeze?"
@@ -111,6 +116,66 @@ def test_nulls_mean_defaults(client: httpx.Client) -> None:
     assert body["meta"]["warnings"] == []
 
 
+@pytest.mark.parametrize(("truth", "lie"), [("true", "false"), (1, 0), ("1", "0"), ("True", "FALSE"), (1.0, 0.0)])
+def test_booleans_as_clients_send_them(client: httpx.Client, truth: Any, lie: Any) -> None:
+    assert "document" in post(client, return_documents=truth).json()["results"][0]
+    assert "document" not in post(client, return_documents=lie).json()["results"][0]
+    assert post(client, stream=truth).headers["content-type"].startswith("text/event-stream")
+    assert post(client, stream=lie).headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("one", [1, 1.0, "1", " 1 ", "1.0", "+1"])
+def test_numbers_as_clients_send_them(client: httpx.Client, one: Any) -> None:
+    assert len(post(client, top_n=one).json()["results"]) == 1
+
+
+def test_zero_means_all_but_to_cohere_and_voyage(client: httpx.Client) -> None:
+    for zero in (0, "0", 0.0):
+        for path in ("/v1/rerank", "/rerank"):
+            assert len(post(client, path, top_n=zero).json()["results"]) == 2
+        check_error(post(client, "/v2/rerank", top_n=zero), 400, "top_n must be at least 1, got 0")
+    refused = post(client, top_k=0)
+    assert (refused.status_code, refused.json()["detail"]) == (400, "top_k must be at least 1, got 0")
+
+
+def test_blank_fields_were_not_said(client: httpx.Client) -> None:
+    names = ("model", "top_n", "return_documents", "instruction", "threshold", "truncation_direction", "stream")
+    for blank in ("", " \n"):
+        body = post(client, **dict.fromkeys(names, blank)).json()
+        assert body["results"][0]["outcome"] == "complete"
+        assert body["meta"]["warnings"] == []
+
+
+def test_a_document_that_is_none_is_its_own_error(client: httpx.Client) -> None:
+    odd = [
+        None,
+        3,
+        True,
+        [GOOD],
+        {},
+        {"text": None},
+        {"text": "x", "title": 5},
+        {"content": "x", "id": 7},
+        {"image": "u"},
+    ]
+    body = post(client, documents=[GOOD, *odd], return_documents=True).json()
+    first, *rest = body["results"]
+    assert first["evidence"] == "p=0.9 The harbour froze in 1963."
+    assert [result["index"] for result in rest] == list(range(1, len(odd) + 1))
+    assert all(result["error"]["type"] == "invalid_document" for result in rest)
+    assert rest[0]["error"]["message"] == "expected a text or {text, id, title}, got null"
+    assert rest[7]["id"] == "7"
+    assert body["meta"]["warnings"] == ["ignored document fields: content, image"]
+    texts = client.post("/rerank", json={"query": QUERY, "texts": [GOOD, None], "return_text": True}).json()
+    assert texts[1] == {"index": 1, "score": 0.0, "text": "", "error": "expected a text or {text, id, title}, got null"}
+
+
+def test_queries_may_be_objects(client: httpx.Client) -> None:
+    plain = post(client).json()
+    assert post(client, query={"text": QUERY}).json()["results"] == plain["results"]
+    check_error(post(client, query={"text": " "}), 400, "query is blank")
+
+
 def test_what_is_not_heeded_is_said(client: httpx.Client) -> None:
     documents = [{"text": GOOD, "id": 7, "url": {"a": [1]}}]
     body = post(client, documents=documents, model="rerank-v9", top_k=3, truncation=True, priority=None).json()
@@ -151,21 +216,23 @@ def test_lone_surrogates_keep_offsets_and_come_back_encodable(client: httpx.Clie
         ({"documents": ["x"] * 21}, 400, "got 21, at most 20"),
         ({"query": ""}, 400, "query is blank"),
         ({"query": " \n"}, 400, "query is blank"),
-        ({"top_n": 0}, 400, "top_n must be at least 1"),
         ({"threshold": 2}, 400, "threshold must lie between"),
         ({"max_prompt_tokens": 3}, 400, "leave no room"),
         ({"query": None}, 422, "query"),
         ({"query": 3}, 422, "query"),
         ({"documents": None}, 422, "documents"),
         ({"documents": "text"}, 422, "documents"),
-        ({"documents": ["a", 3]}, 422, "documents.1: Input should be a text or an object {text, id, title}, got 3"),
-        ({"documents": [{"text": "a", "id": 1.5}]}, 422, "documents.0.object.id: Input should be a valid string"),
-        ({"documents": [["a"]]}, 422, "documents.0"),
-        ({"documents": [{"content": "a"}]}, 422, "documents.0"),
-        ({"documents": [{"text": None}]}, 422, "documents.0"),
-        ({"top_n": "3"}, 422, "top_n"),
         ({"top_n": 1.5}, 422, "top_n"),
         ({"top_n": True}, 422, "top_n"),
+        ({"top_n": -1}, 400, "top_n must be at least 1, got -1"),
+        ({"top_n": "three"}, 422, "top_n"),
+        ({"top_n": "1.5"}, 422, "top_n"),
+        ({"top_n": [3]}, 422, "top_n"),
+        ({"threshold": "half"}, 422, "threshold"),
+        ({"threshold": True}, 422, "threshold"),
+        ({"return_documents": 2}, 422, "return_documents"),
+        ({"return_documents": "perhaps"}, 422, "return_documents"),
+        ({"query": {"image": "data:..."}}, 422, "query"),
         ({"evidence": "no"}, 422, "evidence"),
         ({"model": 3}, 422, "model"),
     ],
@@ -206,6 +273,62 @@ def test_only_json_is_read(client: httpx.Client) -> None:
     check_error(client.post("/v1/rerank", data={"query": "q"}), 415, "application/json")
     check_error(client.post("/v1/rerank", content=b"{}", headers={"Content-Type": "text/plain"}), 415, "text/plain")
     check_error(client.post("/v1/rerank", content=b"{}"), 415, "nothing")
+    body = json.dumps({"query": QUERY, "documents": [GOOD]}).encode()
+    for kind in (
+        "application/json; charset=utf-8",
+        "Application/JSON;charset=UTF-8",
+        "text/json",
+        "application/x+json",
+    ):
+        assert client.post("/v1/rerank", content=body, headers={"Content-Type": kind}).status_code == 200, kind
+    assert raw(client, b"\xef\xbb\xbf" + body).status_code == 200, "a byte order mark"
+
+
+def packed(client: httpx.Client, body: bytes, encoding: str, path: str = "/v1/rerank") -> httpx.Response:
+    return client.post(path, content=body, headers={"Content-Type": "application/json", "Content-Encoding": encoding})
+
+
+def test_packed_bodies(client: httpx.Client) -> None:
+    body = json.dumps({"query": QUERY, "documents": [GOOD, BAD]}).encode()
+    bare = zlib.compressobj(wbits=-15)
+    for encoding, content in (
+        ("gzip", gzip.compress(body)),
+        ("GZIP", gzip.compress(body)),
+        ("x-gzip", gzip.compress(body)),
+        ("deflate", zlib.compress(body)),
+        ("deflate", bare.compress(body) + bare.flush()),
+        ("identity", body),
+        ("", body),
+    ):
+        assert len(packed(client, content, encoding).json()["results"]) == 2, encoding
+    for encoding in ("br", "zstd", "gzip, gzip", "x"):
+        refused = packed(client, body, encoding)
+        check_error(refused, 415, "expected Content-Encoding: gzip, deflate or none, got")
+        assert refused.headers["accept-encoding"] == "gzip, deflate, identity"
+    check_error(packed(client, body, "gzip"), 400, "the body is not gzip")
+    check_error(packed(client, b"", "gzip"), 400, "not one whole gzip stream")
+    check_error(packed(client, gzip.compress(body)[:-3], "gzip"), 400, "not one whole gzip stream")
+    check_error(packed(client, gzip.compress(body) * 2, "gzip"), 400, "not one whole gzip stream")
+    check_error(packed(client, gzip.compress(b"{"), "gzip"), 400, "not JSON")
+
+
+def test_a_small_body_that_unpacks_to_a_large_one_is_refused(client: httpx.Client) -> None:
+    fits, bomb = (b'{"query": "q", "documents": ["a"]}'.ljust(size) for size in (100_000, 100_001))
+    assert packed(client, gzip.compress(fits), "gzip").status_code == 200
+    check_error(packed(client, gzip.compress(bomb), "gzip"), 413, "100,000 bytes")
+    assert client.get("/health").status_code == 200
+
+
+@given(st.binary(max_size=300), st.sampled_from(["gzip", "deflate"]), st.integers(0, 300))
+def test_unpacking_gives_what_was_packed_or_says_why_not(body: bytes, encoding: str, limit: int) -> None:
+    content = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+    if len(body) <= limit:
+        assert unpack(content, encoding, limit) == body
+    else:
+        with pytest.raises(Refused):
+            unpack(content, encoding, limit)
+    with suppress(InputError, Refused):
+        assert len(unpack(body, encoding, limit)) <= limit
 
 
 def test_large_bodies_are_refused_as_they_come(client: httpx.Client) -> None:
@@ -218,9 +341,36 @@ def test_large_bodies_are_refused_as_they_come(client: httpx.Client) -> None:
 
 def test_unknown_paths_and_methods(client: httpx.Client) -> None:
     check_error(client.get("/nowhere"), 404, "POST /v1/rerank")
+    check_error(post(client, "/v1/reranks"), 404, "POST /v1/reranks: Not Found")
+    assert set(post(client, "/v1/reranks", top_k=1).json()) == {"detail", "message"}, "as Voyage's clients read it"
+    tei = client.post("/embed", json={"query": "q", "texts": ["a"]})
+    assert (tei.status_code, tei.json()["error_type"]) == (404, "not_found")
     response = client.get("/v1/rerank")
     check_error(response, 405, "POST /v1/rerank")
-    assert response.headers["allow"] == "POST"
+    assert response.headers["allow"] == "POST, OPTIONS"
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank/", "//v1/rerank", "/v1//rerank//", "/rerank/", "//v2/rerank/"])
+def test_paths_with_slashes_too_many_are_served_where_they_are(client: httpx.Client, path: str) -> None:
+    response = client.request(
+        "POST", f"{client.base_url}".rstrip("/") + path, json={"query": QUERY, "documents": [GOOD]}
+    )
+    assert (response.status_code, response.history) == (200, [])
+    assert client.get(f"{client.base_url}".rstrip("/") + "//health/").json()["status"] == "ok"
+
+
+def test_head_and_options(client: httpx.Client) -> None:
+    for path in ("/health", "/ready", "/v1/models", "/metrics", "/info", "/health/"):
+        head, get = client.head(path), client.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == get.headers["content-type"]
+    assert client.head("/v1/rerank").status_code == 405
+    assert client.head("/nowhere").status_code == 404
+    for path, allowed in (("/v1/rerank", "POST, OPTIONS"), ("/health", "GET, HEAD, OPTIONS")):
+        asked = client.options(path, headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"})
+        assert (asked.status_code, asked.headers["allow"], asked.content) == (204, allowed, b"")
+        assert not [name for name in asked.headers if name.startswith("access-control")], "no web page may post here"
+    assert client.options("/nowhere").status_code == 404
 
 
 JSON = st.recursive(

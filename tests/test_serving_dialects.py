@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -54,11 +55,54 @@ def test_texts_with_everything(client: httpx.Client) -> None:
     assert first == {"index": 1, "score": pytest.approx(math.log(9)), "text": GOOD}
 
 
+def test_an_array_has_its_warnings_in_a_header(client: httpx.Client) -> None:
+    def warnings(**body: Any) -> Any:
+        found = client.post("/rerank", json={"query": QUERY, "texts": [BAD, GOOD], **body}).headers.get(
+            "x-prism-warnings"
+        )
+        return found and json.loads(found)
+
+    assert warnings() is None
+    assert warnings(truncate=True, truncation_direction="Right", raw_scores=False, return_text=False) is None
+    nasty = "x\r\nSet-Cookie: a=b ü"
+    assert warnings(colour="blue", **{nasty: 1}) == ["ignored fields: colour, x\r\nSet-Cookie: a=b ü"]
+    assert warnings(texts=[BAD, GOOD * 20], max_prompt_tokens=130) == [
+        "texts longer than the model reads, whose end was not read: 1"
+    ]
+    assert warnings(model="bge") == ["answered by 'fake': there is no model 'bge' here"]
+
+
+@pytest.mark.parametrize("asked", [{"raw_scores": True}, {"raw_scores": "true"}, {"use_activation": False}])
+def test_raw_scores_are_log_odds_everywhere(client: httpx.Client, asked: dict[str, Any]) -> None:
+    body = post(client, documents=[BAD, GOOD, ""], **asked).json()
+    # log(0.9 / 0.1) and log(0.2 / 0.8); a document with an error has less than any other
+    for key in ("results", "data"):
+        scores = [row["relevance_score"] for row in body[key]]
+        assert scores[:2] == pytest.approx([math.log(9), -math.log(4)])
+        assert scores[2] < -20
+    assert [result["verdict"] for result in body["results"]] == ["yes", "no", None]
+    assert body["meta"]["warnings"] == []
+    assert post(client, use_activation=True).json()["results"][0]["relevance_score"] == pytest.approx(0.9)
+
+
+def test_info_is_what_its_clients_read(client: httpx.Client) -> None:
+    info = client.get("/info").json()
+    assert info["model_id"] == "fake"
+    assert info["model_type"] == {"reranker": {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}}}
+    assert (info["max_client_batch_size"], info["max_batch_tokens"]) == (20, 5000)
+    assert info["max_input_length"] == PRISM.max_prompt_tokens
+    assert info["auto_truncate"] is True
+
+
 def test_errors_to_texts_are_text(client: httpx.Client) -> None:
     response = client.post("/rerank", json={"query": " ", "texts": [GOOD]})
     assert response.status_code == 400
     assert "query is blank" in response.json()["error"]
     assert response.json()["error_type"] == "invalid_request_error"
+    empty = client.post("/rerank", json={"query": QUERY, "texts": []})
+    assert (empty.status_code, empty.json()["error"]) == (400, "texts is empty: send at least one")
+    many = client.post("/rerank", json={"query": QUERY, "texts": ["x"] * 21})
+    assert many.json()["error"] == "too many texts: got 21, at most 20 in one request"
 
 
 # --- Voyage ----------------------------------------------------------------------------------------------------------
@@ -68,7 +112,7 @@ def test_top_k_is_top_n_and_data_holds_the_ranking(client: httpx.Client, engine:
     engine.calls.clear()
     body = post(client, model="rerank-2", top_k=1, truncation=True, return_documents=True).json()
     assert body["object"] == "list"
-    assert body["data"] == [{"index": 1, "relevance_score": pytest.approx(0.9), "document": {"text": GOOD}}]
+    assert body["data"] == [{"index": 1, "relevance_score": pytest.approx(0.9), "document": GOOD}]
     assert body["usage"]["total_tokens"] > 0
     assert body["meta"]["warnings"] == ["answered by 'fake': there is no model 'rerank-2' here"]
     assert engine.calls == [("score", 2)], "its clients would drop what is written"
@@ -84,15 +128,41 @@ def test_voyage_errors_have_no_object(client: httpx.Client) -> None:
     assert set(response.json()) == {"detail", "message"}
     wrong = post(client, top_k="three")
     assert (wrong.status_code, set(wrong.json())) == (422, {"detail", "message"})
+    assert wrong.json()["detail"].startswith("top_k: ")
+    assert post(client, top_k=-2).json()["detail"] == "top_k must be at least 1, got -2"
 
 
-def test_truncation_false_refuses_what_would_be_cut(client: httpx.Client) -> None:
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"truncation": False}, "truncation: false allows no cut"),
+        ({"truncate": "false"}, "truncate: false allows no cut"),
+        (
+            {"truncation_direction": "Left"},
+            "truncation_direction: left (only the end can be cut off here) allows no cut",
+        ),
+        ({"truncation_side": "left"}, "truncation_side: left (only"),
+    ],
+)
+def test_what_must_not_be_cut_is_refused(
+    client: httpx.Client, engine: FakeEngine, setting: dict[str, Any], words: str
+) -> None:
     long = {"documents": [GOOD, GOOD * 20], "max_prompt_tokens": 130}
     assert post(client, truncation=True, **long).status_code == 200
-    response = post(client, truncation=False, **long)
-    assert response.status_code == 400
-    assert "documents[1]" in response.json()["detail"]
-    assert post(client, truncation=False).status_code == 200
+    engine.calls.clear()
+    for top_n in (1, 2):  # also where it would not be among those returned
+        response = post(client, top_n=top_n, **setting, **long)
+        assert response.status_code == 400
+        assert response.json()["detail"].startswith("documents[1] has 960 characters, the model reads")
+        assert words in response.json()["detail"]
+    assert engine.calls == [], "nothing was computed for it"
+    assert post(client, **setting).status_code == 200
+    windows = post(client, on_long_document="window", **setting, **long)
+    assert windows.status_code == 200, "nothing is cut there"
+    texts = client.post(
+        "/rerank", json={"query": QUERY, "texts": [GOOD, GOOD * 60], "max_prompt_tokens": 130, **setting}
+    )
+    assert texts.json()["error"].startswith("texts[1] has 2,880 characters")
 
 
 def test_everyone_gets_data_too(client: httpx.Client) -> None:
@@ -129,6 +199,26 @@ def test_rank_fields_choose_what_is_read(client: httpx.Client) -> None:
     assert titled["results"][0]["document"]["text"] == "p=0.2 Text."
 
 
+def test_fields_that_are_no_text_are_read_as_json(client: httpx.Client) -> None:
+    record = {
+        "name": "p=0.8 Hafen",
+        "facts": {"froze": [1963, None, True], "wo": 'Lindau über "dem" See'},
+        "depth": 2.5,
+        "open": False,
+        "nothing": None,
+    }
+    fields = ["name", "facts", "nothing", "depth", "open", "missing"]
+    body = post(client, documents=[record], rank_fields=fields, return_documents=True).json()
+    assert body["results"][0]["document"]["text"] == (
+        'p=0.8 Hafen\n{"froze": [1963, null, true], "wo": "Lindau über \\"dem\\" See"}\n2.5\nfalse'
+    )
+    deep: Any = "x"
+    for _ in range(900):
+        deep = [deep]
+    answered = post(client, documents=[{"a": deep}, {"a": GOOD}], rank_fields=["a"]).json()
+    assert answered["results"][0]["index"] == 1
+
+
 def test_relevant_spans_as_cohere_defines_them(client: httpx.Client) -> None:
     spans = {"mode": "enabled", "threshold": 0.5, "max_spans": 1}
     [result, _] = post(client, relevant_spans=spans).json()["results"]
@@ -153,6 +243,75 @@ def test_tokens_of_a_document_and_of_a_prompt(client: httpx.Client) -> None:
     assert post(client, truncate_prompt_tokens=100, **long).json()["usage"]["prompt_tokens"] <= 100
     unlimited = post(client, truncate_prompt_tokens=-1, max_tokens_per_doc=4096, **long).json()
     assert unlimited["usage"] == plain["usage"]
+
+
+# --- vLLM's scores ---------------------------------------------------------------------------------------------------
+
+
+def score(client: httpx.Client, path: str = "/v1/score", **body: Any) -> Any:
+    return client.post(path, json=body).json()
+
+
+def test_scores_come_in_the_order_sent(client: httpx.Client, engine: FakeEngine) -> None:
+    engine.calls.clear()
+    for path in ("/v1/score", "/score"):
+        body = score(client, path, model="fake", text_1=QUERY, text_2=[BAD, GOOD, ""])
+        assert (body["object"], body["model"]) == ("list", "fake")
+        assert body["data"][:2] == [
+            {"index": 0, "object": "score", "score": pytest.approx(0.2)},
+            {"index": 1, "object": "score", "score": pytest.approx(0.9)},
+        ]
+        assert (body["data"][2]["score"], "blank" in body["data"][2]["error"]) == (0.0, True)
+        assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] > 0
+        assert body["meta"]["warnings"] == []
+    assert engine.calls == [("score", 2)] * 2, "nothing is written"
+
+
+@pytest.mark.parametrize(
+    "sides", [("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2")]
+)
+def test_one_with_one_and_pair_by_pair(client: httpx.Client, engine: FakeEngine, sides: tuple[str, str]) -> None:
+    first, second = sides
+    assert score(client, **{first: QUERY, second: GOOD})["data"][0]["score"] == pytest.approx(0.9)
+    assert score(client, **{first: [QUERY], second: {"text": GOOD}})["data"][0]["score"] == pytest.approx(0.9)
+    engine.calls.clear()
+    pairs = {first: ["a?", "b?", "a?", " "], second: [GOOD, BAD, FAIR, GOOD]}
+    data = score(client, **pairs)["data"]
+    assert [row["index"] for row in data] == [0, 1, 2, 3]
+    assert [row["score"] for row in data] == pytest.approx([0.9, 0.2, 0.7, 0.0])
+    assert data[3]["error"] == f"{first} has no text here"
+    assert engine.calls == [("score", 2), ("score", 1)], "what shares a query is computed together"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"text_1": ["a", "b"], "text_2": ["c"]}, 400, "text_1 has 2 texts and text_2 1"),
+        ({"text_1": "a", "text_2": []}, 400, "text_2 is empty"),
+        ({"data_1": "a", "data_2": ["x"] * 21}, 400, "too many data_2: got 21"),
+        ({"text_1": " ", "text_2": "a"}, 422, "text_1: "),
+        ({"text_1": 3, "text_2": "a"}, 422, "text_1: "),
+        ({"text_1": "a"}, 422, "expected text_1 and text_2, got text_1"),
+        ({}, 422, "got nothing"),
+        ({"text_1": "a", "text_2": [GOOD * 40] * 20}, 400, "too many tokens"),
+        ({"text_1": [f"{n}?" for n in range(20)], "text_2": [GOOD * 40] * 20}, 400, "too many tokens"),
+        ({"text_1": "a", "text_2": "b", "truncate_prompt_tokens": 0}, 400, "truncate_prompt_tokens must be"),
+        ({"text_1": "a", "text_2": GOOD * 20, "max_prompt_tokens": 130, "truncate": False}, 400, "text_2[0] has 960"),
+    ],
+)
+def test_scores_that_cannot_be(client: httpx.Client, body: dict[str, Any], status: int, words: str) -> None:
+    response = client.post("/v1/score", json=body)
+    assert (response.status_code, words in response.json()["error"]["message"]) == (status, True), response.text
+
+
+def test_scores_say_what_they_do_not_heed(client: httpx.Client) -> None:
+    sent = {"text_1": QUERY, "text_2": [GOOD * 20, BAD], "max_prompt_tokens": 130, "top_n": 1, "user": "u"}
+    body = score(client, **sent, use_activation=False)
+    assert [row["score"] for row in body["data"]] == pytest.approx([math.log(9), -math.log(4)])
+    assert body["meta"]["warnings"] == [
+        "ignored fields: top_n, user",
+        "text_2 longer than the model reads, whose end was not read: 0",
+    ]
 
 
 # --- ours ------------------------------------------------------------------------------------------------------------
@@ -190,15 +349,20 @@ def test_checks(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ({"evidence": {"top_n": -1}}, 400, "evidence_top_n must be at least 0"),
-        ({"evidence": {"threshold": 3}}, 400, "evidence_threshold must lie"),
+        ({"evidence": {"top_n": -1}}, 400, "evidence.top_n must be at least 0, got -1"),
+        ({"evidence": {"threshold": 3}}, 400, "evidence.threshold must lie"),
+        ({"evidence": {"max_tokens": -1}}, 400, "evidence.max_tokens must be at least 0"),
+        ({"evidence_tokens": -1}, 400, "evidence_tokens must be at least 0"),
         ({"evidence": {"max_tokens": "many"}}, 422, "max_tokens"),
         ({"on_long_document": "tear"}, 422, "on_long_document"),
-        ({"stream": "yes"}, 422, "stream"),
-        ({"max_tokens_per_doc": 0}, 400, "max_document_tokens must be at least 1"),
+        ({"stream": "perhaps"}, 422, "stream"),
+        ({"max_tokens_per_doc": 0}, 400, "max_tokens_per_doc must be at least 1, got 0"),
+        ({"truncate_prompt_tokens": 0}, 400, "truncate_prompt_tokens must be at least 1, got 0"),
+        ({"max_prompt_tokens": 0}, 400, "max_prompt_tokens must be at least 1"),
+        ({"truncation_direction": "up"}, 422, "truncation_direction"),
+        ({"truncation_side": "up"}, 422, "truncation_side: "),
         ({"rank_fields": "text"}, 422, "rank_fields"),
         ({"documents": [GOOD * 40] * 20}, 400, "too many tokens"),
-        ({"documents": [{"content": "x"}]}, 422, "documents.0.text"),
     ],
 )
 def test_bad_settings(client: httpx.Client, body: dict[str, Any], status: int, words: str) -> None:
@@ -220,7 +384,8 @@ def test_long_documents_in_windows(client: httpx.Client) -> None:
 
 def test_openapi_names_every_route_and_field(client: httpx.Client) -> None:
     described = client.get("/openapi.json").json()
-    assert {"/v1/rerank", "/v1/models", "/health", "/ready", "/metrics"} <= set(described["paths"])
+    paths = {"/v1/rerank", "/v1/score", "/v1/models", "/info", "/health", "/ready", "/metrics"}
+    assert paths <= set(described["paths"])
     content = described["paths"]["/v1/rerank"]["post"]["requestBody"]["content"]["application/json"]
     named = set(content["schema"]["properties"])
     assert {"evidence", "relevant_spans", "stream", "on_long_document", "rank_fields", "instruction"} <= named

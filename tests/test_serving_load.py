@@ -231,6 +231,13 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
     for key in ("", "# ours", "alph"):
         with pytest.raises(Refused):
             keys.require({"authorization": f"Bearer {key}"})
+    path.write_bytes("\ufeffalpha\r\n\ufeffbeta\r\n".encode())  # as Windows saves it, twice
+    for key in ("alpha", "beta"):
+        Keys.read(path, {}).require({"authorization": f"Bearer {key}"})
+    for encoding in ("utf-16", "utf-16-le"):  # as PowerShell saves it
+        path.write_bytes("alpha\n".encode(encoding))
+        with pytest.raises(InputError, match="save it as UTF-8"):
+            Keys.read(path, {})
     assert not Keys.read(None, {})
     assert "alpha" not in repr(vars(keys))
     path.write_text("# none\n", encoding="utf-8")

@@ -90,21 +90,42 @@ def test_scores_only(client: httpx.Client) -> None:
     assert [name for name, _ in stream(client, evidence=False)] == ["ranking", "usage", "done"]
 
 
-def test_bad_input_is_refused_before_the_stream(client: httpx.Client) -> None:
-    response = client.post("/v1/rerank", json={"query": QUERY, "documents": [], "stream": True})
-    assert response.status_code == 400
-    assert response.headers["content-type"] == "application/json"
-    [(name, data)] = stream(client, query=" ")
-    assert (name, data["error"]["type"]) == ("error", "invalid_request_error")
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"documents": []}, 400, "documents is empty"),
+        ({"query": " "}, 400, "query is blank"),
+        ({"top_n": -1}, 400, "top_n must be at least 1, got -1"),
+        ({"threshold": 2}, 400, "threshold must lie"),
+        ({"max_prompt_tokens": 3}, 400, "leave no room"),
+        ({"documents": [GOOD * 20], "max_prompt_tokens": 130, "truncate": False}, 400, "truncate: false allows no cut"),
+        ({"top_n": "some"}, 422, "top_n"),
+    ],
+)
+def test_bad_input_is_refused_before_the_stream(
+    client: httpx.Client, server: Server, body: dict[str, Any], status: int, words: str
+) -> None:
+    sent = {"query": QUERY, "documents": [GOOD, BAD], **body}
+    refused = client.post("/v1/rerank", json={**sent, "stream": True})
+    assert (refused.status_code, refused.headers["content-type"]) == (status, "application/json")
+    assert words in refused.json()["message"]
+    assert refused.json()["message"] == client.post("/v1/rerank", json=sent).json()["message"]
+    assert server.app.state.admission.open == 0
+
+
+def test_a_model_that_fails_before_the_ranking_is_no_stream_either(client: httpx.Client, engine: FakeEngine) -> None:
+    engine.fails = EngineError("out of memory")
+    try:
+        failed = client.post("/v1/rerank", json={"query": QUERY, "documents": [GOOD], "stream": True})
+    finally:
+        engine.fails = None
+    assert (failed.status_code, failed.json()["error"]["type"]) == (503, "model_unavailable")
 
 
 def test_a_failure_is_the_last_event(client: httpx.Client, engine: FakeEngine) -> None:
-    engine.fails = EngineError("out of memory")
-    try:
-        [(name, data)] = stream(client)
-    finally:
-        engine.fails = None
-    assert (name, data["error"]["type"]) == ("error", "model_unavailable")
+    events = stream(client, documents=[GOOD, f"{FAIR} break"])
+    assert [name for name, _ in events] == ["ranking", "error"]
+    assert events[-1][1]["error"]["type"] == "model_unavailable"
     assert stream(client)[-1][0] == "done"
 
 

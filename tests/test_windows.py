@@ -140,7 +140,7 @@ def test_a_window_that_fails_spares_the_others(reranker: Reranker) -> None:
 
 
 def test_options_that_are_wrong(reranker: Reranker) -> None:
-    with pytest.raises(InputError, match="'truncate' or 'window'"):
+    with pytest.raises(InputError, match="'truncate', 'window' or 'refuse'"):
         reranker.rerank(QUERY, [GOOD], on_long_document="tear")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="too many tokens: the first 1 of 1 documents"):
         reranker.rerank(QUERY, [GOOD], max_total_tokens=5)

@@ -24,10 +24,11 @@ class Admission:
     def enter(self) -> Callable[[], None]:
         """Takes a place and returns what gives it back. Raises Refused, 429 or 503, with a time to wait."""
         if self.draining:
-            raise Refused(503, "the server is shutting down: send the request to another", "shutting_down", 1)
+            message = "the server is shutting down: send the request to another"
+            raise Refused(503, message, "shutting_down", Retry_After="1")
         if self.open >= self._max:
             message = f"{self.open} requests are under way, which is the limit: try again later"
-            raise Refused(429, message, "too_many_requests", self.retry_after_s())
+            raise Refused(429, message, "too_many_requests", Retry_After=str(self.retry_after_s()))
         self.open += 1
         entered, left = self._clock(), False
 

@@ -1,4 +1,4 @@
-"""The HTTP endpoint: `POST /v1/rerank` and what stands around it.
+"""The HTTP endpoint: `POST /v1/rerank`, `POST /v1/score` and what stands around them.
 
 `create_app` is the app around a loaded reranker; `prism serve` runs it. Who sends what is in `dialects`, one request in
 `endpoint`, what can go wrong in `failures`. No text of a request and no key reaches a log.
@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,25 +16,30 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from prism import __version__
 from prism.reranker import Reranker
 from prism.serving.admission import Admission
-from prism.serving.dialects import Dialect, error_body
-from prism.serving.endpoint import Endpoint
-from prism.serving.failures import failure
-from prism.serving.keys import Keys
-from prism.serving.limits import Limits
-from prism.serving.metrics import CONTENT_TYPE, Metrics
-from prism.serving.refusal import INVALID, Refused
-from prism.serving.schema import (
+from prism.serving.body import peek
+from prism.serving.dialects import (
+    WARNINGS,
+    Dialect,
     ErrorBody,
     RerankResponse,
     TeiErrorBody,
     TeiItem,
     VoyageErrorBody,
-    request_schema,
+    error_body,
 )
+from prism.serving.endpoint import COHERE, Endpoint
+from prism.serving.failures import failure
+from prism.serving.keys import Keys
+from prism.serving.limits import Limits
+from prism.serving.metrics import CONTENT_TYPE, Metrics
+from prism.serving.refusal import INVALID, Refused
+from prism.serving.schema import request_schema
+from prism.serving.score import ScoreResponse, score_schema
 from prism.serving.stream import EVENT_SCHEMA
 from prism.serving.tracing import Trace
 
@@ -60,32 +66,68 @@ def create_app(
         yield
         await reranker.aclose()
 
-    app = FastAPI(title="Prism", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="Prism", version=__version__, lifespan=lifespan, redirect_slashes=False)
     app.state.admission = admission
+    app.add_middleware(Tidy)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Refused, _on_refusal)
     _add_rerank(app, endpoint)
+    _add_score(app, endpoint)
     _add_status(app, reranker, endpoint, keys, metrics)
+    _add_info(app, reranker, limits, keys)
     return app
 
 
+class Tidy:
+    """What clients get wrong about addresses is put right here: `/v1/rerank/`, `//v1/rerank`, and HEAD for GET.
+
+    Nobody is redirected: many clients do not repeat a POST elsewhere, and behind a proxy's prefix the address is wrong.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = re.sub("/{2,}", "/", scope["path"])
+            scope = {**scope, "path": path.rstrip("/") or "/"}
+            if scope["method"] == "HEAD":  # the server sends no body for it
+                scope["method"] = "GET"
+        await self._app(scope, receive, send)
+
+
 def _add_rerank(app: FastAPI, endpoint: Endpoint) -> None:
-    errors: dict[int | str, dict[str, Any]] = {code: {"model": AnyError} for code in _ERRORS}
-    errors[200] = {"content": {"text/event-stream": {"schema": EVENT_SCHEMA}}}
-    body = {"required": True, "content": {"application/json": {"schema": request_schema()}}}
-
-    async def rerank(request: Request) -> Response:
-        return await endpoint(request)
-
-    for path in ("/v1/rerank", "/rerank", "/v2/rerank"):
+    said = {"description": "Text Embeddings Inference: JSON array of warnings", "schema": {"type": "string"}}
+    ranked = {"content": {"text/event-stream": {"schema": EVENT_SCHEMA}}, "headers": {WARNINGS: said}}
+    for path in ("/v1/rerank", "/rerank", COHERE):
         app.post(
             path,
             response_model=RerankResponse | list[TeiItem],
-            responses=errors,
-            openapi_extra={"requestBody": body},
+            responses={**_errors(), 200: ranked},
+            openapi_extra=_reads(request_schema()),
             include_in_schema=path == "/v1/rerank",
             summary="Judge documents for a query",
-        )(rerank)
+        )(endpoint.rerank)
+
+
+def _add_score(app: FastAPI, endpoint: Endpoint) -> None:
+    for path in ("/v1/score", "/score"):
+        app.post(
+            path,
+            response_model=ScoreResponse,
+            responses=_errors(),
+            openapi_extra=_reads(score_schema()),
+            include_in_schema=path == "/v1/score",
+            summary="Scores only, in the order sent: vLLM's",
+        )(endpoint.score)
+
+
+def _errors() -> dict[int | str, dict[str, Any]]:
+    return {code: {"model": AnyError} for code in _ERRORS}
+
+
+def _reads(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def _add_status(app: FastAPI, reranker: Reranker, endpoint: Endpoint, keys: Keys, metrics: Metrics) -> None:
@@ -101,7 +143,9 @@ def _add_status(app: FastAPI, reranker: Reranker, endpoint: Endpoint, keys: Keys
     @app.get("/ready", summary="Whether a request sent now would be served", responses={503: {"model": ErrorBody}})
     async def ready() -> dict[str, str]:
         if not await endpoint.ready():
-            raise Refused(503, "not ready: the server is shutting down, or the model fails", "not_ready", 1)
+            raise Refused(
+                503, "not ready: the server is shutting down, or the model fails", "not_ready", Retry_After="1"
+            )
         return {"status": "ready"}
 
     @app.get("/metrics", summary="Figures for Prometheus", response_class=Response)
@@ -109,16 +153,47 @@ def _add_status(app: FastAPI, reranker: Reranker, endpoint: Endpoint, keys: Keys
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
 
+def _add_info(app: FastAPI, reranker: Reranker, limits: Limits, keys: Keys) -> None:
+    @app.get("/info", summary="What the clients of Text Embeddings Inference ask a server first")
+    async def info(request: Request) -> dict[str, Any]:
+        keys.require(request.headers)
+        labels = {"no": 0, "yes": 1}
+        return {
+            "model_id": reranker.name,
+            "model_sha": None,
+            "model_dtype": "unknown",
+            "model_type": {
+                "reranker": {"id2label": {str(n): label for label, n in labels.items()}, "label2id": labels}
+            },
+            "max_concurrent_requests": limits.max_requests,
+            "max_input_length": reranker.template.spec.max_prompt_tokens,
+            "max_batch_tokens": limits.max_tokens,
+            "max_batch_requests": None,
+            "max_client_batch_size": limits.max_documents,
+            "auto_truncate": True,
+            "tokenization_workers": 1,
+            "version": __version__,
+            "sha": None,
+            "docker_label": None,
+        }
+
+
 async def _on_refusal(_: Request, error: Exception) -> JSONResponse:
     request_id = f"error-{uuid.uuid4().hex}"
     return failure(request_id, error).response(request_id, Dialect.COMMON)
 
 
-async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
-    """Paths and methods that do not exist."""
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Paths and methods that do not exist; and OPTIONS, which says what does."""
     if not isinstance(error, HTTPException):
         raise error
+    headers = dict(error.headers or {})
+    if allowed := headers.get("Allow"):
+        headers["Allow"] = ", ".join([allowed, *(["HEAD"] if allowed == "GET" else []), "OPTIONS"])
+        if request.method == "OPTIONS":  # without a word about other origins: web pages may not post here
+            return Response(status_code=204, headers=headers)
+    dialect = await peek(request) if request.method == "POST" else Dialect.COMMON
     message = f"{request.method} {request.url.path}: {error.detail}; the endpoint is POST /v1/rerank"
     kind = _KINDS.get(error.status_code, INVALID)
-    body = error_body(f"error-{uuid.uuid4().hex}", message, kind)
-    return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
+    body = error_body(f"error-{uuid.uuid4().hex}", message, kind, dialect)
+    return JSONResponse(body, error.status_code, headers=headers)

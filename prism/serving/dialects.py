@@ -5,33 +5,33 @@
 
 - Voyage's clients read `data` (always sent, next to `results`), and `detail` of an error; one of their versions crashes
   on an error with an object in `error`.
-- TEI's clients send `texts` and read a bare array of all documents with `score`, and a text in `error`.
+- TEI's clients send `texts` and read a bare array of all documents with `score`, and a text in `error`. An array has no
+  place for warnings: they stand in the header `X-Prism-Warnings`, a JSON array of texts.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from prism.result import RerankResult
-from prism.serving.schema import (
-    DocumentOut,
-    ErrorBody,
-    ErrorOut,
-    Meta,
-    RerankRequest,
-    RerankResponse,
-    ScoreOut,
-    UsageOut,
-    result_out,
-    sent_text,
-)
+from prism.serving.schema import RerankRequest, SpanOut
 from prism.text import clean
-from prism.types import Judgment, Usage
+from prism.types import Judgment, Outcome, Record, Truncation, Unsupported, Usage, Verdict, WindowScore
 
+WARNINGS = "X-Prism-Warnings"
 _LEAST_ODDS = 1e-12
+_COMMON = {
+    "texts": "documents",
+    "top_k": "top_n",
+    "return_text": "return_documents",
+    "truncation_side": "truncation_direction",
+}
+"""Fields that others call otherwise than we do."""
 
 
 class Dialect(StrEnum):
@@ -57,15 +57,165 @@ def recognise(body: object) -> Dialect:
     return Dialect.COMMON
 
 
-def common_names(body: object) -> object:
-    """The body with `texts`, `top_k` and `return_text` under the names everyone else uses."""
+def common_names(body: object) -> tuple[object, dict[str, str]]:
+    """The body under the names everyone else uses, and what it said instead of them, for its errors."""
     if not isinstance(body, Mapping):
-        return body
-    renamed = dict(body)
-    for name, common in (("texts", "documents"), ("top_k", "top_n"), ("return_text", "return_documents")):
+        return body, {}
+    renamed, sent = dict(body), {}
+    for name, common in _COMMON.items():
         if name in renamed and renamed.get(common) is None:
             renamed[common] = renamed.pop(name)
-    return renamed
+            sent[common] = name
+    return renamed, sent
+
+
+def spelled(message: str, names: Mapping[str, str]) -> str:
+    """An error's text in the words of the sender: `names` has what was sent for what we call it."""
+    if not names:
+        return message
+    ours = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.sub(rf"(?<![\w.])(?:{ours})(?![\w])", lambda found: names[found[0]], message)
+
+
+# --- what is answered ------------------------------------------------------------------------------------------------
+
+
+class DocumentOut(Record):
+    text: str
+
+
+class ErrorOut(Record):
+    message: str
+    type: str
+
+
+class ResultOut(Record):
+    """One document; best first, documents with an `error` last."""
+
+    index: int
+    relevance_score: float
+    """0 with `error`: that document has no score, but clients (LiteLLM is one) make a number of whatever is here.
+    Log-odds with `raw_scores`."""
+    id: str | None = None
+    document: DocumentOut | None = None
+    verdict: Verdict | None
+    outcome: Outcome
+    contribution: str | None
+    evidence: str | None
+    relevant_spans: tuple[SpanOut, ...]
+    support: float | None
+    unsupported: tuple[Unsupported, ...] | None
+    """null when the check `facts` was not asked for."""
+    truncation: Truncation | None = None
+    windows: tuple[WindowScore, ...] | None = None
+    """With `on_long_document: window`: what each window of a long document scored."""
+    error: ErrorOut | None = None
+
+
+class ScoreOut(Record):
+    """One document as Voyage's clients read it: theirs is the text itself."""
+
+    index: int
+    relevance_score: float
+    document: str | None = None
+
+
+class UsageOut(Record):
+    total_tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    written_tokens: int
+
+
+class Meta(Record):
+    warnings: tuple[str, ...]
+    answerable: float | None = None
+    """Calibrated probability that the best document answers the query, so that any does is at least so probable; left
+    out when the model carries no calibration."""
+
+
+class RerankResponse(Record):
+    id: str
+    object: Literal["rerank", "list"] = "rerank"
+    model: str
+    results: tuple[ResultOut, ...]
+    data: tuple[ScoreOut, ...] | None = None
+    """The same ranking in few words, for clients that look here; documents with an `error` have the score 0."""
+    usage: UsageOut
+    meta: Meta
+
+
+class ErrorBody(Record):
+    """One body for the clients of every dialect but two."""
+
+    id: str
+    message: str
+    detail: str
+    error: ErrorOut
+
+
+class VoyageErrorBody(Record):
+    """What Voyage's clients read of an error."""
+
+    detail: str
+    message: str
+
+
+class TeiErrorBody(Record):
+    """What the clients of Text Embeddings Inference read of an error."""
+
+    error: str
+    error_type: str
+    message: str
+    detail: str
+    id: str
+
+
+class TeiItem(Record):
+    """One document as the clients of Text Embeddings Inference read it; an answer to them is a bare array of these."""
+
+    index: int
+    score: float
+    text: str | None = None
+    error: str | None = None
+
+
+def result_out(judgment: Judgment, request: RerankRequest) -> ResultOut:
+    """One judgment, with what the request asked to see of it."""
+    optional: dict[str, Any] = {}
+    if judgment.id is not None:
+        optional["id"] = judgment.id
+    if request.return_documents and (text := request.sent_text(judgment.index)) is not None:
+        optional["document"] = DocumentOut(text=text)
+    if judgment.truncation:
+        optional["truncation"] = judgment.truncation
+    if judgment.windows:
+        optional["windows"] = judgment.windows
+    if judgment.error:
+        optional["error"] = ErrorOut(message=judgment.error, type="invalid_document")
+    checks = request.checks()
+    spans = tuple(SpanOut(start=s.start, end=s.end, score=s.support) for s in judgment.spans if "spans" in checks)
+    return ResultOut(
+        index=judgment.index,
+        relevance_score=told_score(judgment, request),
+        verdict=judgment.verdict,
+        outcome=judgment.outcome,
+        contribution=judgment.contribution,
+        evidence=judgment.evidence,
+        relevant_spans=request.relevant_spans.choose(spans) if request.relevant_spans else spans,
+        support=judgment.support if "spans" in checks else None,
+        unsupported=judgment.unsupported if "facts" in checks else None,
+        **optional,
+    )
+
+
+def told_score(judgment: Judgment, request: RerankRequest) -> float:
+    """A document with an error has the lowest score there is: clients convert whatever is here to a number."""
+    score = judgment.score or 0.0
+    if not request.raw:
+        return score
+    p = min(max(score, _LEAST_ODDS), 1 - _LEAST_ODDS)
+    return math.log(p / (1 - p))
 
 
 def answer(request_id: str, dialect: Dialect, request: RerankRequest, result: RerankResult) -> Any:
@@ -109,22 +259,33 @@ def usage(used: Usage) -> UsageOut:
 
 
 def _score_out(judgment: Judgment, request: RerankRequest) -> ScoreOut:
-    fields: dict[str, Any] = {"index": judgment.index, "relevance_score": judgment.score or 0.0}
+    fields: dict[str, Any] = {"index": judgment.index, "relevance_score": told_score(judgment, request)}
     if request.return_documents:
-        fields["document"] = DocumentOut(text=sent_text(request, judgment.index))
+        fields["document"] = request.sent_text(judgment.index) or ""
     return ScoreOut(**fields)
 
 
 def _tei_item(judgment: Judgment, request: RerankRequest) -> dict[str, Any]:
-    """TEI's clients convert every score to a number: a document with an error has the lowest there is."""
-    value = judgment.score or 0.0
-    if request.raw_scores:
-        p = min(max(value, _LEAST_ODDS), 1 - _LEAST_ODDS)
-        value = math.log(p / (1 - p))
-    item: dict[str, Any] = {"index": judgment.index, "score": value}
+    item: dict[str, Any] = {"index": judgment.index, "score": told_score(judgment, request)}
     if request.return_documents:
-        item["text"] = sent_text(request, judgment.index)
+        item["text"] = request.sent_text(judgment.index) or ""
     return item | ({"error": judgment.error} if judgment.error else {})
+
+
+def headers(dialect: Dialect, request: RerankRequest, result: RerankResult) -> dict[str, str]:
+    """What the body has no place for. In ASCII, and no header of its own can begin in it."""
+    if dialect is not Dialect.TEI:
+        return {}
+    warnings = list(meta(request, result).warnings)
+    if cut := [judgment.index for judgment in result if judgment.truncation]:
+        warnings.append(cut_off("texts", cut))
+    return {WARNINGS: json.dumps(warnings)} if warnings else {}
+
+
+def cut_off(what: str, indices: Sequence[int]) -> str:
+    """The warning about documents of which the end was not read, where an answer tells of each no more than a score."""
+    shown = ", ".join(map(str, indices[:10])) + (", …" if len(indices) > 10 else "")
+    return f"{what} longer than the model reads, whose end was not read: {shown}"
 
 
 def error_body(request_id: str, message: str, kind: str, dialect: Dialect = Dialect.COMMON) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """One rerank request, from its bytes to its answer.
 
 admission, key -> read_body -> recognise the dialect -> read_request -> Reranker.astream, until the client hangs up
-or time is up -> dialects.answer, or server-sent events
+or time is up -> dialects.answer, or server-sent events. A stream begins with the ranking: what fails before it is there
+is answered with a status of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Any
@@ -18,12 +19,12 @@ from anyio import fail_after, to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from prism.errors import EngineError, InputError
+from prism.errors import EngineError
 from prism.reranker import Reranker
 from prism.result import Event, Ranked, RerankResult
 from prism.serving.admission import Admission
 from prism.serving.body import parse_json, peek, read_body, read_request
-from prism.serving.dialects import Dialect, answer, recognise
+from prism.serving.dialects import Dialect, answer, headers, recognise
 from prism.serving.disconnect import until_disconnect
 from prism.serving.failures import Failure, failure
 from prism.serving.keys import Keys
@@ -31,10 +32,14 @@ from prism.serving.limits import Limits
 from prism.serving.logs import NAME
 from prism.serving.metrics import Metrics, tokens_saved
 from prism.serving.refusal import Refused
-from prism.serving.schema import RerankRequest, sent_text
+from prism.serving.schema import RerankRequest
+from prism.serving.score import Asked, read_score, score_answer
 from prism.serving.stream import Emit, EventStream, encode, told
 from prism.serving.tracing import Phase, Served, Trace
+from prism.types import Judgment, Usage
 
+COHERE = "/v2/rerank"
+"""Where only clients of Cohere send to: `top_n: 0` is refused there, which elsewhere (vLLM, Infinity) means all."""
 _logger = logging.getLogger(NAME)
 
 
@@ -44,6 +49,8 @@ class Ticket:
     def __init__(self, metrics: Metrics, headers: Mapping[str, str], trace: Trace | None = None) -> None:
         self.id = f"rerank-{uuid.uuid4().hex}"
         self.dialect = Dialect.COMMON
+        self.names: Mapping[str, str] = {}
+        """What the request called our options."""
         self.fields: dict[str, Any] = {}
         self._metrics, self._headers, self._trace = metrics, headers, trace
         self._phases: list[Phase] = []
@@ -66,6 +73,9 @@ class Ticket:
         if self._trace:
             self._trace(Served(self._timed("rerank", self._began, now), self._phases, status, fields, self._headers))
 
+    def age_s(self) -> float:
+        return time.monotonic() - self._began
+
     def _timed(self, name: str, began: float, ended: float) -> Phase:
         """On the clock on the wall, which may be set while the request is served; the durations stay right."""
         return Phase(name, *(self._began_ns + round((at - self._began) * 1e9) for at in (began, ended)))
@@ -75,8 +85,11 @@ class Ticket:
         self.fields[f"{name}_ms"] = round(seconds * 1000, 1)
 
 
+Answer = Callable[[Request, "Ticket", ExitStack], Awaitable[Response]]
+
+
 class Endpoint:
-    """`POST /v1/rerank`."""
+    """`POST /v1/rerank` and `POST /v1/score`."""
 
     def __init__(
         self,
@@ -92,20 +105,23 @@ class Endpoint:
         self.broken = False
         """Whether the engine failed when it was last used: `/ready` tries it again."""
 
-    async def __call__(self, request: Request) -> Response:
+    async def rerank(self, request: Request) -> Response:
+        return await self._serve(request, self._rerank)
+
+    async def score(self, request: Request) -> Response:
+        return await self._serve(request, self._score)
+
+    async def _serve(self, request: Request, answer: Answer) -> Response:
         ticket = Ticket(self._metrics, request.headers, self._trace)
         with ExitStack() as place:
             try:
                 await self._let_in(request, ticket, place)
                 with fail_after(self._limits.request_timeout_s):
-                    asked = await self._read(request, ticket)
-                    if asked.stream:
-                        return EventStream(request, partial(self._tell_all, ticket, asked), place.pop_all().close)
-                    result = await until_disconnect(request, self._result(ticket, asked))
-                    response = await to_thread.run_sync(_response, ticket, asked, result)
+                    response = await answer(request, ticket, place)
             except Exception as error:  # noqa: BLE001  # outermost boundary: whatever it is, the client gets our body
                 response = self._failed(ticket, error).response(ticket.id, ticket.dialect)
-        ticket.close(response.status_code)
+        if not isinstance(response, EventStream):  # which is over when its work is
+            ticket.close(response.status_code)
         return response
 
     async def _let_in(self, request: Request, ticket: Ticket, place: ExitStack) -> None:
@@ -116,27 +132,28 @@ class Endpoint:
             ticket.dialect = await peek(request)
             raise
 
-    async def _read(self, request: Request, ticket: Ticket) -> RerankRequest:
+    async def _read(self, request: Request, ticket: Ticket) -> object:
         raw = await read_body(request, self._limits.max_body_bytes)
         body = await to_thread.run_sync(parse_json, raw)
         ticket.dialect = recognise(body)
-        asked = await to_thread.run_sync(read_request, body, self._limits.max_documents)
-        ticket.fields |= {"bytes": len(raw), "documents": len(asked.documents), "stream": bool(asked.stream)}
+        ticket.fields["bytes"] = len(raw)
+        return body
+
+    # -- ranking
+
+    async def _rerank(self, request: Request, ticket: Ticket, place: ExitStack) -> Response:
+        body = await self._read(request, ticket)
+        read = partial(read_request, zero_is_all=not request.scope["path"].endswith(COHERE))
+        asked, ticket.names = await to_thread.run_sync(read, body, self._limits.max_documents)
+        ticket.fields |= {"documents": len(asked.documents), "stream": bool(asked.stream)}
         ticket.phase("read")
-        return asked
-
-    async def _result(self, ticket: Ticket, asked: RerankRequest) -> RerankResult:
-        async with aclosing(self._events(ticket, asked)) as events:
-            async for event in events:
-                last = event
-        assert isinstance(last, RerankResult)  # what the events end with
-        return last
-
-    def _refuse_cuts(self, asked: RerankRequest, result: RerankResult) -> None:
-        """Voyage's `truncation: false`."""
-        cut = sorted(judgment.index for judgment in result if judgment.truncation)
-        if asked.truncation is False and cut:
-            raise InputError(f"documents[{cut[0]}] is longer than the model reads: shorten it, or allow truncation")
+        events = self._events(ticket, asked)
+        if asked.stream:
+            first = await until_disconnect(request, anext(events))
+            work = partial(self._tell_all, ticket, asked, first, events)
+            return EventStream(request, work, place.pop_all().close)
+        result = await until_disconnect(request, _last(events))
+        return await to_thread.run_sync(_response, ticket, asked, result)
 
     async def _events(self, ticket: Ticket, asked: RerankRequest) -> AsyncGenerator[Event, None]:
         """The reranker's events, measured."""
@@ -146,7 +163,6 @@ class Endpoint:
             async for event in events:
                 if isinstance(event, Ranked):
                     self.broken = False
-                    self._refuse_cuts(asked, event.result)
                     ticket.phase("rank")
                 elif isinstance(event, RerankResult):
                     ticket.phase("write")
@@ -157,17 +173,21 @@ class Endpoint:
     def _saved(self, asked: RerankRequest, result: RerankResult) -> int:
         count = self._reranker.count_tokens
         written = (judgment for judgment in result if judgment.evidence)
-        return sum(tokens_saved(judgment, sent_text(asked, judgment.index), count) for judgment in written)
+        return sum(tokens_saved(judgment, asked.sent_text(judgment.index) or "", count) for judgment in written)
 
-    async def _tell_all(self, ticket: Ticket, asked: RerankRequest, emit: Emit) -> None:
+    async def _tell_all(
+        self, ticket: Ticket, asked: RerankRequest, first: Event, events: AsyncGenerator[Event, None], emit: Emit
+    ) -> None:
         """`asked`, told as events. A failure is the last of them: the status was sent long ago."""
         status = 499
         try:
-            with fail_after(self._limits.request_timeout_s):
-                async with aclosing(self._events(ticket, asked)) as events:
-                    async for event in events:
+            with fail_after(self._limits.request_timeout_s - ticket.age_s()):
+                async with aclosing(events):
+                    event: Event | None = first
+                    while event is not None:
                         for chunk in await to_thread.run_sync(told, event, ticket.id, asked):
                             emit(chunk)
+                        event = await anext(events, None)
             status = 200
         except Exception as error:  # noqa: BLE001  # outermost boundary, as above
             failed = self._failed(ticket, error)
@@ -176,11 +196,39 @@ class Endpoint:
         finally:
             ticket.close(status)
 
+    # -- scoring
+
+    async def _score(self, request: Request, ticket: Ticket, _: ExitStack) -> Response:
+        body = await self._read(request, ticket)
+        asked = await to_thread.run_sync(read_score, body, self._limits.max_documents)
+        ticket.names = asked.names
+        ticket.fields |= {"documents": len(asked.queries), "stream": False}
+        ticket.phase("read")
+        judged, used = await until_disconnect(request, self._judge_all(asked))
+        ticket.phase("rank")
+        ticket.fields |= used.model_dump()
+        return JSONResponse(score_answer(ticket.id, asked, self._reranker.name, judged, used))
+
+    async def _judge_all(self, asked: Asked) -> tuple[dict[int, Judgment], Usage]:
+        """Judgments by place. Pairs that share a query are judged together."""
+        texts, judged, used = asked.request.texts(), dict[int, Judgment](), Usage()
+        for query, places in asked.groups().items():
+            left = self._limits.max_tokens - used.prompt_tokens
+            options = asked.request.options(evidence=False, max_total_tokens=max(1, left))
+            result = await self._reranker.arerank(query, [texts[place] for place in places], **options)
+            self.broken = False
+            self._metrics.count(result, 0)
+            judged |= {places[judgment.index]: judgment for judgment in result}
+            used += result.usage
+        return judged, used
+
+    # -- when it goes wrong
+
     def _failed(self, ticket: Ticket, error: Exception) -> Failure:
         if isinstance(error, EngineError):
             self.broken = True
             self._metrics.engine_errors.inc()
-        return failure(ticket.id, error)
+        return failure(ticket.id, error).spelled(ticket.names)
 
     async def ready(self) -> bool:
         """Whether a request sent now would be served. After a failure of the engine, tries it."""
@@ -195,5 +243,14 @@ class Endpoint:
         return True
 
 
+async def _last(events: AsyncGenerator[Event, None]) -> RerankResult:
+    async with aclosing(events):
+        async for event in events:
+            last = event
+    assert isinstance(last, RerankResult)  # what the events end with
+    return last
+
+
 def _response(ticket: Ticket, asked: RerankRequest, result: RerankResult) -> JSONResponse:
-    return JSONResponse(answer(ticket.id, ticket.dialect, asked, result))
+    body = answer(ticket.id, ticket.dialect, asked, result)
+    return JSONResponse(body, headers=headers(ticket.dialect, asked, result))

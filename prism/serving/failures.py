@@ -7,13 +7,14 @@ requests, 499 the client hung up, 500 a defect, 503 the model could not compute 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from prism.errors import EngineError, InputError, LabelMissing
-from prism.serving.dialects import Dialect, error_body
+from prism.serving.dialects import Dialect, error_body, spelled
 from prism.serving.logs import NAME
 from prism.serving.refusal import INVALID, Refused
 
@@ -26,6 +27,10 @@ class Failure(NamedTuple):
     message: str
     kind: str
     headers: dict[str, str]
+
+    def spelled(self, names: Mapping[str, str]) -> Failure:
+        """The same, in the words of whoever sent the request."""
+        return self._replace(message=spelled(self.message, names)) if self.status < 500 else self
 
     def body(self, request_id: str, dialect: Dialect) -> dict[str, Any]:
         return error_body(request_id, self.message, self.kind, dialect)

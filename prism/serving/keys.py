@@ -30,9 +30,14 @@ class Keys:
         if path is None:
             return cls(keys)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read the API keys in {path}: expected a text file with one key a line") from error
+            text = path.read_text(encoding="utf-8").replace("\ufeff", "")  # Windows begins a file with it
+        except OSError as error:
+            raise InputError(f"cannot read the API keys in {path}: {error.strerror}") from error
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:  # UTF-16, as PowerShell writes it, or no text at all
+            raise InputError(f"cannot read the API keys in {path}: save it as UTF-8, with one key a line")
+        lines = text.splitlines()
         from_file = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not from_file:
             raise InputError(f"{path} holds no API key: write one a line")
@@ -49,7 +54,8 @@ class Keys:
         digest = _hash(sent.strip())
         matches = [hmac.compare_digest(digest, known) for known in self._hashes]  # all of them, whichever matches
         if scheme.lower() != "bearer" or not any(matches):
-            raise Refused(401, "no valid API key: send Authorization: Bearer KEY", "authentication_error")
+            message = "no valid API key: send Authorization: Bearer KEY"
+            raise Refused(401, message, "authentication_error", WWW_Authenticate="Bearer")
 
 
 def _hash(key: str) -> bytes:

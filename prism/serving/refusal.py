@@ -8,11 +8,8 @@ INVALID = "invalid_request_error"
 class Refused(Exception):
     """A request that is not served. The message is for the caller and quotes no document."""
 
-    def __init__(self, status: int, message: str, kind: str, retry_after_s: int | None = None) -> None:
+    def __init__(self, status: int, message: str, kind: str, **headers: str) -> None:
+        """`headers` with `_` for `-`: what the client may do about it, such as `Retry_After="1"`."""
         super().__init__(message)
-        self.status, self.kind, self.retry_after_s = status, kind, retry_after_s
-
-    @property
-    def headers(self) -> dict[str, str]:
-        found = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        return found | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+        self.status, self.kind = status, kind
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -1,4 +1,4 @@
-"""What `POST /v1/rerank` reads and answers. Requests may carry nulls and unknown fields; responses name every field.
+"""What `POST /v1/rerank` reads. Requests may carry nulls and unknown fields; what is answered is in `dialects`.
 
 The request is the union of what the clients of Cohere, Jina, Voyage, vLLM and Text Embeddings Inference send, and
 ours: `evidence`, `threshold`, `instruction`, `on_long_document`, `stream`. `dialects.py` knows who sends what.
@@ -6,75 +6,117 @@ ours: `evidence`, `threshold`, `instruction`, `on_long_document`, `stream`. `dia
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from prism.inputs import OnLongDocument, Options
 from prism.text import clean
-from prism.types import Judgment, Outcome, Record, Truncation, Unsupported, Verdict, WindowScore
+from prism.types import Record
+
+_NUMERAL = r"^\s*[+-]?\d+(\.0*)?\s*$"
+_DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
+_TRUTHS = ["true", "false", "yes", "no", "on", "off", "1", "0", 1, 0]
 
 
 def _encodable(value: object) -> object:
     return clean(value) if isinstance(value, str) else value
 
 
-def _name(value: object) -> object:
-    return str(value) if type(value) is int else _encodable(value)
+def _unsaid(value: object) -> object:
+    """What a form leaves empty was not said."""
+    return None if isinstance(value, str) and not value.strip() else value
 
 
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number_type", "Input should be a number")
+    return value
+
+
+def _query_text(value: object) -> object:
+    """Jina's clients may send the query as an object."""
+    return value["text"] if isinstance(value, dict) and isinstance(value.get("text"), str) else value
+
+
+def _published(*kinds: dict[str, Any]) -> WithJsonSchema:
+    """JSON schema of an optional scalar, with all that is read as one."""
+    return WithJsonSchema({"anyOf": [*kinds, {"type": "string", "pattern": r"^\s*$"}, {"type": "null"}]})
+
+
+def _published_whole(least: int) -> WithJsonSchema:
+    return _published({"type": "integer", "minimum": least}, {"type": "string", "pattern": _NUMERAL})
 
 
 Text = Annotated[str, BeforeValidator(_encodable)]
 """A string; a lone surrogate, legal in JSON but in no encoding, is replaced one for one."""
-Whole = Annotated[int, BeforeValidator(_whole)]
-"""JSON knows one kind of number: 3.0 is whole."""
-# Bounds are published here and kept by `Reranker`, which answers 400 in words of its own.
-NotBlank = Annotated[Text, Field(json_schema_extra={"pattern": r"\S"})]
-Count = Annotated[Whole | None, Field(json_schema_extra={"minimum": 1})]
-CountOrZero = Annotated[Whole | None, Field(json_schema_extra={"minimum": 0})]
-Fraction = Annotated[float | None, Field(json_schema_extra={"minimum": 0, "maximum": 1})]
-
-
-class DocumentIn(BaseModel):
-    """A document as an object. With `rank_fields` in the request its text is made of the fields named there, and `text`
-    may be missing; else it is required."""
-
-    model_config = ConfigDict(strict=True, extra="allow", json_schema_extra={"required": ["text"]})
-
-    text: Annotated[Text | None, WithJsonSchema({"type": "string"})] = None
-    id: Annotated[str | None, BeforeValidator(_name)] = None
-    """A string, or a database's whole number."""
-    title: Text | None = None
-
-    def fields(self, rank_fields: list[str] | None) -> dict[str, Any]:
-        """What `Reranker` takes: text, id, title, and the names of fields nobody reads, for its warning."""
-        extra = self.model_extra or {}
-        if not rank_fields:
-            return {"text": self.text, "id": self.id, "title": self.title, **dict.fromkeys(extra)}
-        values = {"text": self.text, **extra}
-        chosen = [values[name] for name in rank_fields if values.get(name) is not None and name != "title"]
-        text = "\n".join(clean(value) if isinstance(value, str) else str(value) for value in chosen)
-        title = self.title if "title" in rank_fields else None
-        return {"text": text or title or "", "id": self.id, "title": title if text else None}
-
-
-def _kind(document: object) -> str | None:
-    if isinstance(document, str):
-        return "text"
-    return "object" if isinstance(document, dict | DocumentIn) else None
-
-
+Query = Annotated[Text, BeforeValidator(_query_text), Field(json_schema_extra={"pattern": r"\S"})]
+Maybe = Annotated[Text | None, BeforeValidator(_unsaid)]
+"""A string; a blank one counts as none."""
+# Scalars are read as FastAPI's servers read them, which clients were written against: "true" and 1 are true, "3" and
+# 3.0 are 3. Bounds are published here and kept by `Reranker`, which answers 400 in words of its own.
+Whole = Annotated[int, BeforeValidator(_number), Field(strict=False)]
+Real = Annotated[float, BeforeValidator(_number), Field(strict=False)]
+Count = Annotated[Whole | None, BeforeValidator(_unsaid), _published_whole(1)]
+CountOrZero = Annotated[Whole | None, BeforeValidator(_unsaid), _published_whole(0)]
+CountOrAll = Annotated[Whole | None, BeforeValidator(_unsaid), _published_whole(-1)]
+Fraction = Annotated[
+    Real | None,
+    BeforeValidator(_unsaid),
+    _published({"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": _DECIMAL}),
+]
+Switch = Annotated[
+    Annotated[bool, Field(strict=False)] | None,
+    BeforeValidator(_unsaid),
+    _published({"type": "boolean"}, {"enum": _TRUTHS}),
+]
+Side = Annotated[
+    Literal["left", "right"] | None,
+    BeforeValidator(lambda value: value.strip().lower() or None if isinstance(value, str) else value),
+    _published({"enum": ["left", "right", "Left", "Right"]}),
+]
 AnyDocument = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[DocumentIn, Tag("object")],
-    Discriminator(
-        _kind,
-        custom_error_type="document_type",
-        custom_error_message="Input should be a text or an object {text, id, title}",
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {
+                        "text": {"type": "string"},
+                        "id": {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]},
+                        "title": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                    },
+                    "required": ["text"],
+                },
+                {},
+            ],
+            "description": "A text or an object. With `rank_fields` an object's text is made of the fields named there."
+            " Anything else is an `error` on its own result.",
+        }
     ),
 ]
+
+
+def _chosen(document: Mapping[str, Any], rank_fields: list[str]) -> dict[str, Any]:
+    """The document that `rank_fields` make of an object: the fields named, in that order, each on a line of its own."""
+    named = {name: document[name] for name in rank_fields if document.get(name) is not None}
+    try:
+        texts = {name: _as_text(value) for name, value in named.items()}
+    except RecursionError:
+        return {"text": named, "id": document.get("id")}  # nested too deeply: an error of its own
+    title = texts.pop("title", None)
+    text = "\n".join(texts.values())
+    return {"text": text or title or "", "id": document.get("id"), "title": title if text else None}
+
+
+def _as_text(value: object) -> str:
+    """What is no text is read as JSON, as it was sent."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 class EvidenceIn(BaseModel):
@@ -109,15 +151,24 @@ Evidence = Annotated[
 ]
 
 
+class SpanOut(Record):
+    """`[start, end)` in Unicode code points of the document text."""
+
+    start: int
+    end: int
+    score: float
+    """How well this stretch backs the evidence, 0 to 1."""
+
+
 class SpansIn(BaseModel):
     """Cohere's `relevant_spans`."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     mode: Literal["enabled", "disabled"]
-    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    threshold: Annotated[Annotated[Real, Field(ge=0, le=1)] | None, BeforeValidator(_unsaid)] = None
     """Spans with at least this score; 0.1 by default."""
-    max_spans: Annotated[Whole, Field(ge=0)] | None = None
+    max_spans: Annotated[Annotated[Whole, Field(ge=0)] | None, BeforeValidator(_unsaid)] = None
 
     def choose(self, spans: tuple[SpanOut, ...]) -> tuple[SpanOut, ...]:
         """Best first, as Cohere orders them; equal scores in reading order."""
@@ -129,50 +180,66 @@ class SpansIn(BaseModel):
 
 
 class RerankRequest(BaseModel):
-    """`null` means the default, everywhere."""
+    """`null` means the default, everywhere, and so does a blank text but for the query."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    query: NotBlank
+    query: Query
+    """A text; `{"text": ...}` is read too."""
     documents: Annotated[list[AnyDocument], Field(json_schema_extra={"minItems": 1})]
     """Texts or objects. Clients of Text Embeddings Inference send `texts` instead."""
-    model: Text | None = None
+    model: Maybe = None
     """Clients send what they were set up with; the loaded model answers whatever the name."""
-    top_n: Count = None
-    """Voyage's clients send `top_k` instead."""
-    return_documents: bool | None = None
+    top_n: CountOrZero = None
+    """Voyage's clients send `top_k` instead. 0 means all, as with vLLM; at /v2/rerank and as `top_k` it is refused."""
+    return_documents: Switch = None
     """Clients of Text Embeddings Inference send `return_text` instead."""
     rank_fields: list[str] | None = None
-    """Which fields of document objects are read, in this order."""
+    """Which fields of document objects are read, in this order. What is not a text in them is read as JSON."""
     max_tokens_per_doc: Count = None
     """Read so many tokens of each document."""
-    truncate_prompt_tokens: Annotated[Whole | None, Field(json_schema_extra={"minimum": -1})] = None
+    truncate_prompt_tokens: CountOrAll = None
     """vLLM's name for `max_prompt_tokens`; -1: as many as the model reads."""
-    truncation: bool | None = None
+    truncation: Switch = None
     """Voyage: false refuses documents that would be cut."""
-    truncate: bool | None = None
-    """Text Embeddings Inference; documents are always cut where the model's limit is, and the cut is reported."""
-    truncation_direction: Literal["Left", "Right", "left", "right"] | None = None
-    """Text Embeddings Inference; what is cut off is always the end."""
-    raw_scores: bool | None = None
-    """Text Embeddings Inference: log-odds instead of probabilities."""
+    truncate: Switch = None
+    """Text Embeddings Inference: as `truncation`."""
+    truncation_direction: Side = None
+    """Text Embeddings Inference; vLLM's clients send `truncation_side`. Only the end is ever cut off: with `left`,
+    documents that would be cut are refused."""
+    raw_scores: Switch = None
+    """Text Embeddings Inference: scores are log-odds, not probabilities. Thresholds and verdicts stay as they are."""
+    use_activation: Switch = None
+    """vLLM: false means `raw_scores`."""
     relevant_spans: SpansIn | None = None
     evidence: Evidence | None = None
     """False: scores only, nothing is written."""
     evidence_tokens: CountOrZero = None
     """Short for `evidence.max_tokens`."""
-    instruction: NotBlank | None = None
+    instruction: Maybe = None
     threshold: Fraction = None
     """Scores from here on mean yes."""
     max_prompt_tokens: Count = None
-    on_long_document: OnLongDocument | None = None
-    """`truncate` (default) cuts a long document, `window` reads it in windows."""
-    stream: bool | None = None
+    on_long_document: Annotated[OnLongDocument | None, BeforeValidator(_unsaid)] = None
+    """`truncate` (default) cuts a long document, `window` reads it in windows, `refuse` refuses the request."""
+    stream: Switch = None
     """Server-sent events: the ranking, then each text as it is written, usage, done."""
 
-    def texts(self) -> list[str | dict[str, Any]]:
-        """The documents as `Reranker.arerank` takes them."""
-        return [sent if isinstance(sent, str) else sent.fields(self.rank_fields) for sent in self.documents]
+    def texts(self) -> list[Any]:
+        """The documents as `Reranker.arerank` takes them, encodable."""
+        return [self._read(sent) for sent in self.documents]
+
+    def sent_text(self, index: int) -> str | None:
+        """The text that spans of a document point into; None where it has none."""
+        read = self._read(self.documents[index])
+        text = read.get("text") if isinstance(read, dict) else read
+        return text if isinstance(text, str) else None
+
+    def _read(self, sent: Any) -> Any:
+        if isinstance(sent, dict):
+            read = _chosen(sent, self.rank_fields) if self.rank_fields else sent
+            return {**read, "text": _encodable(read["text"])} if "text" in read else read
+        return _encodable(sent)
 
     def settings(self) -> EvidenceIn:
         return self.evidence if isinstance(self.evidence, EvidenceIn) else EvidenceIn()
@@ -205,163 +272,56 @@ class RerankRequest(BaseModel):
             max_prompt_tokens=prompt if self.max_prompt_tokens is None else self.max_prompt_tokens,
             max_document_tokens=self.max_tokens_per_doc,
             max_total_tokens=max_total_tokens,
-            on_long_document=self.on_long_document or "truncate",
+            on_long_document=self.on_long_document or ("refuse" if self.forbids_cuts() else "truncate"),
         )
+
+    def forbids_cuts(self) -> str | None:
+        """The setting under which no document may be cut, as it was sent."""
+        settings = {
+            "truncation: false": self.truncation is False,
+            "truncate: false": self.truncate is False,
+            "truncation_direction: left (only the end can be cut off here)": self.truncation_direction == "left",
+        }
+        return next((name for name, asked in settings.items() if asked), None)
+
+    def spellings(self) -> dict[str, str]:
+        """What `Reranker` calls an option, and what this request called it: errors speak the sender's language."""
+        from_vllm = self.truncate_prompt_tokens is not None and self.max_prompt_tokens is None
+        found = {
+            "max_document_tokens": "max_tokens_per_doc",
+            "max_prompt_tokens": "truncate_prompt_tokens" if from_vllm else None,
+            "evidence_tokens": "evidence.max_tokens" if self.evidence_tokens is None else None,
+            "evidence_top_n": "evidence.top_n",
+            "evidence_threshold": "evidence.threshold",
+            "on_long_document='refuse'": None if self.on_long_document else self.forbids_cuts(),
+        }
+        return {name: sent for name, sent in found.items() if sent}
+
+    @property
+    def raw(self) -> bool:
+        """Whether scores are told as log-odds."""
+        return bool(self.raw_scores) or self.use_activation is False
 
     def warnings(self, model: str) -> list[str]:
         """What was sent and not heeded."""
         found = []
         if self.model not in (None, model):
             found.append(f"answered by {model!r}: there is no model {_shorten(self.model or '')!r} here")
-        names = [*(self.model_extra or {}), *(f"evidence.{name}" for name in self.settings().model_extra or {})]
-        if unread := sorted(map(_shorten, names)):
-            found.append(f"ignored fields: {', '.join(unread[:10])}{', …' if len(unread) > 10 else ''}")
+        inner = {"evidence": self.evidence, "relevant_spans": self.relevant_spans}
+        names = list(self.model_extra or {})
+        for outer, settings in inner.items():
+            names += [f"{outer}.{name}" for name in (isinstance(settings, BaseModel) and settings.model_extra) or {}]
+        if names:
+            found.append(ignored(names))
         if self.rank_fields and len(self.rank_fields) > 1:
             found.append("relevant_spans are offsets in the rank_fields joined by line ends, without title")
         return found
 
 
-class SpanOut(Record):
-    """`[start, end)` in Unicode code points of the document text."""
-
-    start: int
-    end: int
-    score: float
-    """How well this stretch backs the evidence, 0 to 1."""
-
-
-class DocumentOut(Record):
-    text: str
-
-
-class ErrorOut(Record):
-    message: str
-    type: str
-
-
-class ResultOut(Record):
-    """One document; best first, documents with an `error` last."""
-
-    index: int
-    relevance_score: float
-    """0 with `error`: that document has no score, but clients (LiteLLM is one) make a number of whatever is here."""
-    id: str | None = None
-    document: DocumentOut | None = None
-    verdict: Verdict | None
-    outcome: Outcome
-    contribution: str | None
-    evidence: str | None
-    relevant_spans: tuple[SpanOut, ...]
-    support: float | None
-    unsupported: tuple[Unsupported, ...] | None
-    """null when the check `facts` was not asked for."""
-    truncation: Truncation | None = None
-    windows: tuple[WindowScore, ...] | None = None
-    """With `on_long_document: window`: what each window of a long document scored."""
-    error: ErrorOut | None = None
-
-
-class ScoreOut(Record):
-    """One document as Voyage's clients read it."""
-
-    index: int
-    relevance_score: float
-    document: DocumentOut | None = None
-
-
-class UsageOut(Record):
-    total_tokens: int
-    prompt_tokens: int
-    cached_tokens: int
-    written_tokens: int
-
-
-class Meta(Record):
-    warnings: tuple[str, ...]
-    answerable: float | None = None
-    """Calibrated probability that the best document answers the query, so that any does is at least so probable; left
-    out when the model carries no calibration."""
-
-
-class RerankResponse(Record):
-    id: str
-    object: Literal["rerank", "list"] = "rerank"
-    model: str
-    results: tuple[ResultOut, ...]
-    data: tuple[ScoreOut, ...] | None = None
-    """The same ranking in few words, for clients that look here; documents with an `error` have the score 0."""
-    usage: UsageOut
-    meta: Meta
-
-
-class ErrorBody(Record):
-    """One body for the clients of every dialect but two."""
-
-    id: str
-    message: str
-    detail: str
-    error: ErrorOut
-
-
-class VoyageErrorBody(Record):
-    """What Voyage's clients read of an error."""
-
-    detail: str
-    message: str
-
-
-class TeiErrorBody(Record):
-    """What the clients of Text Embeddings Inference read of an error."""
-
-    error: str
-    error_type: str
-    message: str
-    detail: str
-    id: str
-
-
-class TeiItem(Record):
-    """One document as the clients of Text Embeddings Inference read it; an answer to them is a bare array of these."""
-
-    index: int
-    score: float
-    text: str | None = None
-    error: str | None = None
-
-
-def result_out(judgment: Judgment, request: RerankRequest) -> ResultOut:
-    """One judgment, with what the request asked to see of it."""
-    optional: dict[str, Any] = {}
-    if judgment.id is not None:
-        optional["id"] = judgment.id
-    if request.return_documents:
-        optional["document"] = DocumentOut(text=sent_text(request, judgment.index))
-    if judgment.truncation:
-        optional["truncation"] = judgment.truncation
-    if judgment.windows:
-        optional["windows"] = judgment.windows
-    if judgment.error:
-        optional["error"] = ErrorOut(message=judgment.error, type="invalid_document")
-    checks = request.checks()
-    spans = tuple(SpanOut(start=s.start, end=s.end, score=s.support) for s in judgment.spans if "spans" in checks)
-    return ResultOut(
-        index=judgment.index,
-        relevance_score=judgment.score or 0.0,
-        verdict=judgment.verdict,
-        outcome=judgment.outcome,
-        contribution=judgment.contribution,
-        evidence=judgment.evidence,
-        relevant_spans=request.relevant_spans.choose(spans) if request.relevant_spans else spans,
-        support=judgment.support if "spans" in checks else None,
-        unsupported=judgment.unsupported if "facts" in checks else None,
-        **optional,
-    )
-
-
-def sent_text(request: RerankRequest, index: int) -> str:
-    """The text that spans of a document point into."""
-    sent = request.documents[index]
-    return sent if isinstance(sent, str) else str(sent.fields(request.rank_fields)["text"])
+def ignored(names: Iterable[str]) -> str:
+    """The warning about fields nobody reads."""
+    unread = sorted(map(_shorten, names))
+    return f"ignored fields: {', '.join(unread[:10])}{', …' if len(unread) > 10 else ''}"
 
 
 def request_schema() -> dict[str, Any]:

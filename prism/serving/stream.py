@@ -22,9 +22,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from prism.result import Contributed, Event, Judged, Ranked
-from prism.serving.dialects import Dialect, dump, head, meta, usage
+from prism.serving.dialects import Dialect, dump, head, meta, result_out, usage
 from prism.serving.disconnect import until_disconnect
-from prism.serving.schema import RerankRequest, result_out
+from prism.serving.schema import RerankRequest
 
 Emit = Callable[[bytes], None]
 EVENT_SCHEMA = {
