@@ -122,6 +122,8 @@ def test_booleans_as_clients_send_them(client: httpx.Client, truth: Any, lie: An
     assert "document" not in post(client, return_documents=lie).json()["results"][0]
     assert post(client, stream=truth).headers["content-type"].startswith("text/event-stream")
     assert post(client, stream=lie).headers["content-type"] == "application/json"
+    assert post(client, evidence=truth).json()["results"][0]["evidence"]
+    assert post(client, evidence=lie).json()["results"][0]["evidence"] is None
 
 
 @pytest.mark.parametrize("one", [1, 1.0, "1", " 1 ", "1.0", "+1"])
@@ -233,7 +235,8 @@ def test_lone_surrogates_keep_offsets_and_come_back_encodable(client: httpx.Clie
         ({"return_documents": 2}, 422, "return_documents"),
         ({"return_documents": "perhaps"}, 422, "return_documents"),
         ({"query": {"image": "data:..."}}, 422, "query"),
-        ({"evidence": "no"}, 422, "evidence"),
+        ({"evidence": "perhaps"}, 422, "evidence"),
+        ({"evidence": 2}, 422, "evidence"),
         ({"model": 3}, 422, "model"),
     ],
 )

@@ -19,7 +19,8 @@ from prism.types import Record
 
 _NUMERAL = r"^\s*[+-]?\d+(\.0*)?\s*$"
 _DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
-_TRUTHS = ["true", "false", "yes", "no", "on", "off", "1", "0", 1, 0]
+_TRUTHS = dict.fromkeys(("true", "yes", "on", "t", "y", "1"), True)
+_TRUTHS |= dict.fromkeys(("false", "no", "off", "f", "n", "0"), False)
 
 
 def _encodable(value: object) -> object:
@@ -29,6 +30,13 @@ def _encodable(value: object) -> object:
 def _unsaid(value: object) -> object:
     """What a form leaves empty was not said."""
     return None if isinstance(value, str) and not value.strip() else value
+
+
+def _switched(value: object) -> object:
+    """true and false, and what stands for them."""
+    if isinstance(value, str):
+        return _unsaid(_TRUTHS.get(value.strip().lower(), value))
+    return bool(value) if isinstance(value, int | float) and value in (0, 1) else value
 
 
 def _number(value: object) -> object:
@@ -53,13 +61,18 @@ def _published_whole(least: int) -> WithJsonSchema:
 
 Text = Annotated[str, BeforeValidator(_encodable)]
 """A string; a lone surrogate, legal in JSON but in no encoding, is replaced one for one."""
-Query = Annotated[Text, BeforeValidator(_query_text), Field(json_schema_extra={"pattern": r"\S"})]
+_SAID = {"type": "string", "pattern": r"\S"}
+Query = Annotated[
+    Text,
+    BeforeValidator(_query_text),
+    WithJsonSchema({"anyOf": [_SAID, {"type": "object", "properties": {"text": _SAID}, "required": ["text"]}]}),
+]
 Maybe = Annotated[Text | None, BeforeValidator(_unsaid)]
 """A string; a blank one counts as none."""
 # Scalars are read as FastAPI's servers read them, which clients were written against: "true" and 1 are true, "3" and
 # 3.0 are 3. Bounds are published here and kept by `Reranker`, which answers 400 in words of its own.
-Whole = Annotated[int, BeforeValidator(_number), Field(strict=False)]
-Real = Annotated[float, BeforeValidator(_number), Field(strict=False)]
+Whole = Annotated[int, Field(strict=False), BeforeValidator(_number)]
+Real = Annotated[float, Field(strict=False), BeforeValidator(_number)]
 Count = Annotated[Whole | None, BeforeValidator(_unsaid), _published_whole(1)]
 CountOrZero = Annotated[Whole | None, BeforeValidator(_unsaid), _published_whole(0)]
 CountOrAll = Annotated[Whole | None, BeforeValidator(_unsaid), _published_whole(-1)]
@@ -68,11 +81,7 @@ Fraction = Annotated[
     BeforeValidator(_unsaid),
     _published({"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": _DECIMAL}),
 ]
-Switch = Annotated[
-    Annotated[bool, Field(strict=False)] | None,
-    BeforeValidator(_unsaid),
-    _published({"type": "boolean"}, {"enum": _TRUTHS}),
-]
+Switch = Annotated[bool | None, BeforeValidator(_switched), _published({"type": "boolean"}, {"enum": [*_TRUTHS, 1, 0]})]
 Side = Annotated[
     Literal["left", "right"] | None,
     BeforeValidator(lambda value: value.strip().lower() or None if isinstance(value, str) else value),
@@ -166,9 +175,13 @@ class SpansIn(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     mode: Literal["enabled", "disabled"]
-    threshold: Annotated[Annotated[Real, Field(ge=0, le=1)] | None, BeforeValidator(_unsaid)] = None
+    threshold: Annotated[
+        Annotated[float, Field(strict=False, ge=0, le=1), BeforeValidator(_number)] | None, BeforeValidator(_unsaid)
+    ] = None
     """Spans with at least this score; 0.1 by default."""
-    max_spans: Annotated[Annotated[Whole, Field(ge=0)] | None, BeforeValidator(_unsaid)] = None
+    max_spans: Annotated[
+        Annotated[int, Field(strict=False, ge=0), BeforeValidator(_number)] | None, BeforeValidator(_unsaid)
+    ] = None
 
     def choose(self, spans: tuple[SpanOut, ...]) -> tuple[SpanOut, ...]:
         """Best first, as Cohere orders them; equal scores in reading order."""
@@ -212,7 +225,7 @@ class RerankRequest(BaseModel):
     use_activation: Switch = None
     """vLLM: false means `raw_scores`."""
     relevant_spans: SpansIn | None = None
-    evidence: Evidence | None = None
+    evidence: Annotated[Evidence | None, BeforeValidator(_switched)] = None
     """False: scores only, nothing is written."""
     evidence_tokens: CountOrZero = None
     """Short for `evidence.max_tokens`."""
