@@ -1,8 +1,8 @@
-"""Measure a checkpoint on held-out groups: one positive among BM25 negatives.
+"""Measure a checkpoint on held-out groups: one positive among the negatives that BM25 and a dense model rank highest.
 
-    python eval/held_out.py --model nano --groups runs/nano/data/dev.jsonl
+    python eval/held_out.py --model mini --groups runs/mini/data/dev.jsonl
 
-Groups come from a recipe's data build; without one, `--recipe recipes/nano.yaml` makes them (a minute).
+Groups come from a recipe's data build; without one, `--recipe recipes/mini.yaml` makes it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer import Option
 
-from prism.data.build import build_dev
-from prism.errors import PrismError, RecipeError
+from prism.data.qa import build
+from prism.errors import DataError, PrismError, RecipeError
 from prism.evaluation.held_out import evaluate, markdown, read_groups
 from prism.evaluation.report import command_line
 from prism.reranker import Reranker
@@ -27,30 +27,34 @@ from prism.training.recipe import load_recipe
 _CONSOLE = Console(stderr=True)
 
 
-def _groups_file(groups: Path | None, recipe: Path, language: str) -> Path:
+def _groups_file(groups: Path | None, recipe: Path) -> Path:
     if groups is not None:
         return groups
     resolved = load_recipe(recipe)
-    if resolved.data.pairs is None:
+    if resolved.data.qa is None:
         raise RecipeError(f"{recipe} holds out no documents: pass --groups FILE")
-    path = resolved.folder / "data" / ("dev.jsonl" if language == "en" else f"dev-{language}.jsonl")
-    if not path.is_file():
-        build_dev(resolved.data.pairs, path, resolved.seed, _CONSOLE.print, language=language)
-    return path
+    build(resolved.data.qa, resolved.folder / "data", resolved.seed, _CONSOLE.print)
+    return resolved.folder / "data" / "dev.jsonl"
 
 
 def main(
-    model: Annotated[str, Option(help="Checkpoint: nano, a directory, or a hub id.")] = "nano",
+    model: Annotated[str, Option(help="Checkpoint: mini, a directory, or a hub id.")] = "mini",
     groups: Annotated[Path | None, Option(help="JSONL groups; default: those of the recipe.")] = None,
-    recipe: Annotated[Path, Option(help="Recipe whose held-out documents to use.")] = Path("recipes/nano.yaml"),
-    language: Annotated[Literal["en", "de", "ru", "zh"], Option(help="Of the recipe's held-out documents.")] = "en",
+    recipe: Annotated[Path, Option(help="Recipe whose held-out documents to use.")] = Path("recipes/mini.yaml"),
+    language: Annotated[
+        str | None, Option(help="Only groups whose documents are in it, such as zh; default: all.")
+    ] = None,
     limit: Annotated[int | None, Option(help="Only the first N groups of each kind of query.")] = None,
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Option(help="Arithmetic.")] = "auto",
     out: Annotated[Path | None, Option(help="Folder for report.json and report.md.")] = None,
 ) -> None:
     """Rank, write and check held-out groups; print the tables."""
     try:
-        chosen = read_groups(_groups_file(groups, recipe, language))
+        chosen = read_groups(_groups_file(groups, recipe))
+        if language is not None:
+            chosen = [group for group in chosen if (group.positive.language or "en") == language]
+            if not chosen:
+                raise DataError(f"no held-out group is in language {language!r}: leave --language out for all")
         if limit is not None:
             kinds = sorted({group.kind for group in chosen})
             chosen = [g for kind in kinds for g in [c for c in chosen if c.kind == kind][:limit]]

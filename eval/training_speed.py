@@ -1,6 +1,6 @@
 """How fast the trainer trains, against the published reference loop and TRL's own, and what distillation costs.
 
-    python eval/training_speed.py --out eval/results/training_speed        nano's size, on a CPU
+    python eval/training_speed.py --out eval/results/training_speed        the size of 10 million parameters, on a CPU
     python eval/training_speed.py --size 0.6b --size 4b --train full --train lora --packing --checkpointing \\
         --shortest 500 --longest 4000 --batch-size 32 --tokens-per-batch 16384 --attention flash_attention_2 \\
         --peak-tflops 989 --out eval/results/training_speed_gpu            real sizes, random weights, on an H100
@@ -26,6 +26,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 import transformers
@@ -33,7 +34,7 @@ import typer
 
 from prism.evaluation.report import command_line, write_whole
 from prism.training.batches import collator
-from prism.training.dataset import IGNORED, Row
+from prism.training.dataset import IGNORED, Row, as_dataset
 from prism.training.distill import DistillTrainer
 from prism.training.dry_run import training_flops
 from prism.training.model import adapted
@@ -49,7 +50,7 @@ class Size(StrEnum):
     """Shapes of random models."""
 
     TINY = "tiny"
-    NANO = "nano"
+    SMALLEST = "10m"
     SMALL = "0.6b"
     LARGE = "4b"
 
@@ -63,11 +64,11 @@ class Kind(StrEnum):
 
 TRL_STEPS = 4
 """Batches a step in TRL's way: it cannot cut them by tokens, and long rows must fit together."""
-# hidden, MLP, layers, heads, key heads, head size, vocabulary: nano's recipe, and the configurations of Qwen/Qwen3-0.6B
+# hidden, MLP, layers, heads, key heads, head size, vocabulary: 10 million parameters, and those of Qwen/Qwen3-0.6B
 # and Qwen/Qwen3-4B.
 SHAPES: dict[Size, tuple[int, ...]] = {
     Size.TINY: (64, 128, 2, 2, 2, 64, 512),
-    Size.NANO: (320, 896, 4, 5, 5, 64, 16384),
+    Size.SMALLEST: (320, 896, 4, 5, 5, 64, 16384),
     Size.SMALL: (1024, 3072, 28, 16, 8, 128, 151936),
     Size.LARGE: (2560, 9728, 36, 32, 8, 128, 151936),
 }
@@ -131,9 +132,8 @@ def random_rows(records: int, vocabulary: int, shortest: int, longest: int) -> l
         yes = number % 2 == 0
         written = [rng.randrange(32, vocabulary) for _ in range(len(prompt) // 5 if yes else 1)]
         ids = [*prompt, LABELS[0] if yes else LABELS[1], *written]
-        labels = [IGNORED] * (len(prompt) + 1) + written
-        weights = [0.0] + [1.0] * len(written)
-        made.append(Row(ids, labels, [IGNORED] * len(ids), len(prompt), 0.9 if yes else 0.1, number, weights))
+        weights = np.array([0.0] + [1.0] * len(written), dtype=np.float32)
+        made.append(Row(np.array(ids, dtype=np.int32), len(prompt), 0.9 if yes else 0.1, number, weights))
     return made
 
 
@@ -146,8 +146,8 @@ def reference_loop(step: int) -> Train:
         optimizer = torch.optim.AdamW(free, lr=1e-5, weight_decay=0.01)
         model.train()
         for number, row in enumerate(rows, 1):
-            logits = model(torch.tensor([row.input_ids], device=device), use_cache=False).logits[0]
-            targets = torch.tensor(row.labels[1:], device=device)
+            logits = model(torch.tensor(row.input_ids, device=device)[None].long(), use_cache=False).logits[0]
+            targets = torch.tensor(row.labels[1:], device=device).long()
             sft = F.cross_entropy(logits[:-1].float(), targets, ignore_index=IGNORED)
             yes, no = logits[row.label_position - 1, list(LABELS)].float()
             loss = sft + 20.0 * ((yes - no).sigmoid() - row.teacher_score) ** 2
@@ -201,8 +201,6 @@ def trainer_way(recipe: Recipe, tokenizer: Any) -> Train:
     """One epoch of the real trainer."""
 
     def run(model: Any, rows: list[Row]) -> None:
-        from datasets import Dataset
-
         schedule = recipe.schedule
         placed = arrange(recipe, rows)
         with tempfile.TemporaryDirectory() as folder:
@@ -215,7 +213,7 @@ def trainer_way(recipe: Recipe, tokenizer: Any) -> Train:
                 model=model,
                 args=settings,
                 data_collator=collator(0, packed=schedule.packing, grouped=schedule.tokens_per_batch is not None),
-                train_dataset=Dataset.from_list([{**rows[row]._asdict(), "batch": batch} for row, batch in placed]),
+                train_dataset=as_dataset(rows, placed),
                 processing_class=tokenizer,
             )
             trainer.remove_callback(transformers.PrinterCallback)
@@ -347,7 +345,7 @@ def main(
         log_steps=10_000,
     )
     texts, body = ["# Speed of training", ""], []
-    for shape in size or [Size.NANO]:
+    for shape in size or [Size.SMALLEST]:
         for kind in train or [Kind.FULL]:
             rows = random_rows(records - records % batch_size, SHAPES[shape][-1], shortest, longest)
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Verdict = Literal["yes", "no"]
 Support = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -17,6 +25,25 @@ class Record(BaseModel):
     """A frozen record that refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Settings(Record):
+    """A record of settings that people write: numbers are finite, and `true` is not the number 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans_as_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name is not None:
+            taken = cls.model_fields[info.field_name].annotation
+            if taken is not bool and bool not in get_args(taken) and _is_number(taken):
+                raise ValueError("expected a number")
+        return value
+
+
+def _is_number(annotation: Any) -> bool:
+    return any(kind in (annotation, *get_args(annotation)) for kind in (int, float))
 
 
 class Document(Record):

@@ -81,7 +81,7 @@ def speaking(schedule: Schedule, losses: Losses) -> Recipe:
 def test_arranged_rows_of_a_step_are_those_drawn_for_it(tiny_tokenizer):
     """The budget decides what is computed together, never what a step trains on."""
     template = Template(PRISM, tiny_tokenizer)
-    made = [make_row(example(i), template, 400, lm=False) for i in range(32)]
+    made = [make_row(example(i), template, 400) for i in range(32)]
     steps = []
     for budget in (None, 300):
         schedule = Schedule(batch_size=4, accumulation=2, tokens_per_batch=budget)
@@ -98,7 +98,7 @@ def rows_for(template: Template) -> list[Row]:
         changed = {"document": one.document + " More." * 7 * number}
         if number in (1, 2, 6):
             changed["teacher_score"] = None
-        made.append(make_row(one.model_copy(update=changed), template, 600, number % 3 == 0, PartWeights(evidence=3.0)))
+        made.append(make_row(one.model_copy(update=changed), template, 600, PartWeights(evidence=3.0)))
     return made
 
 
@@ -158,13 +158,12 @@ def test_what_is_counted_by_hand(tiny_tokenizer):
     # Rows 0 to 3 ask one thing, 4 to 7 another. Teachers: rows 0, 3 and rows 4, 5, 7: 1 + 3 pairs of two queries.
     assert (found["distill"], found["margin"], found["listwise"]) == (5, 1 + 3, 2)
     assert found["sft"] == pytest.approx(sum(sum(row["weights"]) for row in made))
-    assert found["lm"] == sum(sum(label >= 0 for label in row["lm_labels"][1:]) for row in made)
     assert collator(0, packed=True)(made)["counts"] == found
 
 
 def test_a_budget_trains_what_batches_of_rows_train(recipe, tmp_path):  # noqa: F811
     """Through the command's own path, with the same rows in every step: equal but for the order of sums."""
-    exact = ["schedule.bf16=false", "optimizer.name=adamw", "optimizer.eps=1e-3"]  # nothing that blows up last bits
+    exact = ["schedule.bf16=false", "optimizer.eps=1e-3"]  # nothing that blows up last bits
     common = [*exact, "schedule.max_steps=4", "schedule.save_steps=4", "schedule.batch_size=8"]
     one = weights(train(recipe, overrides=common, output=tmp_path / "rows"))
     budget = [*common[:-1], "schedule.batch_size=2", "schedule.accumulation=4", "schedule.tokens_per_batch=600"]
@@ -172,7 +171,7 @@ def test_a_budget_trains_what_batches_of_rows_train(recipe, tmp_path):  # noqa: 
     # The checkpoint is rounded to bf16: a last bit may differ.
     assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-4, rtol=2**-7) for name in one)
     logs = [json.loads((tmp_path / name / "log.json").read_text())["history"][0] for name in ("rows", "tokens")]
-    for term in ("distill", "sft", "lm", "tokens"):
+    for term in ("distill", "sft", "tokens"):
         assert logs[0][term] == pytest.approx(logs[1][term], rel=1e-4)
 
 
@@ -182,7 +181,7 @@ def test_arguments_hand_a_whole_step_over(tmp_path):
 
 
 def test_dry_run_counts_what_is_computed(tiny_tokenizer):
-    made = [make_row(example(i), Template(PRISM, tiny_tokenizer), 400, lm=False) for i in range(10)]
+    made = [make_row(example(i), Template(PRISM, tiny_tokenizer), 400) for i in range(10)]
     schedule = Schedule(batch_size=2, accumulation=2, tokens_per_batch=250)
     settings = speaking(schedule, Losses())
     placed = arrange(settings, made)

@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
 from prism.data.build import build, split
+
 from prism.data.pairs import Lexicon, make_queries, negative, negatives, place_questions, positive
 from prism.data.passages import cut, words
 from prism.data.records import read_examples

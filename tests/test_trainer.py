@@ -1,4 +1,4 @@
-"""The real trainer on a tiny new model: parameters move, every term has a gradient, a killed run resumes exactly."""
+"""The real trainer on a tiny model: parameters move, every term has a gradient, a killed run resumes exactly."""
 
 from __future__ import annotations
 
@@ -50,17 +50,15 @@ def example(number: int) -> Example:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
+def recipe(tmp_path: Path, tiny_checkpoint: Path) -> Path:
     write_examples(tmp_path / "train.jsonl", [example(i) for i in range(64)])
     settings = {
         "name": "tiny",
         "output": str(tmp_path / "run"),
-        "model": {
-            "scratch": {"vocab_size": 512, "hidden_size": 144, "layers": 3, "heads": 2, "mlp_size": 96, "wired": False}
-        },
-        "data": {"files": [str(tmp_path / "train.jsonl")], "max_tokens": 256, "lm_share": 0.5},
-        "losses": {"distill": 20.0, "sft": 1.0, "lm": 0.3},
-        "optimizer": {"name": "muon", "lr": 1e-3, "warmup_steps": 2},
+        "model": {"base": str(tiny_checkpoint), "template": "prism"},
+        "data": {"files": [str(tmp_path / "train.jsonl")], "max_tokens": 400},
+        "losses": {"distill": 20.0, "sft": 1.0},
+        "optimizer": {"lr": 1e-3, "warmup_steps": 2},
         "schedule": {"batch_size": 4, "epochs": 2, "save_steps": 4, "log_steps": 2},
     }
     path = tmp_path / "tiny.yaml"
@@ -90,18 +88,18 @@ def test_recipe_becomes_a_checkpoint_that_reranks(recipe, tmp_path):
         assert all(0.0 < judgment.score < 1.0 for judgment in result)
     logged = yaml.safe_load((tmp_path / "run" / "log.json").read_text())
     assert logged["steps"] == 32
-    assert {"distill", "sft", "lm"} <= logged["history"][0].keys()
+    assert {"distill", "sft"} <= logged["history"][0].keys()
 
 
 def trainer_for(tiny_tokenizer, model, folder: Path, weights: Losses) -> DistillTrainer:
     from datasets import Dataset
 
     template = Template(PRISM, tiny_tokenizer)
-    made = [make_row(example(i), template, 400, lm=True)._asdict() for i in range(8)]
+    made = [make_row(example(i), template, 400)._asdict() for i in range(8)]
     return DistillTrainer(
         label_ids=template.label_ids,
         weights=weights,
-        settings=load_recipe(ROOT / "recipes" / "nano.yaml"),
+        settings=load_recipe(ROOT / "recipes" / "mini.yaml"),
         model=model,
         args=SFTConfig(
             output_dir=str(folder),
@@ -128,7 +126,7 @@ def test_every_parameter_moves(tiny_tokenizer, tiny_qwen3, tmp_path):
 
     model = deepcopy(tiny_qwen3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    trainer_for(tiny_tokenizer, model, tmp_path, Losses(lm=0.3)).train()
+    trainer_for(tiny_tokenizer, model, tmp_path, Losses()).train()
     still = [name for name, p in model.named_parameters() if torch.equal(before[name], p)]
     assert still == []
 
@@ -214,6 +212,54 @@ def test_kill_9_and_resume_gives_the_same_weights(recipe, tmp_path):
     assert steps[0] == steps[1]
 
 
+def states(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("ending", [[], ["schedule.max_steps=6"]], ids=["epochs", "max_steps"])
+def test_a_finished_run_is_finished(recipe, tmp_path, capsys, ending):
+    """Run again it changes no file and says so, whatever ended it."""
+    folder = train(recipe, overrides=ending)
+    before = states(tmp_path / "run")
+    capsys.readouterr()
+    assert train(recipe, overrides=ending) == folder
+    assert states(tmp_path / "run") == before
+    assert "finished: nothing was trained" in capsys.readouterr().err
+
+
+def test_a_run_killed_between_its_last_step_and_its_checkpoint_is_packaged_as_it_was(recipe, tmp_path):
+    short = ["schedule.max_steps=6", "schedule.save_steps=2"]
+    whole = states(train(recipe, overrides=short))
+    for name in ("log.json", "checkpoint/prism.json", "checkpoint/model.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    assert states(train(recipe, overrides=short)) == whole
+    assert json.loads((tmp_path / "run/log.json").read_text())["steps"] == 6
+    assert sorted(path.name for path in (tmp_path / "run/state").iterdir() if path.is_dir())[-1] == "checkpoint-6"
+
+
+def test_early_stopping_stays_stopped(recipe, tmp_path):
+    write_examples(tmp_path / "dev.jsonl", [example(i) for i in range(64, 72)])
+    stopping = [
+        f"evaluation={{file: {tmp_path / 'dev.jsonl'}, every_steps: 2, queries: 2, written: 0, patience: 1}}",
+        "optimizer.lr=1e-12",
+        "schedule.save_steps=2",
+    ]
+    train(recipe, overrides=stopping)
+    steps = json.loads((tmp_path / "run/log.json").read_text())["steps"]
+    assert steps < 32
+    whole = states(tmp_path / "run/checkpoint")
+    (tmp_path / "run/log.json").unlink()  # as if killed before the end of it
+    train(recipe, overrides=stopping)
+    assert json.loads((tmp_path / "run/log.json").read_text())["steps"] == steps
+    assert states(tmp_path / "run/checkpoint") == whole
+
+
+def test_fresh_leaves_no_state_of_the_run_before(recipe, tmp_path):
+    train(recipe, overrides=["schedule.max_steps=8", "schedule.save_steps=4"])
+    train(recipe, overrides=["schedule.max_steps=2", "schedule.save_steps=2"], resume=False)
+    assert [path.name for path in (tmp_path / "run/state").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
 def test_a_folder_of_another_recipe_is_not_continued(recipe, tmp_path):
     train(recipe, overrides=["schedule.max_steps=4"])
     with pytest.raises(RecipeError, match="different recipe"):
@@ -239,7 +285,7 @@ def test_optimizer_keeps_fp32_copies_of_bf16_weights(tiny_qwen3):
 
     model = deepcopy(tiny_qwen3).to(torch.bfloat16)
     parameter = model.model.norm.weight
-    optimizer = build_optimizer(model, Optimizer(name="adamw", lr=1e-4, weight_decay=0.0))
+    optimizer = build_optimizer(model, Optimizer(lr=1e-4, weight_decay=0.0))
     start = parameter.detach().clone()
     for _ in range(100):
         for p in model.parameters():
@@ -280,6 +326,6 @@ def test_packed_rows_do_not_see_each_other(tiny_tokenizer, tiny_qwen3, tmp_path)
 def test_document_titles_reach_the_model(tiny_tokenizer):
     template = Template(PRISM, tiny_tokenizer)
     titled = example(2).model_copy(update={"title": "Lindau"})
-    row = make_row(titled, template, 400, lm=False)
+    row = make_row(titled, template, 400)
     prompt = template.render(titled.query, Document(text=titled.document, title="Lindau"))
-    assert row.input_ids[: row.label_position] == prompt.ids
+    assert row.input_ids[: row.label_position].tolist() == prompt.ids

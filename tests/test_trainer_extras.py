@@ -32,8 +32,8 @@ def four_bits(tmp_path: Path, tiny_checkpoint: Path) -> Path:
 
 def test_four_bits_hold_the_projections_and_merge_to_what_was_trained(four_bits, tmp_path):
     settings = load_recipe(four_bits)
-    opened = open_template(settings, tmp_path / "run")
-    model = make_model(settings, *opened)
+    opened = open_template(settings)
+    model = make_model(settings, opened.base)
     packed = {name for name, p in model.named_parameters() if p.dtype is torch.uint8}
     assert len(packed) == 2 * 7  # the projections of two layers
     assert all("base_layer" in name for name in packed)
@@ -61,7 +61,7 @@ def test_adapters_beside_four_bits_are_trained(four_bits, tiny_checkpoint):
 
 def test_measuring_in_between_leaves_the_gradients(four_bits, tmp_path):
     settings = load_recipe(four_bits)
-    model = make_model(settings, *open_template(settings, tmp_path / "run"))
+    model = make_model(settings, open_template(settings).base)
     ids = torch.arange(3, 40)[None]
 
     def gradients() -> list[torch.Tensor]:
@@ -115,7 +115,7 @@ def test_tensorboard_gets_the_terms(recipe, tmp_path):  # noqa: F811
     (folder,) = {path.parent for path in (tmp_path / "run").rglob("events.out.tfevents.*")}
     events = EventAccumulator(str(folder))
     events.Reload()
-    assert {"train/loss", "train/distill", "train/sft", "train/lm"} <= set(events.Tags()["scalars"])
+    assert {"train/loss", "train/distill", "train/sft"} <= set(events.Tags()["scalars"])
     logged = json.loads((tmp_path / "run" / "log.json").read_text())["history"]
     expected = [(point["step"], pytest.approx(point["distill"])) for point in logged if "distill" in point]
     assert [(event.step, event.value) for event in events.Scalars("train/distill")] == expected[: len(expected)]

@@ -11,6 +11,7 @@ import typer
 from prism.data.command_app import Bad, CorpusFile, Out, PairsFile, Seed, app, count_lines, finish, progress
 from prism.data.jsonl import Drops, Line, OnBad, read_corpus, read_pairs, read_queries, write_report, write_rows
 from prism.errors import InputError
+from prism.result import printable
 
 
 @app.command()
@@ -158,3 +159,38 @@ def _reader(path: Path, on_bad: OnBad) -> Callable[[], Iterator[Line]]:
 
 def _priced(pairs: int, calls: int, cost: Any) -> str:
     return f"{pairs:,} pairs without a score, {calls:,} calls, at most {cost.tokens:,} tokens, {cost.cost:.2f} in all"
+
+
+@app.command()
+def qa(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Question-passage JSONL (.gz too), QED, PubMedQA, folders of contexts, sections."),
+    ],
+    out_dir: Annotated[Path, typer.Argument(help="Where train.jsonl, dev.jsonl and report.json go.")],
+    settings: Annotated[
+        Path | None, typer.Option(help="YAML with the keys of a recipe's `data.qa`; options here come on top.")
+    ] = None,
+    exclude: Annotated[
+        list[Path] | None, typer.Option(help="Evaluation set (BEIR folder or JSONL) that nothing may touch.")
+    ] = None,
+    dense: Annotated[
+        str | None, typer.Option(help="Sentence-transformers model for negatives and teacher: minilm, folder, hub id.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=10, help="So many questions in all.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Make training records of question-passage sets: negatives by BM25 and a dense model, a calibrated teacher,
+    contributions and evidence by rule, documents held out to measure on.
+
+    A finished build over the same files and settings is left as it is.
+    """
+    from prism.data.qa import build, read_settings
+
+    options = {"exclude": exclude or None, "dense": dense, "limit": limit}
+    chosen = read_settings(settings, files, {name: value for name, value in options.items() if value is not None})
+    report = build(chosen, out_dir, seed, lambda line: typer.echo(line, err=True))
+    for name in ("train", "dev"):
+        typer.echo(f"{out_dir / name}.jsonl: {report[name]['records']:,} records")
+    for reason, found in report["dropped"].items():
+        typer.echo(printable(f"{found['count']:,}: {reason} (first: {found['first'][0]})"), err=True)

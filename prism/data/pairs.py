@@ -13,55 +13,28 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Literal, NamedTuple
 
-from prism.data.passages import Passage, words
-from prism.data.sources import Question
+from prism.data.contributions import STOP_WORDS, contribute
+from prism.data.passages import Passage, evidence_text, words
 from prism.evaluation.bm25 import Bm25
 from prism.text import stable_id
 from prism.types import Example
 
-Kind = Literal["keyword", "question", "heading", "title", "human"]
+Kind = Literal["keyword", "question", "heading", "title"]
 
-_STOP_WORDS = frozenset(
-    """
-    a an and are as at be been but by can could do does for from had has have he her his how i if in into is it its
-    may me more most must my no not of on one only or other our should so some such than that the their them then
-    there these they this those to two up use used using was we were what when where which while who why will with
-    would you your also all any each same see following example e.g i.e
-    """.split()  # noqa: SIM905  (a list of 100 strings reads worse)
-)
 _MOST_EVIDENCE = 400
 """Characters; a longer "sentence" is a table or a listing."""
 _QUESTION_OPENINGS = (
     "what is", "what are", "how to", "how do i", "how does", "how can i", "when should i use", "why", "which",
     "where is", "can i", "what happens with", "is there", "who", "when did", "how many", "what does", "tell me about",
 )  # fmt: skip
-_PARTICLES = "的了是在有和与及或为于以由被把对从到也都就而之其这那个什么哪几谁何吗呢"
-"""Chinese characters that carry no topic at the edge of a phrase."""
 _ASKED_IN = {
     "de": ("was ist", "wie kann ich", "wie", "warum", "welche", "wo ist", "was bedeutet", "wann"),
     "ru": ("что такое", "как", "почему", "где", "какие", "зачем", "когда", "что делает"),
 }
 """Openings of questions in other languages."""
-
-
-class _Phrases(NamedTuple):
-    """How a contribution is worded."""
-
-    explains: str
-    covers: str
-    comma: str
-    and_: str
-
-
-_PHRASES = {
-    "en": _Phrases("It explains {}.", "It covers {}.", ", ", " and "),
-    "de": _Phrases("Erklärt wird: {}.", "Es geht um {}.", ", ", " und "),
-    "ru": _Phrases("Объясняется: {}.", "Тема: {}.", ", ", " и "),
-    "zh": _Phrases("文中说明：{}。", "文中讲到{}。", "、", "和"),
-}
 
 
 class Query(NamedTuple):
@@ -89,7 +62,7 @@ class Lexicon:
 
     def idf(self, word: str) -> float:
         """log(N / df), smoothed; 0 for stop words."""
-        return 0.0 if word in _STOP_WORDS else math.log((self._total + 1) / (self._counts[word] + 0.5))
+        return 0.0 if word in STOP_WORDS else math.log((self._total + 1) / (self._counts[word] + 0.5))
 
     def coverage(self, query: Sequence[str], passage: int) -> tuple[float, int]:
         """Largest share of the query's idf mass found in one sentence of the passage, and that sentence's index."""
@@ -113,17 +86,10 @@ def make_queries(
     *,
     per_passage: int,
     count: int | None = None,
-    headed: float = 0.0,
 ) -> list[Query]:
-    """Rule-made queries, `count` in all: from passages in random order up to `per_passage` of kinds drawn at random.
-
-    `headed`: this share of the passages that stand under a heading or title comes first.
-    """
+    """Rule-made queries, `count` in all: from passages in random order up to `per_passage` of kinds drawn at random."""
     queries: list[Query] = []
     order = rng.sample(range(len(passages)), len(passages))
-    if headed:
-        ahead = {i for i in order if _headed(passages[i]) and rng.random() < headed}
-        order.sort(key=lambda i: i not in ahead)
     for index in order:
         if count is not None and len(queries) >= count:
             break
@@ -138,10 +104,6 @@ def make_queries(
         made = (_make(kind, index, passage, lexicon, rng) for kind in kinds)
         queries += [query for query in made if query is not None][:per_passage]
     return queries
-
-
-def _headed(passage: Passage) -> bool:
-    return passage.first and bool(passage.title or passage.heading)
 
 
 def _make(kind: Kind, index: int, passage: Passage, lexicon: Lexicon, rng: random.Random) -> Query | None:
@@ -167,7 +129,7 @@ def _fits(passage: Passage, sentence: int) -> bool:
 
 
 def _content(sentence: Iterable[str]) -> list[str]:
-    return [word for word in sentence if word not in _STOP_WORDS and len(word) > 2 and not word.isdigit()]
+    return [word for word in sentence if word not in STOP_WORDS and len(word) > 2 and not word.isdigit()]
 
 
 def _surface(sentence: str) -> list[str]:
@@ -201,9 +163,9 @@ def _question(sentence: str, rng: random.Random, openings: Sequence[str] = _QUES
     length = min(len(surface), rng.randint(4, 9))
     start = rng.randrange(len(surface) - length + 1)
     stretch = [
-        word for word in surface[start : start + length] if rng.random() > 0.15 or word.lower() not in _STOP_WORDS
+        word for word in surface[start : start + length] if rng.random() > 0.15 or word.lower() not in STOP_WORDS
     ]
-    while stretch and stretch[-1].lower() in _STOP_WORDS:
+    while stretch and stretch[-1].lower() in STOP_WORDS:
         stretch.pop()
     if len(_content(words(" ".join(stretch)))) < 2:
         return None
@@ -226,35 +188,6 @@ def _from_heading(kind: Kind, index: int, passage: Passage, lexicon: Lexicon, rn
     if share < 0.2 or not _fits(passage, where):
         return None
     return Query(text.lower() if rng.random() < 0.6 else text, kind, index, (where,))
-
-
-def place_questions(questions: Iterable[Question], passages: Sequence[Passage], lexicon: Lexicon) -> list[Query]:
-    """Human questions on the passages that hold their answers; a question whose answer fits in none is left out."""
-    by_text: dict[str, list[int]] = {}
-    for index, passage in enumerate(passages):
-        by_text.setdefault(passage.text_id, []).append(index)
-    placed = []
-    for question in questions:
-        for index in by_text.get(question.text_id, ()):
-            passage = passages[index]
-            low, high = question.start - passage.offset, question.end - passage.offset
-            inside = tuple(i for i, (a, b) in enumerate(passage.sentences) if a < high and low < b)
-            if question.end and low >= 0 and high <= len(passage.text) and 1 <= len(inside) <= 3:
-                placed.append(Query(question.query, "human", index, inside))
-                break
-        else:
-            if not question.end:
-                placed += _by_coverage(question, by_text.get(question.text_id, ()), lexicon)
-    return placed
-
-
-def _by_coverage(question: Question, candidates: Sequence[int], lexicon: Lexicon) -> list[Query]:
-    """The passage of a text that says most of an unmarked question, if it says at least half."""
-    scored = [(*lexicon.coverage(words(question.query), index), index) for index in candidates]
-    if not scored:
-        return []
-    share, where, index = max(scored)
-    return [Query(question.query, "human", index, (where,))] if share >= 0.5 else []
 
 
 # --- negatives -------------------------------------------------------------------------------------------------------
@@ -338,70 +271,9 @@ class _Admission:
 def positive(query: Query, passages: Sequence[Passage]) -> Example:
     """The record of a query with its own passage: evidence verbatim, contribution by rule, teacher score 0.95."""
     passage = passages[query.passage]
-    spans = [passage.sentences[i] for i in query.evidence]
-    evidence = (
-        passage.text[spans[0][0] : spans[-1][1]]
-        if _adjacent(query.evidence)
-        else " ".join(passage.text[a:b] for a, b in spans)
-    )
-    return _example(query, passage, "yes", 0.95, _contribution(query, evidence, passage.language), evidence)
-
-
-def _adjacent(indices: Sequence[int]) -> bool:
-    return all(b == a + 1 for a, b in pairwise(indices))
-
-
-def _contribution(query: Query, evidence: str, language: str = "en") -> str:
-    """One sentence on what the passage does for the query, in the words they share.
-
-    It never names the answer, even where the set has it: a model too small to find answers would learn to invent them.
-    """
-    say = _PHRASES.get(language, _PHRASES["en"])
-    shared = _shared_stretches if language == "zh" else _shared_phrases
-    phrases = shared(query.text, evidence)
-    if not phrases:
-        return say.explains.format(" ".join(_surface(query.text)))
-    *others, last = phrases
-    return say.covers.format(say.and_.join([say.comma.join(others), last]) if others else last)
-
-
-def _shared_stretches(asked: str, evidence: str) -> list[str]:
-    """For text without spaces: the longest stretches of the query that stand in the evidence, from the left, at most
-    four; two characters at least, none a particle at either end."""
-    phrases: list[str] = []
-    at = 0
-    while at < len(asked):
-        end = at
-        while end < len(asked) and asked[end].isalnum() and asked[at : end + 1] in evidence:
-            end += 1
-        stretch = asked[at:end].strip(_PARTICLES)
-        if len(stretch) >= 2 and stretch not in phrases:
-            phrases.append(stretch)
-        at = max(end, at + 1)
-    return phrases[:4]
-
-
-def _shared_phrases(asked: str, evidence: str) -> list[str]:
-    """The longest stretches of the query whose telling words all stand in the evidence, at most four."""
-    found = set(_content(words(evidence)))
-    phrases: list[list[str]] = [[]]
-    for word in filter(None, _surface(asked)):
-        telling = _content(words(word))
-        if not telling:
-            if phrases[-1]:
-                phrases[-1].append(word)
-        elif found.issuperset(telling):
-            phrases[-1].append(word)
-        elif phrases[-1]:
-            phrases.append([])
-    kept = (_without_tail(phrase) for phrase in phrases if phrase)
-    return list(dict.fromkeys(kept))[:4]
-
-
-def _without_tail(phrase: list[str]) -> str:
-    """A phrase up to its last telling word."""
-    last = max(i for i, word in enumerate(phrase) if _content(words(word)))
-    return " ".join(phrase[: last + 1])
+    evidence = evidence_text(passage, query.evidence)
+    contribution = contribute(query.text, evidence, passage.language)
+    return _example(query, passage, "yes", 0.95, contribution, evidence if contribution else None)
 
 
 def negative(query: Query, index: int, passages: Sequence[Passage], lexicon: Lexicon) -> Example:
@@ -432,4 +304,5 @@ def _example(
         verdict=verdict,
         contribution=contribution,
         evidence=evidence,
+        losses=("distill",) if verdict == "yes" and evidence is None else ("distill", "sft"),
     )

@@ -6,11 +6,12 @@ A window cut around the evidence for positives but at random for negatives gives
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from prism.data.sources import Text
 from prism.sentences import sentences
+from prism.text import stable_id
 
 _WORD = re.compile(r"[^\W_]+(?:[-_.][^\W_]+)*")
 
@@ -34,6 +35,18 @@ class Passage(NamedTuple):
     language: str = "en"
 
 
+def evidence_text(passage: Passage, indices: Sequence[int]) -> str:
+    """Some sentences of a passage, word for word: neighbours with what stands between them."""
+    runs: list[list[int]] = []
+    for index in sorted(indices):
+        if runs and runs[-1][-1] == index - 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    parts = [passage.text[passage.sentences[run[0]][0] : passage.sentences[run[-1]][1]] for run in runs]
+    return ("" if passage.language in ("zh", "ja") else " ").join(parts)
+
+
 def words(text: str) -> list[str]:
     """Lower-case words, a plural s taken off: good enough to compare short English texts."""
     return [stem(word) for word in _WORD.findall(text)]
@@ -50,32 +63,43 @@ def cut(texts: Iterable[Text], max_chars: int, min_chars: int = 80) -> list[Pass
     A window shorter than `min_chars` is dropped, as is a single sentence of more than twice `max_chars`
     (tables and listings, which hold no sentence to learn from).
     """
-    passages: list[Passage] = []
+    return without_repeats(passage for text in texts for passage in windows_of(text, max_chars, min_chars))
+
+
+def without_repeats(passages: Iterable[Passage]) -> list[Passage]:
+    """The first passage of each wording."""
     seen: set[str] = set()
-    for text in texts:
-        for number, spans in enumerate(_windows(sentences(text.text), max_chars)):
-            start, end = spans[0][0], spans[-1][1]
-            body = text.text[start:end]
-            fingerprint = " ".join(words(body))
-            if not min_chars <= end - start <= 2 * max_chars or fingerprint in seen:
-                continue
+    kept: list[Passage] = []
+    for passage in passages:
+        fingerprint = stable_id(" ".join(words(passage.text)) or passage.text)
+        if fingerprint not in seen:
             seen.add(fingerprint)
-            inner = tuple((low - start, high - start) for low, high in spans)
-            passages.append(
-                Passage(
-                    id=f"{text.id}@{start}",
-                    text_id=text.id,
-                    group=text.group,
-                    title=text.title,
-                    heading=text.heading,
-                    text=body,
-                    source=text.source,
-                    offset=start,
-                    sentences=inner,
-                    first=number == 0,
-                    language=text.language,
-                )
+            kept.append(passage)
+    return kept
+
+
+def windows_of(text: Text, max_chars: int, min_chars: int) -> list[Passage]:
+    """The windows of one text, as `cut` makes them."""
+    passages: list[Passage] = []
+    for number, spans in enumerate(_windows(sentences(text.text), max_chars)):
+        start, end = spans[0][0], spans[-1][1]
+        if not min_chars <= end - start <= 2 * max_chars:
+            continue
+        passages.append(
+            Passage(
+                id=f"{text.id}@{start}",
+                text_id=text.id,
+                group=text.group,
+                title=text.title,
+                heading=text.heading,
+                text=text.text[start:end],
+                source=text.source,
+                offset=start,
+                sentences=tuple((low - start, high - start) for low, high in spans),
+                first=number == 0,
+                language=text.language,
             )
+        )
     return passages
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from prism.data.contributions import pairs_of
 from prism.data.pairs import Query, positive
 from prism.data.passages import Passage
 from prism.evaluation.bm25 import Bm25
@@ -29,12 +30,6 @@ _DEPTH = 40
 def is_unspaced(text: str) -> bool:
     """Whether at least a third of the characters belong to scripts without spaces between words."""
     return 3 * len(UNSPACED_CHAR.findall(text)) >= max(1, len(text))
-
-
-def pairs_of(text: str) -> set[str]:
-    """Neighbouring characters and whole words of other scripts: what stands for words here."""
-    dense = re.sub(r"\W+", "", text.casefold())
-    return {dense[start : start + 2] for start in range(len(dense) - 1)}
 
 
 def unspaced_groups(
@@ -113,9 +108,12 @@ def _keywords(sentence: str, rarity: _Rarity, rng: random.Random) -> str | None:
 
 def _positive(query: Query, passages: Sequence[Passage]) -> Example:
     language = "ja" if _KANA.search(passages[query.passage].text) else "zh"
-    named = "、".join(query.text.split())
-    contribution = f"{named}について述べている。" if language == "ja" else f"文中讲到{named}。"
-    return positive(query, passages).model_copy(update={"contribution": contribution, "language": language})
+    spoken = [passage._replace(language=language) for passage in (passages[query.passage],)]
+    return positive(query._replace(passage=0), spoken).model_copy(update={"query_id": _query_id(query)})
+
+
+def _query_id(query: Query) -> str:
+    return stable_id(query.text, f"{query.kind}/{query.passage}")
 
 
 def _negative(query: Query, passage: Passage, share: float) -> Example:
@@ -123,7 +121,7 @@ def _negative(query: Query, passage: Passage, share: float) -> Example:
         query=query.text,
         document=passage.text,
         doc_id=passage.id,
-        query_id=stable_id(query.text, f"{query.kind}/{query.passage}"),
+        query_id=_query_id(query),
         source=f"{passage.source}/{query.kind}",
         language="ja" if _KANA.search(passage.text) else "zh",
         teacher_score=round(0.02 + 0.28 * share**2, 4),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import bm25s
 import numpy as np
 import Stemmer
+from numpy.typing import NDArray
 
 from prism.errors import InputError
 
@@ -48,13 +49,23 @@ class Bm25:
             raise InputError(f"k must be at least 1, got {k}")
         if isinstance(queries, str):
             raise InputError("search takes a list of queries, got one text: wrap it in a list")
+        return [self._best(words, k) for words in self._words(queries)]
+
+    def scores(self, query: str) -> NDArray[np.float32]:
+        """The score of every document, by position; 0 where it shares no word with the query."""
+        return self._scores(self._words([query])[0])
+
+    def _words(self, queries: Sequence[str]) -> list[list[str]]:
         tokens = self._tokenize(queries)
         words = {id_: word for word, id_ in tokens.vocab.items()}
-        return [self._best([words[id_] for id_ in ids], k) for ids in tokens.ids]
+        return [[words[id_] for id_ in ids] for ids in tokens.ids]
+
+    def _scores(self, query: list[str]) -> NDArray[np.float32]:
+        scores = self._index.get_scores_from_ids(self._index.get_tokens_ids(query))
+        return np.asarray(scores, dtype=np.float32)
 
     def _best(self, query: list[str], k: int) -> list[tuple[int, float]]:
-        ids = self._index.get_tokens_ids(query)
-        scores = self._index.get_scores_from_ids(ids)
+        scores = self._scores(query)
         found = np.flatnonzero(scores > 0)
         if len(found) > k:  # everything that ties with the k-th score stays in, so that positions decide, not chance
             found = found[scores[found] >= np.partition(scores[found], -k)[-k]]

@@ -79,6 +79,11 @@ class DenseIndex:
     def __init__(self, path: Path, dimensions: int, rows: int) -> None:
         self._vectors: Vectors = np.memmap(path, dtype=np.float32, mode="r", shape=(rows, dimensions))
 
+    @property
+    def vectors(self) -> Vectors:
+        """[documents, dimensions], read from the file as they are used."""
+        return self._vectors
+
     def search(self, queries: Vectors, k: int) -> list[list[tuple[int, float]]]:
         """For each query [dimensions] its `k` nearest (position, cosine), best first."""
         if k < 1:

@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from prism.data.asked import gather
+from prism.data.jsonl import Drops
 from prism.data.passages import cut
-from prism.data.sources import Corpus, Question, covidqa, qed
+from prism.data.sources import Text
 from prism.errors import DataError, InputError
 from prism.sentences import sentences
 from prism.text import clean, stable_id
@@ -130,29 +132,29 @@ def _scifact(root: Path, split: str = "test") -> Iterator[Case]:
 
 
 def _qed(root: Path) -> Iterator[Case]:
-    corpus = qed(root)
-    texts = {text.id: text for text in corpus.texts}
-    for question in corpus.questions:
-        text = texts[question.text_id]
-        answers = (question.answer,) if question.answer else ()
-        gold = (((question.start, question.end),),)
-        yield make_case("qed", question.query, text.text, text.title, gold=gold, answers=answers)
+    found = gather([root / "qa" / "qed-dev.jsonl"], Drops())
+    for asked in found.asked:
+        text = found.texts[asked.text_id]
+        start = text.text.find(asked.evidence[0])
+        if start >= 0:
+            gold = (((start, start + len(asked.evidence[0])),),)
+            yield make_case("qed", asked.query, text.text, text.title, gold=gold, answers=asked.answers[:1])
 
 
 def _covidqa(root: Path) -> Iterator[Case]:
-    for question, passage in _in_passages(covidqa(root)):
-        yield make_case("covidqa", question.query, passage, answers=(question.answer,))
-
-
-def _in_passages(corpus: Corpus) -> Iterator[tuple[Question, str]]:
     """Each question with the passage that holds its answer whole; an answer that a cut goes through is left out."""
+    folder = root / "qa" / "covidqa"
+    texts = (
+        Text(row["id"], row["id"], "", "", row["text"], "covidqa") for _, row in _rows(folder / "contexts.jsonl.gz")
+    )
     by_text: dict[str, list[tuple[int, str]]] = {}
-    for passage in cut(corpus.texts, PASSAGE_CHARS):
+    for passage in cut(texts, PASSAGE_CHARS):
         by_text.setdefault(passage.text_id, []).append((passage.offset, passage.text))
-    for question in corpus.questions:
-        for offset, text in by_text.get(question.text_id, ()):
-            if offset <= question.start and question.end <= offset + len(text):
-                yield question, text
+    for _, row in _rows(folder / "questions.jsonl"):
+        start, answer = row["answer_starts"][0], row["answers"][0]
+        for offset, text in by_text.get(row["context_id"], ()):
+            if offset <= start and start + len(answer) <= offset + len(text):
+                yield make_case("covidqa", row["question"], text, answers=(answer.strip(),))
                 break
 
 

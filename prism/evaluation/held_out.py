@@ -1,6 +1,6 @@
 """How good a model is on documents it never saw: one positive among BM25 negatives, and what it writes for it.
 
-A group is one query with one positive and its negatives, as `prism.data.build` writes them to `dev.jsonl`. Every group
+A group is one query with one positive and its negatives, as `prism.data.qa` writes them to `dev.jsonl`. Every group
 counts. Ties rank the positive last: a model that scores everything alike gets the worst rank, not a lucky one.
 """
 
@@ -30,7 +30,7 @@ class Group(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """How the query was made: keyword, question, heading, title or human."""
+        """How the query was made: question, keyword, claim, heading or title."""
         return (self.positive.source or "unknown").rpartition("/")[2]
 
     @property

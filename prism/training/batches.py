@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from prism.training.dataset import IGNORED
 from prism.training.losses import comparable_pairs
 
@@ -23,7 +25,7 @@ Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 def order(lengths: list[int], batch_size: int, accumulation: int, *, shuffle: bool, seed: int) -> list[int]:
     """A training order with little padding, reproducible, so that a run resumes exactly.
 
-    The rows of one optimizer step are drawn at random (with `shuffle` off: as the data has them, a curriculum) and only
+    The rows of one optimizer step are drawn at random (with `shuffle` off: as the data has them) and only
     then sorted by length into its `accumulation` batches. Grouping whole steps by length would put the long rows
     together, which are the ones with verdict yes: each step would then push all scores one way.
     """
@@ -164,76 +166,64 @@ def _batch(shape: Collate, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def counts(batch: dict[str, Tensor]) -> dict[str, float]:
-    """What each term is a mean over: rows with a teacher, pairs of a query, queries, weights of targets, targets."""
+    """What each term is a mean over: rows with a teacher, pairs of a query, queries, weights of targets."""
     distilled = ~batch["teacher_scores"].isnan()
     pairs_BB = comparable_pairs(batch["queries"][distilled])
-    written, texts = batch["labels"][:, 1:] != IGNORED, batch["lm_labels"][:, 1:] != IGNORED
     return {
         **dict.fromkeys(("distill", "distill_ce", "distill_logit"), float(distilled.sum())),
         "margin": float(pairs_BB.sum()),
         # Of several rows of a query the first has one after it and none before it.
         "listwise": float((pairs_BB.any(1) & ~pairs_BB.any(0)).sum()),
-        "sft": float(batch["label_weights"][:, 1:][written].double().sum()),
-        "lm": float(texts.sum()),
+        "sft": float(batch["label_weights"].double().sum()),
     }
 
 
 def _pad(pad_id: int, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
     import torch
 
-    longest = max(len(row["input_ids"]) for row in batch)
-
-    def pad(key: str, value: int) -> Tensor:
-        return torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in batch])
-
-    lengths = torch.tensor([len(row["input_ids"]) for row in batch])
+    sizes = [len(row["input_ids"]) for row in batch]
+    ids = np.full((len(batch), max(sizes)), pad_id, dtype=np.int64)
+    weights = np.zeros(ids.shape, dtype=np.float32)
+    for index, (row, size) in enumerate(zip(batch, sizes, strict=True)):
+        ids[index, :size] = row["input_ids"]
+        weights[index, row["label_position"] : size] = row["weights"]
+    lengths = torch.tensor(sizes)
     return {
-        "input_ids": pad("input_ids", pad_id),
-        "attention_mask": (torch.arange(longest)[None] < lengths[:, None]).long(),
-        "labels": pad("labels", IGNORED),
-        "label_weights": torch.tensor([_weights(row, longest) for row in batch]),
-        "lm_labels": pad("lm_labels", IGNORED),
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": (torch.arange(max(sizes))[None] < lengths[:, None]).long(),
+        "labels": torch.from_numpy(np.where(weights > 0, ids, IGNORED)),
+        "label_weights": torch.from_numpy(weights),
         "score_rows": torch.arange(len(batch)),
-        "score_positions": torch.tensor([row["label_position"] - 1 for row in batch]),
+        "score_positions": torch.tensor([int(row["label_position"]) - 1 for row in batch]),
     }
 
 
 def _pack(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
     import torch
 
-    lengths = [len(row["input_ids"]) for row in batch]
-    starts = [sum(lengths[:index]) for index in range(len(batch))]
-
-    def join(key: str) -> Tensor:
-        return torch.tensor([[id_ for row in batch for id_ in row[key]]])
-
-    labels, lm_labels = join("labels"), join("lm_labels")
-    labels[0, starts] = lm_labels[0, starts] = IGNORED  # nothing is predicted from the row before
+    sizes = [len(row["input_ids"]) for row in batch]
+    starts = np.cumsum([0, *sizes[:-1]])
+    ids = np.concatenate([np.asarray(row["input_ids"], dtype=np.int64) for row in batch])
+    weights = np.zeros(len(ids), dtype=np.float32)  # 0 at the start of each row: nothing is predicted from another
+    for start, size, row in zip(starts, sizes, batch, strict=True):
+        weights[start + row["label_position"] : start + size] = row["weights"]
     return {
-        "input_ids": join("input_ids"),
-        "attention_mask": torch.ones(1, sum(lengths), dtype=torch.long),
-        "position_ids": torch.tensor([[position for length in lengths for position in range(length)]]),
-        "labels": labels,
-        "label_weights": torch.tensor([[weight for row in batch for weight in _weights(row, len(row["input_ids"]))]]),
-        "lm_labels": lm_labels,
+        "input_ids": torch.from_numpy(ids)[None],
+        "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+        "position_ids": torch.from_numpy(np.concatenate([np.arange(size) for size in sizes]))[None],
+        "labels": torch.from_numpy(np.where(weights > 0, ids, IGNORED))[None],
+        "label_weights": torch.from_numpy(weights)[None],
         "score_rows": torch.zeros(len(batch), dtype=torch.long),
         "score_positions": torch.tensor(
-            [start + row["label_position"] - 1 for start, row in zip(starts, batch, strict=True)]
+            [int(start) + int(row["label_position"]) - 1 for start, row in zip(starts, batch, strict=True)]
         ),
     }
-
-
-def _weights(row: dict[str, Any], length: int) -> list[float]:
-    """What each position's cross-entropy counts: rows keep the weights from their label on."""
-    ahead: int = row["label_position"]
-    weights: list[float] = row["weights"]
-    return [0.0] * ahead + weights + [0.0] * (length - ahead - len(weights))
 
 
 def _targets(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
     import torch
 
     return {
-        "queries": torch.tensor([row["query"] for row in batch]),
-        "teacher_scores": torch.tensor([row["teacher_score"] for row in batch], dtype=torch.float32),
+        "queries": torch.tensor([int(row["query"]) for row in batch]),
+        "teacher_scores": torch.tensor([float(row["teacher_score"]) for row in batch], dtype=torch.float32),
     }

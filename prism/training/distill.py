@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +29,6 @@ Assess = Callable[[Any, int], dict[str, float]]
 """(model, step) -> measures by name."""
 _POINTWISE = {"distill": score_mse, "distill_ce": score_cross_entropy, "distill_logit": logit_mse}
 _BY_QUERY = {"margin": margin_mse, "listwise": listwise_kl}
-_TOKENWISE = {"sft": "labels", "lm": "lm_labels"}
 
 
 class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
@@ -122,6 +122,18 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
             self.optimizer = build_optimizer(model or self.model, self._recipe.optimizer)
         return self.optimizer
 
+    def restore(self, state: str) -> None:
+        """Weights and figures of a run that had ended when `state` was saved; trains nothing.
+
+        Trainer itself would take a step before it looks whether there are any left.
+        """
+        from transformers import TrainerState
+
+        self.state = TrainerState.load_from_json(str(Path(state) / "trainer_state.json"))
+        self._load_from_checkpoint(state)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -181,12 +193,11 @@ def loss_terms(
     student, teacher, query = label_logits_B2[distilled], teacher_B[distilled], inputs["queries"][distilled]
     terms = {name: loss(student, teacher) for name, loss in _POINTWISE.items() if name in wanted}
     terms |= {name: loss(student, teacher, query) for name, loss in _BY_QUERY.items() if name in wanted}
-    for name, key in _TOKENWISE.items():
-        if name in wanted:
-            targets_BT = inputs[key][:, 1:]
-            chosen = targets_BT != IGNORED
-            weight_N = inputs["label_weights"][:, 1:][chosen] if name == "sft" else None
-            terms[name] = token_cross_entropy(hidden_BTH[:, :-1][chosen], head_VH, targets_BT[chosen], weight_N)
+    if "sft" in wanted:
+        targets_BT = inputs["labels"][:, 1:]
+        chosen = targets_BT != IGNORED
+        weight_N = inputs["label_weights"][:, 1:][chosen]
+        terms["sft"] = token_cross_entropy(hidden_BTH[:, :-1][chosen], head_VH, targets_BT[chosen], weight_N)
     return terms
 
 

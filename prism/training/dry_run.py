@@ -17,11 +17,10 @@ import torch
 from prism.checkpoint import PrismConfig
 from prism.errors import CheckpointError, TemplateError
 from prism.template import BUILT_IN, Template, load_spec, spec_from_chat_template
-from prism.training.dataset import IGNORED
 from prism.training.evaluate import read_dev
 from prism.training.model import adapted, training_dtype
 from prism.training.recipe import Recipe, load_recipe
-from prism.training.setup import Opened, Rows, arrange, limited, make_rows, open_template, refuse_packing
+from prism.training.setup import Rows, arrange, limited, make_rows, open_template, refuse_packing
 from prism.types import Record
 
 if TYPE_CHECKING:
@@ -80,15 +79,15 @@ class Plan(Record):
 def dry_run(recipe_path: Path, *, overrides: list[str] | None = None, output: Path | None = None) -> Plan:
     """Check a recipe and its data and estimate what it needs; reads the tokenizer and the configuration only.
 
-    Records that a recipe makes from corpora, and a new model's tokenizer, are made for real, where training will find
-    them. Raises what training would: RecipeError, DataError, CheckpointError, TemplateError.
+    Records that a recipe makes of question-passage sets are made for real, where training will find them. Raises what
+    training would: RecipeError, DataError, CheckpointError, TemplateError.
     """
     recipe = load_recipe(recipe_path, overrides)
     folder = output or recipe.folder
-    template, config = _open(recipe, folder)
+    template, config = _open(recipe)
     made = make_rows(recipe, folder, template)
     dev = read_dev(recipe, folder)
-    model = _shape(recipe, config, template)
+    model = _shape(recipe, config)
     batches = _batches(recipe, made)
     schedule = recipe.schedule
     steps_per_epoch = len(batches)
@@ -106,7 +105,7 @@ def dry_run(recipe_path: Path, *, overrides: list[str] | None = None, output: Pa
         distilled=sum(not math.isnan(row.teacher_score) for row in made.rows),
         tokens_per_epoch=sum(made.lengths),
         padded_tokens_per_epoch=padded,
-        target_tokens_per_epoch=sum(sum(label != IGNORED for label in row.labels) for row in made.rows),
+        target_tokens_per_epoch=sum(int((row.weights > 0).sum()) for row in made.rows),
         median_tokens=round(statistics.median(made.lengths)),
         longest_tokens=max(made.lengths),
         longest_batch_tokens=largest,
@@ -140,19 +139,16 @@ def _assumptions(recipe: Recipe) -> tuple[str, ...]:
 # --- without weights -------------------------------------------------------------------------------------------------
 
 
-def _open(recipe: Recipe, folder: Path) -> tuple[Template, Any]:
-    """Template, and the configuration of an existing base (None for a new model)."""
+def _open(recipe: Recipe) -> tuple[Template, Any]:
+    """Template and configuration of the base."""
     from transformers import AutoConfig
 
     base = recipe.model.base
-    if base is None:
-        return open_template(recipe, folder).template, None
-    if Path(base).is_dir() or base == "nano":
-        opened: Opened = open_template(recipe, folder)
-        assert opened.base is not None
-        trusted = recipe.model.trust_remote_code
-        return opened.template, AutoConfig.from_pretrained(opened.base.path, trust_remote_code=trusted)
-    return _from_hub(recipe, base)
+    if not Path(base).is_dir():
+        return _from_hub(recipe, base)
+    opened = open_template(recipe)
+    trusted = recipe.model.trust_remote_code
+    return opened.template, AutoConfig.from_pretrained(opened.base.path, trust_remote_code=trusted)
 
 
 def _from_hub(recipe: Recipe, base: str) -> tuple[Template, Any]:
@@ -184,17 +180,10 @@ def _from_hub(recipe: Recipe, base: str) -> tuple[Template, Any]:
     return Template(limited(spec, recipe), tokenizer), config
 
 
-def _shape(recipe: Recipe, config: Any, template: Template) -> Any:
+def _shape(recipe: Recipe, config: Any) -> Any:
     """The model on the meta device: names and shapes without numbers."""
     from transformers import AutoModelForCausalLM
 
-    from prism.training.scratch import new_model
-
-    if config is None:
-        assert recipe.model.scratch is not None
-        scratch = recipe.model.scratch.model_copy(update={"wired": False})
-        with torch.device("meta"):
-            return new_model(scratch, template)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=recipe.model.trust_remote_code)
         return model if recipe.model.lora is None else adapted(model, recipe.model.lora)
@@ -240,7 +229,7 @@ def _memory(recipe: Recipe, model: Any, config: Any, batch_tokens: int) -> dict[
     packed = _projections(model) if lora is not None and lora.quantize else 0
     own = width if lora is None else 4  # adapters are fp32
     states = 8 if own == 4 else 12  # AdamW's two fp32 moments, and an fp32 copy of bf16 weights
-    shape = (config or model.config).get_text_config()
+    shape = config.get_text_config()
     return {
         "weights_gib": (packed * NF4_BITS / 8 + (frozen - packed) * width + trained * own) / _GIB,
         "gradients_gib": trained * own / _GIB,

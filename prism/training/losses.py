@@ -33,7 +33,7 @@ def score_cross_entropy(label_logits_B2: Tensor, teacher_B: Tensor) -> Tensor:
     Shapes as `score_mse`; needs no clamping, since it is computed from the logit. Source: distillation by cross-entropy
     with soft targets (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2), two classes.
     Gradient: (p - t) / B on l_yes. Unlike the squared error's it does not vanish where the score is saturated and
-    wrong, which is where a model that starts from nothing soon finds itself.
+    wrong, which is where an untaught model often finds itself.
     """
     if teacher_B.numel() == 0:
         return label_logits_B2.sum() * 0.0
@@ -118,7 +118,7 @@ def token_cross_entropy(
     weights_N: Tensor | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
-    """Weighted mean over N positions of -log softmax(hidden @ head^T)[target]: the SFT and language-model losses.
+    """Weighted mean over N positions of -log softmax(hidden @ head^T)[target]: the SFT loss.
 
     With c the cross-entropy of a position and w its weight (default 1): sum w c / sum w. Takes the hidden states of
     needed positions only, so logits over a prompt are never built, and no more than `logits_at_once` of them at a time:

@@ -1,8 +1,7 @@
-"""The model a recipe trains: new or existing, whole, with adapters, or with adapters beside a base in four bits."""
+"""The model a recipe trains: all of it, adapters beside it, or adapters beside a base in four bits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,30 +10,22 @@ import torch
 from prism.engines.hf import choose_dtype
 from prism.errors import RecipeError
 from prism.training.recipe import Lora, Recipe
-from prism.training.scratch import new_model
 
 if TYPE_CHECKING:
     from prism.checkpoint import Checkpoint
-    from prism.template import Template
 
 
-def make_model(
-    recipe: Recipe, template: Template, base: Checkpoint | None, sequences: Iterable[Sequence[int]] = ()
-) -> Any:
+def make_model(recipe: Recipe, base: Checkpoint) -> Any:
     """The model to train, on its device; the recipe's seed decides whatever is random in it.
 
-    `sequences` are the token ids it will see: a new model starts knowing which tokens are rare. Raises RecipeError for
-    what this machine lacks: a package, or a GPU.
+    Raises RecipeError for what this machine lacks: a package, or a GPU.
     """
     from transformers import set_seed
 
     set_seed(recipe.seed)
     dtype, lora = training_dtype(recipe), recipe.model.lora
-    if base is None:
-        assert recipe.model.scratch is not None  # the recipe's validator saw to it
-        model: Any = new_model(recipe.model.scratch, template, sequences).to(dtype)
-    elif lora is not None and lora.quantize:
-        model = _in_four_bits(base, dtype)
+    if lora is not None and lora.quantize:
+        model: Any = _in_four_bits(base, dtype)
     else:
         name: Literal["bfloat16", "float32"] = "bfloat16" if dtype is torch.bfloat16 else "float32"
         model = base.load_model(dtype=name)
@@ -86,13 +77,12 @@ def adapted(model: Any, lora: Lora) -> Any:
         raise RecipeError(f"model.lora.targets {lora.targets!r}: {_one_line(error)}") from error
 
 
-def merged(model: Any, recipe: Recipe, base: Checkpoint | None) -> Any:
+def merged(model: Any, recipe: Recipe, base: Checkpoint) -> Any:
     """The plain model: adapters are folded into their weights in fp32, where nothing of them is rounded away."""
     lora = recipe.model.lora
     if lora is None:
         return model
     if lora.quantize:
-        assert base is not None  # the recipe's validator saw to it
         model = _out_of_four_bits(model, adapted(base.load_model("float32", "cpu"), lora))
     return model.float().merge_and_unload()
 

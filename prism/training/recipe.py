@@ -8,36 +8,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from prism.data.settings import Pairs
+from prism.data.settings import Qa
 from prism.errors import RecipeError
-from prism.types import Record, first_problem
+from prism.types import Settings, first_problem
 
 
-class Scratch(Record):
-    """A Qwen3 model that starts from nothing, with its own tokenizer."""
-
-    vocab_size: int = Field(ge=512)
-    hidden_size: int = Field(ge=64)
-    layers: int = Field(ge=1)
-    heads: int = Field(ge=2)
-    """Attention heads of 128, the size of the family: smaller ones are refused by some serving kernels."""
-    mlp_size: int = Field(ge=64)
-    max_positions: int = 8192
-    wired: bool = True
-    """Start with circuits for copying and for noticing what was asked (`prism.training.wiring`)."""
-
-    @model_validator(mode="after")
-    def _room(self) -> Scratch:
-        room = self.layers >= 4 and 280 <= self.hidden_size <= 256 * (self.heads - 3)
-        if self.wired and not room:
-            raise ValueError(
-                "`wired` needs four layers, a hidden_size of at least 280, and a head for every 256 of it plus three:"
-                f" got {self.layers} layers of {self.hidden_size} with {self.heads} heads; set `wired: false`"
-            )
-        return self
-
-
-class Lora(Record):
+class Lora(Settings):
     """Low-rank adaptation (Hu et al. 2021): small matrices beside the frozen ones, merged into them at the end."""
 
     rank: int = Field(default=64, ge=1)
@@ -46,61 +22,46 @@ class Lora(Record):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     targets: str | tuple[str, ...] = "all-linear"
     """Module names; `all-linear`: every projection of attention (full and linear) and MLP, not the output layer."""
+    save: Literal["merged", "adapter"] = "merged"
+    """What the finished checkpoint holds: the whole model with the adapters folded in, or the adapters alone, in peft's
+    files, with the base named: small, and of use only to who has the base."""
     quantize: Literal["nf4"] | None = None
     """Keep the frozen projections in four bits (QLoRA): a third of the memory, slower; where bitsandbytes runs."""
 
 
-class Model(Record):
-    """What is trained: an existing checkpoint, or a new model."""
+class Model(Settings):
+    """What is trained: an existing checkpoint, all of it or adapters beside it."""
 
-    base: str | None = None
-    """Directory or hub id of a causal LM."""
-    scratch: Scratch | None = None
+    base: str
+    """Directory, hub id, or a name that `prism pull` knows."""
     template: str | None = None
-    """Built-in name or file; default: the base's own template, `prism` for a new model."""
+    """Built-in name or file; default: the base's own template."""
     max_prompt_tokens: int | None = Field(default=None, ge=16)
     """Where the finished checkpoint cuts documents; default: the template's limit."""
     max_written_tokens: int | None = Field(default=None, ge=8)
     """How much it writes at most for one document; default: the template's limit."""
-    no_repeat_ngram: int | None = Field(default=None, ge=0)
-    """No run of this many tokens is written twice, for small models that go in circles; default: the template's."""
-    evidence_quotes: bool | None = None
-    """Evidence is sentences of the document that the model says yes to, word for word, for models too small to copy
-    reliably; default: the template's."""
-    restores_case: bool | None = None
-    """A new model reads lower case only, and what it writes gets its capitals from query and document; default: the
-    template's."""
     trust_remote_code: bool = False
     lora: Lora | None = None
     """Default: every weight is trained."""
 
-    @model_validator(mode="after")
-    def _one(self) -> Model:
-        if (self.base is None) == (self.scratch is None):
-            raise ValueError("give either `base` (a checkpoint) or `scratch` (a new model)")
-        if self.lora is not None and self.base is None:
-            raise ValueError("`lora` adapts a `base`: a new model has nothing to adapt")
-        return self
 
-
-class Data(Record):
-    """Where records come from: JSONL files, or pairs made from corpora."""
+class Data(Settings):
+    """Where records come from: JSONL files, or question-passage sets that records are made of."""
 
     files: tuple[Path, ...] = ()
-    pairs: Pairs | None = None
+    qa: Qa | None = None
+    """Records made by `prism.data.qa`, once per run."""
     max_tokens: int = Field(default=2048, ge=64)
     """Longest training sequence. A record whose target does not fit is dropped, never cut."""
-    lm_share: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of the records that also train plain language modelling on their texts."""
 
     @model_validator(mode="after")
     def _some(self) -> Data:
-        if bool(self.files) == (self.pairs is not None):
-            raise ValueError("give either `files` or `pairs`")
+        if bool(self.files) == (self.qa is not None):
+            raise ValueError("give either `files` or `qa`")
         return self
 
 
-class PartWeights(Record):
+class PartWeights(Settings):
     """What the cross-entropy of each token counts in the `sft` term, by what the token is there for.
 
     The term is the weighted mean over the tokens of a step: doubling all weights changes nothing.
@@ -122,7 +83,7 @@ class PartWeights(Record):
         return self
 
 
-class Losses(Record):
+class Losses(Settings):
     """Weights of the terms of the training loss (`prism.training.losses`)."""
 
     distill: float = Field(default=20.0, ge=0.0)
@@ -138,8 +99,6 @@ class Losses(Record):
     sft: float = Field(default=1.0, ge=0.0)
     """Cross-entropy on the written part, and on the label where no teacher scores it."""
     sft_parts: PartWeights = PartWeights()
-    lm: float = Field(default=0.0, ge=0.0)
-    """Cross-entropy on the texts of query and document."""
 
     @model_validator(mode="after")
     def _some(self) -> Losses:
@@ -153,35 +112,36 @@ class Losses(Record):
         return self.margin > 0 or self.listwise > 0
 
 
-TERMS = ("distill", "distill_ce", "distill_logit", "margin", "listwise", "sft", "lm")
+TERMS = ("distill", "distill_ce", "distill_logit", "margin", "listwise", "sft")
 """The terms a training loss can have."""
 
 
-class Optimizer(Record):
-    """AdamW for everything, or Muon for the matrices inside the layers and AdamW for the rest."""
+class Optimizer(Settings):
+    """AdamW with a cosine schedule."""
 
-    name: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(default=1e-5, gt=0.0)
-    """AdamW's learning rate."""
-    muon_lr: float = Field(default=0.02, gt=0.0)
     weight_decay: float = Field(default=0.01, ge=0.0)
-    vector_lr: float | None = Field(default=None, gt=0.0)
-    """AdamW's learning rate for vectors (norms, biases); default: `lr`."""
+    """Of matrices; embeddings and vectors (norms, biases) have none."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0.0)
-    """AdamW's epsilon. With tied embeddings a larger one (1e-6) keeps the tiny softmax gradients of absent tokens from
-    being blown up into full steps, which would draw all rare tokens together."""
     warmup_steps: int = Field(default=100, ge=0)
     min_lr_share: float = Field(default=0.0, ge=0.0, le=1.0)
     """The cosine ends at this share of the peak."""
     max_grad_norm: float = Field(default=1.0, gt=0.0)
 
+    @model_validator(mode="after")
+    def _shares(self) -> Optimizer:
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"betas are shares of at least 0 and under 1, got {list(self.betas)}")
+        return self
 
-class Schedule(Record):
+
+class Schedule(Settings):
     """Batches, passes and how often to save."""
 
     epochs: float = Field(default=1.0, gt=0.0)
-    max_steps: int = -1
+    max_steps: int = Field(default=-1, ge=-1)
+    """Optimizer steps in all; -1: as many as the epochs take."""
     batch_size: int = Field(default=8, ge=1)
     """Rows of one process computed at once."""
     accumulation: int = Field(default=1, ge=1)
@@ -190,7 +150,7 @@ class Schedule(Record):
     """The batch_size x accumulation rows of a step are cut into batches of similar length by this budget instead: rows
     x longest row, or with `packing` the sum of the rows. Changes speed and memory, not the gradient."""
     shuffle: bool = True
-    """Off keeps the order of the data (a curriculum); batches are grouped by length either way."""
+    """Off keeps the order of the data; batches are grouped by length either way."""
     save_steps: int = Field(default=200, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     log_steps: int = Field(default=20, ge=1)
@@ -202,17 +162,19 @@ class Schedule(Record):
     """Computes activations twice instead of keeping them: less memory, a third more arithmetic."""
     packing: bool = False
     """The rows of a batch in one sequence without padding; for Qwen3, and worth it with flash_attention_2."""
+    workers: int | None = Field(default=None, ge=1)
+    """Processes that tokenize the records; default: one for each core, where there are enough records."""
     liger: bool = False
     """Liger's kernels: less memory and faster on GPUs, for the models they know."""
     report_to: tuple[str, ...] = ()
     """Where figures go besides log.json: tensorboard, wandb, mlflow, ... as far as installed."""
 
 
-class Evaluation(Record):
+class Evaluation(Settings):
     """Measuring the model on held-out pairs while it trains."""
 
     file: Path | None = None
-    """Records with verdicts, as in training; default: the dev.jsonl made along with `data.pairs`."""
+    """Records with verdicts, as in training; default: the dev.jsonl made along with `data.qa`."""
     every_steps: int = Field(default=200, ge=1)
     queries: int = Field(default=50, ge=1)
     """The first so many of the file."""
@@ -225,7 +187,7 @@ class Evaluation(Record):
     """Stop after so many evaluations in a row without a better one."""
 
 
-class Recipe(Record):
+class Recipe(Settings):
     """A whole training run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
@@ -242,6 +204,8 @@ class Recipe(Record):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
+        if self.schedule.max_steps == 0:
+            raise ValueError("schedule.max_steps: 0 trains nothing: give 1 or more, or -1 for whole epochs")
         if self.losses.by_query and self.schedule.batch_size < 2:
             raise ValueError(
                 "losses.margin and losses.listwise compare rows of a batch: schedule.batch_size must be 2 or more"
@@ -249,7 +213,7 @@ class Recipe(Record):
         measured = self.evaluation
         if measured is None:
             return self
-        if measured.file is None and self.data.pairs is None:
+        if measured.file is None and self.data.qa is None:
             raise ValueError("evaluation.file is missing: name a file of records that are not trained on")
         if measured.keep_best and self.schedule.save_steps % measured.every_steps:
             raise ValueError(
@@ -263,6 +227,30 @@ class Recipe(Record):
         return self.output or Path("runs") / self.name
 
 
+_FROM_NOTHING = "models are not trained from nothing any more: name an existing one as model.base"
+_ONLY_NEW_MODELS = "it was for models trained from nothing: leave it out"
+_REMOVED = {
+    "model.scratch": _FROM_NOTHING,
+    "model.no_repeat_ngram": _ONLY_NEW_MODELS,
+    "model.evidence_quotes": "where evidence comes from is asked for when reranking: leave it out",
+    "model.restores_case": _ONLY_NEW_MODELS,
+    "data.pairs": "records are made of question-passage sets now: see data.qa in recipes/mini.yaml",
+    "data.lm_share": _ONLY_NEW_MODELS,
+    "losses.lm": _ONLY_NEW_MODELS,
+    "optimizer.name": "AdamW is the only optimizer: leave it out",
+    "optimizer.muon_lr": "AdamW is the only optimizer: leave it out",
+    "optimizer.vector_lr": _ONLY_NEW_MODELS,
+}
+"""Keys of older recipes, and what to do instead."""
+
+
+def _refuse_removed(raw: dict[str, Any], path: Path) -> None:
+    for key, advice in _REMOVED.items():
+        section, _, name = key.partition(".")
+        if isinstance(raw.get(section), dict) and name in raw[section]:
+            raise RecipeError(f"{path}: {key} is no key any more: {advice}")
+
+
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe, follow its `extends:` (a path relative to it), apply `a.b=c` overrides, validate.
 
@@ -271,6 +259,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     raw = _read(path, ())
     for override in overrides or ():
         _apply(raw, override)
+    _refuse_removed(raw, path)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -283,7 +272,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RecipeError(f"no recipe {path}: expected a YAML file, such as recipes/nano.yaml") from error
+        raise RecipeError(f"no recipe {path}: expected a YAML file, such as recipes/mini.yaml") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read recipe {path}: {error}") from error
     except yaml.YAMLError as error:

@@ -20,7 +20,6 @@ _TERMS = {
     "margin": "squared error of margins",
     "listwise": "divergence of rankings",
     "sft": "cross-entropy of the written part, nats a token",
-    "lm": "cross-entropy of the texts, nats a token",
 }
 _DOCUMENT_CHARS = 600
 _SHOWN = ("score", "outcome", "contribution", "evidence")

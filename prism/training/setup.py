@@ -12,15 +12,14 @@ import torch
 from rich.console import Console
 
 from prism.checkpoint import Checkpoint
-from prism.data.build import build
+from prism.data.qa import build
 from prism.data.records import read_examples
 from prism.errors import DataError, RecipeError
-from prism.template import Template, TemplateSpec, load_spec
+from prism.template import Template, TemplateSpec
 from prism.training.batches import deal, filled, numbered, order, order_by_query
 from prism.training.dataset import Drops, Row, rows
 from prism.training.model import training_dtype
 from prism.training.recipe import Recipe
-from prism.training.scratch import train_tokenizer
 from prism.types import Example
 
 if TYPE_CHECKING:
@@ -46,8 +45,7 @@ class Opened(NamedTuple):
     """Everything about the model but its weights."""
 
     template: Template
-    base: Checkpoint | None
-    """None for a new model."""
+    base: Checkpoint
 
 
 class Rows(NamedTuple):
@@ -61,16 +59,13 @@ class Rows(NamedTuple):
         return [len(row.input_ids) for row in self.rows]
 
 
-def open_template(recipe: Recipe, folder: Path) -> Opened:
-    """Tokenizer and template; no weights are read. A new model's tokenizer is trained, once per run."""
-    if recipe.model.base is not None:
-        base = Checkpoint.load(
-            recipe.model.base, template=recipe.model.template, trust_remote_code=recipe.model.trust_remote_code
-        )
-        refuse_packing(recipe, base.path / "config.json")
-        return Opened(Template(limited(base.template.spec, recipe), base.tokenizer), base)
-    spec = limited(load_spec(recipe.model.template or "prism"), recipe)
-    return Opened(Template(spec, _tokenizer(recipe, folder, spec)), None)
+def open_template(recipe: Recipe) -> Opened:
+    """Tokenizer and template; no weights are read."""
+    base = Checkpoint.load(
+        recipe.model.base, template=recipe.model.template, trust_remote_code=recipe.model.trust_remote_code
+    )
+    refuse_packing(recipe, base.path / "config.json")
+    return Opened(Template(limited(base.template.spec, recipe), base.tokenizer), base)
 
 
 def refuse_packing(recipe: Recipe, config: Path) -> None:
@@ -85,29 +80,17 @@ def refuse_packing(recipe: Recipe, config: Path) -> None:
 
 def limited(spec: TemplateSpec, recipe: Recipe) -> TemplateSpec:
     """The template with the recipe's limits."""
-    names = ("max_prompt_tokens", "max_written_tokens", "no_repeat_ngram", "evidence_quotes", "restores_case")
-    limits = {name: getattr(recipe.model, name) for name in names}
+    limits = {name: getattr(recipe.model, name) for name in ("max_prompt_tokens", "max_written_tokens")}
     return spec.model_copy(update={name: limit for name, limit in limits.items() if limit is not None})
-
-
-def _tokenizer(recipe: Recipe, folder: Path, spec: TemplateSpec) -> Any:
-    from transformers import AutoTokenizer
-
-    path = folder / "tokenizer"
-    if not (path / "tokenizer.json").is_file():
-        assert recipe.model.scratch is not None
-        texts = (f"{e.query}\n{e.title or ''}\n{e.document}" for e in records(recipe, folder) if e.verdict == "yes")
-        train_tokenizer(texts, spec, recipe.model.scratch.vocab_size).save_pretrained(path)
-    return AutoTokenizer.from_pretrained(path)
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
 def records(recipe: Recipe, folder: Path) -> Iterator[Example]:
-    """Training records; those made from corpora are made once per run."""
-    if recipe.data.pairs is not None:
-        build(recipe.data.pairs, folder / "data", recipe.seed, say)
+    """Training records; those made of question-passage sets are made once per run."""
+    if recipe.data.qa is not None:
+        build(recipe.data.qa, folder / "data", recipe.seed, say)
         yield from read_examples(folder / "data" / "train.jsonl")
     for path in recipe.data.files:
         yield from read_examples(path)
@@ -122,10 +105,9 @@ def make_rows(recipe: Recipe, folder: Path, template: Template) -> Rows:
             records(recipe, folder),
             template,
             max_tokens=data.max_tokens,
-            lm_share=data.lm_share,
-            seed=recipe.seed,
             drops=drops,
             part_weights=recipe.losses.sft_parts,
+            workers=recipe.schedule.workers,
         )
     )
     for reason, count in drops.counts.items():

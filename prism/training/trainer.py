@@ -6,6 +6,7 @@ train(recipe) : load_recipe -> template -> rows -> model -> DistillTrainer.train
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -13,15 +14,18 @@ from typing import Any
 
 from rich.console import Console
 
-from prism.checkpoint import Checkpoint
+from prism.checkpoint import CONFIG_NAME
+from prism.data.jsonl import write_text
 from prism.errors import RecipeError
 from prism.template import Template
 from prism.training.batches import collator
+from prism.training.dataset import as_dataset
 from prism.training.distill import DistillTrainer
 from prism.training.evaluate import Assessment, DevSet, assess, read_dev
-from prism.training.model import make_model, merged
+from prism.training.model import make_model
+from prism.training.packaging import package
 from prism.training.progress import Reporter
-from prism.training.recipe import Recipe, dump_recipe, load_recipe
+from prism.training.recipe import TERMS, Recipe, dump_recipe, load_recipe
 from prism.training.report import write_report
 from prism.training.setup import (
     Opened,
@@ -34,6 +38,8 @@ from prism.training.setup import (
     say,
 )
 
+LOG_NAME = "log.json"
+
 
 def train(
     recipe_path: Path, *, overrides: list[str] | None = None, resume: bool = True, output: Path | None = None
@@ -42,17 +48,20 @@ def train(
 
     Everything goes under the recipe's output folder: `data/` (records), `state/` (resumable training states),
     `evaluation/` (what was measured on the way), `checkpoint/` (the result), `report/` and `log.json`. With `resume`, a
-    run that was interrupted continues from its last state, on the same batches, to the same weights. Raises RecipeError
-    or DataError before any weight loads when the input is wrong.
+    run that was interrupted continues from its last state, on the same batches, to the same weights, and a run that is
+    finished stays as it is. Raises RecipeError or DataError before any weight loads when the input is wrong.
     """
     recipe = load_recipe(recipe_path, overrides)
     folder = output or recipe.folder
+    if resume and _finished(recipe, folder):
+        say(f"{folder / 'checkpoint'} is finished: nothing was trained. --fresh trains it again, --output elsewhere")
+        return folder / "checkpoint"
     settings = arguments(recipe, folder)
     started = time.time()
     with settings.main_process_first(local=False, desc="data"):  # what one process made, the others read
         if is_main():
             _guard(recipe, folder, resume)
-        opened = open_template(recipe, folder)
+        opened = open_template(recipe)
         made = make_rows(recipe, folder, opened.template)
         dev = read_dev(recipe, folder)
     with Reporter(Console()) as reporter:
@@ -61,7 +70,10 @@ def train(
         if dev is not None and state is None:
             before = _assess(folder, dev, opened.template, trainer.model, 0)
             say(f"before training: {', '.join(f'{name} {value:.4f}' for name, value in before.items())}")
-        trainer.train(resume_from_checkpoint=state)
+        if state is not None and _ended(state):
+            trainer.restore(state)
+        else:
+            trainer.train(resume_from_checkpoint=state)
     return _finish(recipe, folder, trainer, opened, made, time.time() - started)
 
 
@@ -82,7 +94,7 @@ def _trainer(
     tokenizer = opened.template.tokenizer
     schedule = recipe.schedule
     grouped = schedule.tokens_per_batch is not None
-    model = make_model(recipe, opened.template, opened.base, (row.input_ids for row in made.rows))
+    model = make_model(recipe, opened.base)
     say(_size(model))
     trainer = DistillTrainer(
         label_ids=opened.template.label_ids,
@@ -92,7 +104,7 @@ def _trainer(
         model=model,
         args=settings,
         data_collator=collator(tokenizer.pad_token_id, packed=schedule.packing, grouped=grouped),
-        train_dataset=Dataset.from_list([{**made.rows[index]._asdict(), "batch": batch} for index, batch in arranged]),
+        train_dataset=as_dataset(made.rows, arranged),
         # Trainer wants to see one; what is measured goes through `assess`.
         eval_dataset=None if dev is None else Dataset.from_list([{"query": e.query} for e in dev.examples]),
         callbacks=[reporter, *([EarlyStoppingCallback(patience)] if patience else [])],
@@ -128,13 +140,21 @@ def _finish(recipe: Recipe, folder: Path, trainer: DistillTrainer, opened: Opene
     whole = _whole(recipe, trainer, opened)
     if not is_main():
         return result
-    text = dump_recipe(recipe)
-    plain = merged(whole, recipe, opened.base)
-    Checkpoint.save(result, model=plain, template=opened.template, name=recipe.name, recipe=text)
-    (folder / "log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    package(result, whole, recipe, opened.base, opened.template, _figures(log))
     page = write_report(folder, recipe, log, Assessment.read_all(folder / "evaluation"))
+    write_text(folder / LOG_NAME, json.dumps(log, indent=1) + "\n")
     say(f"wrote {result}{f', the best of those measured ({Path(best).name}),' if best else ''} and {page}")
     return result
+
+
+def _figures(log: dict[str, Any]) -> list[str]:
+    """How a run went, for its card."""
+    reported = [point for point in log["history"] if "loss" in point]
+    if not reported:
+        return [f"{log['records']:,} records"]
+    first, last = reported[0], reported[-1]
+    terms = [f"{name} {first[name]:.4g} -> {last[name]:.4g}" for name in ("loss", *TERMS) if name in last]
+    return [f"{log['steps']:,} steps over {log['records']:,} records; {', '.join(terms)}"]
 
 
 def _whole(recipe: Recipe, trainer: DistillTrainer, opened: Opened) -> Any:
@@ -144,9 +164,22 @@ def _whole(recipe: Recipe, trainer: DistillTrainer, opened: Opened) -> Any:
     weights = trainer.accelerator.get_state_dict(trainer.model)  # all processes take part, the first one gets it
     if not is_main():
         return None
-    model = make_model(recipe, opened.template, opened.base)
+    model = make_model(recipe, opened.base)
     model.load_state_dict(weights)
     return model
+
+
+def _finished(recipe: Recipe, folder: Path) -> bool:
+    """Whether the folder holds the end of this very run: the log is written last."""
+    made = (folder / LOG_NAME, folder / "checkpoint" / CONFIG_NAME)
+    return all(path.is_file() for path in made) and _same(folder / "recipe.yaml", recipe)
+
+
+def _ended(state: str) -> bool:
+    """Whether training was over when a state was saved: all steps done, or stopped early."""
+    saved = json.loads((Path(state) / "trainer_state.json").read_bytes())
+    control = saved.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    return bool(saved["global_step"] >= saved["max_steps"] or control.get("should_training_stop"))
 
 
 def _guard(recipe: Recipe, folder: Path, resume: bool) -> None:
@@ -157,10 +190,11 @@ def _guard(recipe: Recipe, folder: Path, resume: bool) -> None:
             f"{folder} holds a run of a different recipe: pass --fresh to start over, or --output elsewhere"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        for old in (folder / "evaluation").glob("step-*.json"):
-            old.unlink()
-    stored.write_text(dump_recipe(recipe), encoding="utf-8")
+    (folder / LOG_NAME).unlink(missing_ok=True)  # until this run has one, it is not finished
+    if not resume:  # a state of another run that stayed would be taken for one of this run
+        for old in ("evaluation", "state"):
+            shutil.rmtree(folder / old, ignore_errors=True)
+    write_text(stored, dump_recipe(recipe))
 
 
 def _same(stored: Path, recipe: Recipe) -> bool:

@@ -1,0 +1,485 @@
+"""Question-passage sets -> windows -> negatives and teacher scores -> `train.jsonl`, `dev.jsonl` and a report.
+
+    gather -> caps, limit -> windows -> places -> first stages -> teacher -> negatives -> records
+
+Precautions, so that no model scores well with nothing learnt: windows are cut without a look at the question, the same
+way for all; a window is a negative no more often than it is a positive, in proportion; splits are by document, and no
+query stands on both sides. What people labelled stands; what nobody labelled is scored by the teacher, and left out
+where it may well be relevant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+from prism.data.asked import Asked, Gathered, gather
+from prism.data.command_app import progress
+from prism.data.contributions import contribute
+from prism.data.jsonl import Drops, write_text
+from prism.data.leakage import LeakageCheck, read_evaluation
+from prism.data.pairs import Lexicon, make_queries
+from prism.data.passages import Passage, evidence_text, without_repeats
+from prism.data.placing import Overlap, Place, cut_texts, holds_answer, is_evidence, nearest, place
+from prism.data.qa_search import Ranked, Wanted, search
+from prism.data.qa_teacher import Labelled, Scored, Teacher, target, window_of
+from prism.data.queries import keywords
+from prism.data.records import write_examples
+from prism.data.settings import Qa
+from prism.data.sources import Text
+from prism.data.splits import query_key
+from prism.errors import DataError
+from prism.evaluation.dense import Encoder
+from prism.parallel import ordered
+from prism.text import stable_id
+from prism.types import Example, first_problem
+
+Say = Callable[[str], None]
+Report = dict[str, Any]
+FORMAT = 1
+"""Raised when the same settings would make other records: a build of another format is not reused."""
+_TEXTS_AT_ONCE = 200
+_NEAR_FOR_TEACHER = 2
+_SHORT_ANSWER = {"zh": 2, "ja": 2}
+"""An answer of fewer characters (elsewhere 4) stands in too many passages to say anything about one."""
+
+
+class Query(NamedTuple):
+    """A query, where it is answered, and what it is made of."""
+
+    text: str
+    kind: str
+    asked: Asked
+    window: int
+    """The window that answers it, or that people said does not."""
+    place: Place | None
+    """None where it does not."""
+
+    @property
+    def id(self) -> str:
+        return stable_id(self.text, self.kind, self.asked.text_id)
+
+
+class Made(NamedTuple):
+    """Everything the records are made of."""
+
+    windows: list[Passage]
+    overlap: Overlap
+    queries: list[Query]
+    held: set[str]
+    """Document groups kept out of training."""
+
+
+def build(settings: Qa, folder: Path, seed: int, say: Say = lambda _: None, encoder: Encoder | None = None) -> Report:
+    """Make the records of a recipe in `folder`, once: a finished build with the same settings and files is reused.
+
+    `dev.jsonl` holds one positive and its negatives after another, from documents that no training record touches.
+    `encoder` stands in for the model that `settings.dense` names. Returns the report (also in `report.json`).
+    """
+    key = stable_id(str(FORMAT), settings.model_dump_json(), str(seed), *_digests((*settings.files, *settings.exclude)))
+    report_path = folder / "report.json"
+    if report_path.is_file():
+        stored: Report = json.loads(report_path.read_text(encoding="utf-8"))
+        if stored.get("key") == key:
+            say(f"reusing {folder}")
+            return stored
+    drops = Drops()
+    made = _made(settings, seed, drops, say)
+    ranked = _ranked(made, settings, folder, seed, encoder)
+    teacher = Teacher(list(_labelled(made, ranked)))
+    say("teacher: " + ", ".join(f"{name} {value}" for name, value in teacher.figures.items()))
+    records = _Records(made, ranked, teacher, settings, seed, drops)
+    dev = list(records.dev())
+    train = records.train({query_key(example.query) for example in dev})
+    report: Report = {"key": key, "settings": settings.model_dump(mode="json"), "seed": seed}
+    report["teacher"] = teacher.figures
+    report["dev"] = _write(folder / "dev.jsonl", dev, say)
+    report["train"] = _write(folder / "train.jsonl", train, say)
+    report["dropped"] = drops.report()
+    write_text(report_path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    return report
+
+
+def read_settings(path: Path | None, files: Sequence[Path], options: Mapping[str, Any]) -> Qa:
+    """Settings out of a YAML file, with the files and options of a command on top.
+
+    Raises DataError: one line naming the file and the key.
+    """
+    try:
+        raw = {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(raw, dict):
+            raise DataError(f"{path}: expected keys and values at the top level, got {type(raw).__name__}")
+        return Qa.model_validate({**raw, "files": list(files), **options})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"cannot read settings {path}: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        raise DataError(f"{path or 'settings'}: {first_problem(error)}") from error
+
+
+def _digests(paths: Iterable[Path]) -> Iterator[str]:
+    """SHA-256 of every file, so that a build over changed files is not taken for the same."""
+    for path in paths:
+        for file in sorted(path.rglob("*.jsonl*")) if path.is_dir() else [path]:
+            if not file.is_file():
+                raise DataError(f"no file {file}: check data.qa in the recipe, or the command's arguments")
+            with file.open("rb") as content:
+                yield hashlib.file_digest(content, "sha256").hexdigest()
+
+
+# --- queries and windows ---------------------------------------------------------------------------------------------
+
+
+def _made(settings: Qa, seed: int, drops: Drops, say: Say) -> Made:
+    found = gather(settings.files, drops)
+    say(f"{len(found.asked):,} questions on {len(found.texts):,} texts, {len(found.sections):,} sections without")
+    asked = _capped(_without_leaks(found, settings, drops), settings, drops)
+    texts = [found.texts[key] for key in dict.fromkeys(one.text_id for one in asked)]
+    rules = settings.rule_queries if settings.limit is None else min(settings.rule_queries, settings.limit // 4)
+    sections = sorted(found.sections, key=lambda text: stable_id("section", text.id))[: 3 * rules]
+    windows: list[Passage] = []
+    with progress("cutting", len(texts) + len(sections)) as advance:
+        for some in ordered(cut_texts, settings.windows, chain(texts, sections), chunk=_TEXTS_AT_ONCE):
+            windows += some
+            advance(_TEXTS_AT_ONCE)
+    windows = without_repeats(windows)
+    overlap = Overlap(windows)
+    queries = [*_placed(asked, windows, overlap, settings, drops), *_by_rule(windows, sections, rules, seed)]
+    groups = {passage.group for passage in windows}
+    held = {group for group in groups if int(stable_id("split", group), 16) < settings.held_out.share * 2**64}
+    say(f"{len(queries):,} queries on {len(windows):,} windows; {len(held):,} of {len(groups):,} documents held out")
+    return Made(windows, overlap, queries, held)
+
+
+def _without_leaks(found: Gathered, settings: Qa, drops: Drops) -> list[Asked]:
+    """The questions that touch no evaluation set, and whose texts do not; sections that do are taken out in place."""
+    if not settings.exclude:
+        return found.asked
+    check = LeakageCheck(read_evaluation(settings.exclude, drops, judged_only=False))
+    bodies = [*found.texts.values(), *found.sections]
+    touched = {id_ for some in ordered(_touched, check, bodies, chunk=_TEXTS_AT_ONCE) for id_ in some}
+    found.sections[:] = [text for text in found.sections if text.id not in touched]
+    kept = []
+    for asked in found.asked:
+        if asked.text_id in touched:
+            drops.add(f"{asked.set}: its passage touches an evaluation set", asked.query)
+        elif check.query_leak(asked.query):
+            drops.add(f"{asked.set}: the question touches an evaluation set", asked.query)
+        else:
+            kept.append(asked)
+    return kept
+
+
+def _touched(check: LeakageCheck, texts: list[Text]) -> list[str]:
+    return [text.id for text in texts if check.document_leak(text.text)]
+
+
+def _capped(found: Sequence[Asked], settings: Qa, drops: Drops) -> list[Asked]:
+    """Repeats left out, caps of the sets kept, `limit` questions in all; whichever they are is decided by a hash."""
+    if unknown := set(settings.caps) - {asked.set for asked in found}:
+        raise DataError(f"caps: no set {sorted(unknown)[0]!r}: there are {', '.join(sorted({a.set for a in found}))}")
+    kept: list[Asked] = []
+    seen: set[tuple[str, str]] = set()
+    of_set: Counter[str] = Counter()
+    of_passage: Counter[tuple[str, str]] = Counter()
+    for asked in sorted(found, key=lambda one: stable_id("question", one.set, one.query, one.text_id)):
+        cap = settings.caps.get(asked.set)
+        passage = (asked.set, asked.text_id)
+        if (query_key(asked.query), asked.text_id) in seen:
+            drops.add(f"{asked.set}: asked before on the same text", asked.query)
+        elif cap and cap.questions is not None and of_set[asked.set] >= cap.questions:
+            drops.add(f"{asked.set}: over the cap of questions", asked.query)
+        elif cap and cap.per_passage is not None and of_passage[passage] >= cap.per_passage:
+            drops.add(f"{asked.set}: over the cap of questions on a passage", asked.query)
+        else:
+            seen.add((query_key(asked.query), asked.text_id))
+            of_set[asked.set] += 1
+            of_passage[passage] += 1
+            kept.append(asked)
+    if settings.limit is not None:
+        kept = sorted(kept, key=lambda one: stable_id("limit", one.query, one.text_id))[: settings.limit]
+    return kept
+
+
+def _placed(
+    found: Sequence[Asked], windows: Sequence[Passage], overlap: Overlap, settings: Qa, drops: Drops
+) -> Iterator[Query]:
+    by_text: defaultdict[str, list[int]] = defaultdict(list)
+    for index, passage in enumerate(windows):
+        by_text[passage.text_id].append(index)
+    for asked in found:
+        own = by_text.get(asked.text_id)
+        if not own:
+            drops.add(f"{asked.set}: its passage makes no window: too short, or a repeat", asked.query)
+        elif not asked.relevant:
+            yield Query(asked.query, asked.kind, asked, nearest(asked, own, overlap), None)
+        elif (where := place(asked, windows, own, overlap)) is None:
+            drops.add(f"{asked.set}: no window is known to answer", asked.query)
+        else:
+            text, kind = _worded(asked, settings)
+            yield Query(text, kind, asked, where.window, where)
+
+
+def _worded(asked: Asked, settings: Qa) -> tuple[str, str]:
+    """The question, or its keywords for a share of the questions."""
+    if asked.kind == "question" and int(stable_id("worded", asked.query), 16) < settings.keywords * 2**64:
+        rewritten = keywords(asked.query, asked.language).keywords
+        if rewritten:
+            return rewritten, "keyword"
+    return asked.query, asked.kind
+
+
+def _by_rule(windows: Sequence[Passage], sections: Sequence[Text], count: int, seed: int) -> Iterator[Query]:
+    """Queries for windows nobody asked about."""
+    ids = {text.id for text in sections}
+    places = [index for index, passage in enumerate(windows) if passage.text_id in ids]
+    passages = [windows[index] for index in places]
+    made = make_queries(passages, Lexicon(passages), random.Random(seed), per_passage=1, count=count) if count else []
+    for query in made:
+        index = places[query.passage]
+        own = windows[index]
+        asked = Asked(query.text, own.text_id, True, (), (), None, query.kind, own.source, own.language)
+        yield Query(query.text, query.kind, asked, index, Place(index, query.evidence, "marked"))
+
+
+# --- first stages and teacher ----------------------------------------------------------------------------------------
+
+
+def _ranked(made: Made, settings: Qa, folder: Path, seed: int, encoder: Encoder | None) -> list[Ranked]:
+    """The first stages of every query, over the windows of its side of the split."""
+    found: dict[int, Ranked] = {}
+    for name, held in (("train", False), ("dev", True)):
+        numbers = [n for n, query in enumerate(made.queries) if _is_held(made, query) == held]
+        wanted = [
+            Wanted(query.text, query.asked.language, (query.window,)) for query in (made.queries[n] for n in numbers)
+        ]
+        # Windows that answer nothing would be negatives only: a prior that needs no reading.
+        pool = sorted({made.queries[n].window for n in numbers if made.queries[n].place is not None})
+        with progress(f"{name}: vectors", len(pool)) as advance_vectors, progress(name, len(wanted)) as advance:
+            done = [0]
+
+            def encoded(total: int, done: list[int] = done, advance: Callable[[int], None] = advance_vectors) -> None:
+                advance(max(0, total - done[0]))
+                done[0] = total
+
+            overlap = Overlap(made.windows)
+            results = search(
+                wanted,
+                made.windows,
+                pool,
+                overlap,
+                settings,
+                folder / "vectors" / name,
+                seed,
+                encoded,
+                advance,
+                encoder,
+            )
+        found.update(zip(numbers, results, strict=True))
+    return [found[n] for n in range(len(made.queries))]
+
+
+def _is_held(made: Made, query: Query) -> bool:
+    return made.windows[query.window].group in made.held
+
+
+def _labelled(made: Made, ranked: Sequence[Ranked]) -> Iterator[Labelled]:
+    """What the teacher learns from: people's labels, random windows, and near ones that lack the answer of the set."""
+    for number, (query, found) in enumerate(zip(made.queries, ranked, strict=True)):
+        yield Labelled(number, found.known[0], query.place is not None)
+        if query.place is None:
+            continue
+        answers = _telling_answers(query)
+        lacking = (
+            one for one in found.near if answers and not holds_answer(made.windows[window_of(one)].text, answers)
+        )
+        for candidates, count in ((lacking, _NEAR_FOR_TEACHER), (iter(found.far), 1)):
+            others = (one for one in candidates if not _same_document(made, query, one))
+            yield from (Labelled(number, one, False) for one in islice(others, count))
+
+
+def _same_document(made: Made, query: Query, other: Scored) -> bool:
+    return made.windows[window_of(other)].group == made.windows[query.window].group
+
+
+def _telling_answers(query: Query) -> tuple[str, ...]:
+    """Answers long enough that a passage without them does not answer."""
+    least = _SHORT_ANSWER.get(query.asked.language, 4)
+    return tuple(answer for answer in query.asked.answers if len(answer) >= least)
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+class _Records:
+    """Makes the records of both sides."""
+
+    def __init__(
+        self, made: Made, ranked: Sequence[Ranked], teacher: Teacher, settings: Qa, seed: int, drops: Drops
+    ) -> None:
+        self._made, self._ranked, self._teacher = made, ranked, teacher
+        self._settings, self._seed, self._drops = settings, seed, drops
+        self._answering: defaultdict[str, set[int]] = defaultdict(set)
+        for query in made.queries:
+            if query.place is not None:
+                self._answering[query_key(query.asked.query)].add(query.window)
+
+    def train(self, dev_queries: set[str]) -> Iterator[Example]:
+        """Positives with their negatives, and what people said does not answer."""
+        per_query = self._settings.hard + self._settings.easy
+        numbers = []
+        for number, query in enumerate(self._made.queries):
+            if _is_held(self._made, query):
+                continue
+            if query_key(query.text) in dev_queries:
+                self._drops.add(f"{query.asked.set}: the query is among those held out", query.text)
+            else:
+                numbers.append(number)
+        left = Counter(self._made.queries[n].window for n in numbers if self._made.queries[n].place is not None)
+        left = Counter({window: count * per_query for window, count in left.items()})
+        random.Random(self._seed).shuffle(numbers)
+        with progress("records", len(numbers)) as advance:
+            for number in numbers:
+                query = self._made.queries[number]
+                yield self._labelled(number)
+                if query.place is not None:
+                    yield from self._negatives(number, left)
+                advance(1)
+
+    def dev(self) -> Iterator[Example]:
+        """Groups of a positive and its hardest negatives, as many for each kind and language."""
+        groups: Counter[tuple[str, str]] = Counter()
+        wanted = self._settings.held_out
+        order = sorted(range(len(self._made.queries)), key=lambda n: stable_id("dev", self._made.queries[n].id))
+        for number in order:
+            query = self._made.queries[number]
+            kind = (query.kind, query.asked.language)
+            if query.place is None or not _is_held(self._made, query) or groups[kind] >= wanted.groups:
+                continue
+            chosen = self._admitted(number, self._ranked[number].near)[: wanted.negatives]
+            if len(chosen) < wanted.negatives:
+                self._drops.add("held out: too few negatives for a group", query.text)
+                continue
+            groups[kind] += 1
+            yield self._labelled(number)
+            yield from (self._mined(query, one, probability) for one, probability in chosen)
+
+    def _labelled(self, number: int) -> Example:
+        """The record of a pair people labelled."""
+        query, known = self._made.queries[number], self._ranked[number].known
+        score = target(float(self._teacher.probabilities(known)[0]), query.place is not None, 1.0)
+        if query.place is None:
+            return self._example(query, query.window, score, "no")
+        passage = self._made.windows[query.window]
+        evidence = contribution = None
+        if is_evidence(passage, query.place.sentences):
+            evidence = evidence_text(passage, query.place.sentences)
+            contribution = contribute(
+                query.asked.query,
+                evidence,
+                passage.language,
+                answers=query.asked.answers,
+                verdict=query.asked.verdict,
+            )
+        if contribution is None:
+            why = "no evidence known" if evidence is None else "nothing to say but words of the query"
+            self._drops.add(f"{query.asked.set}: nothing written, score only: {why}", query.text)
+            return self._example(query, query.window, score, "yes")
+        return self._example(query, query.window, score, "yes", contribution, evidence)
+
+    def _negatives(self, number: int, left: Counter[int]) -> Iterator[Example]:
+        query, found = self._made.queries[number], self._ranked[number]
+        taken: set[int] = set()
+        for candidates, count in ((found.near, self._settings.hard), (found.far, self._settings.easy)):
+            wanted = count
+            for one, probability in self._admitted(number, candidates):
+                window = window_of(one)
+                if wanted and window not in taken and left[window] > 0:
+                    left[window] -= 1
+                    taken.add(window)
+                    wanted -= 1
+                    yield self._mined(query, one, probability)
+            if wanted:
+                self._drops.add("fewer negatives than asked for: none left that may serve", query.text)
+
+    def _admitted(self, number: int, candidates: Scored) -> list[tuple[Scored, float]]:
+        """Windows of other documents that likely do not answer, with the teacher's probability."""
+        query = self._made.queries[number]
+        answering = self._answering[query_key(query.asked.query)]
+        kept = []
+        answers = _telling_answers(query)
+        for one, probability in zip(candidates, self._teacher.probabilities(candidates), strict=True):
+            if window_of(one) in answering or _same_document(self._made, query, one):
+                continue
+            if answers and holds_answer(self._made.windows[window_of(one)].text, answers):
+                self._drops.add("negative left out: the answer stands in it", query.text)
+            elif probability >= self._settings.likely_relevant:
+                self._drops.add("negative left out: the teacher holds it for relevant", query.text)
+            else:
+                kept.append((one, float(probability)))
+        return kept
+
+    def _mined(self, query: Query, one: Scored, probability: float) -> Example:
+        score = target(probability, None, self._settings.likely_relevant)
+        return self._example(query, window_of(one), score, "no")
+
+    def _example(
+        self,
+        query: Query,
+        window: int,
+        score: float,
+        verdict: str,
+        contribution: str | None = None,
+        evidence: str | None = None,
+    ) -> Example:
+        passage = self._made.windows[window]
+        # A title above the text would answer queries made of it without reading.
+        shown = query.kind not in ("heading", "title") and self._shows_title(passage)
+        return Example(
+            query=query.text,
+            document=passage.text,
+            doc_id=passage.id,
+            query_id=query.id,
+            title=passage.title if shown else None,
+            source=f"{query.asked.set}/{query.kind}",
+            language=passage.language,
+            teacher_score=score,
+            verdict="yes" if verdict == "yes" else "no",
+            contribution=contribution,
+            evidence=evidence,
+            losses=("distill",) if verdict == "yes" and contribution is None else ("distill", "sft"),
+        )
+
+    def _shows_title(self, passage: Passage) -> bool:
+        return bool(passage.title) and int(stable_id("title", passage.id), 16) < self._settings.titles * 2**64
+
+
+def _write(path: Path, examples: Iterable[Example], say: Say) -> Report:
+    kinds: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
+    written = 0
+
+    def counted() -> Iterator[Example]:
+        nonlocal written
+        for example in examples:
+            kinds[f"{example.source}/{example.verdict}"] += 1
+            languages[f"{example.language}/{example.verdict}"] += 1
+            written += example.evidence is not None
+            yield example
+
+    total = write_examples(path, counted())
+    say(f"{path.name}: {total:,} records, {written:,} with texts")
+    return {
+        "records": total,
+        "written": written,
+        "by_source": dict(sorted(kinds.items())),
+        "by_language": dict(sorted(languages.items())),
+    }

@@ -1,0 +1,73 @@
+"""One function over many items in all processes this machine has room for, results in the order of the items."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_AHEAD = 4
+"""So many chunks for each process are read ahead, no more: memory does not grow with the number of items."""
+_state: Any = None
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered(
+    function: Callable[[Any, list[Item]], Result],
+    state: Any,
+    items: Iterable[Item],
+    *,
+    chunk: int,
+    workers: int | None = None,
+) -> Iterator[Result]:
+    """`function(state, chunk)` for every `chunk` items, in order.
+
+    Processes are forked, so `state` costs nothing to hand over; with one worker, no more than one chunk, or where there
+    is no fork to trust (macOS, Windows), everything happens here. Default for `workers`: the cores this process may
+    use. An error in a worker is raised here, at its place in the order.
+    """
+    chunks = _chunks(items, chunk)
+    first = list(islice(chunks, 2))
+    count = cores() if workers is None else workers
+    if count == 1 or len(first) < 2 or sys.platform != "linux":
+        yield from (function(state, some) for some in chain(first, chunks))
+        return
+    with warnings.catch_warnings():
+        # Python 3.12 warns of any fork beside threads; these children only compute, as those of a DataLoader do.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pool = multiprocessing.get_context("fork").Pool(count, _start, (function, state))
+    with pool:
+        waiting: list[Any] = []
+        for some in chain(first, chunks):
+            waiting.append(pool.apply_async(_run, (some,)))
+            if len(waiting) > _AHEAD * count:
+                yield waiting.pop(0).get()
+        yield from (one.get() for one in waiting)
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while some := list(islice(iterator, size)):
+        yield some
+
+
+def _start(function: Callable[..., Any], state: Any) -> None:
+    global _state
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _state = function, state
+
+
+def _run(some: list[Any]) -> Any:
+    function, state = _state
+    return function(state, some)
