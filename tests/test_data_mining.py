@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from prism import cli
+from prism.data.contributions import echoes
 from prism.data.corpus_pairs import CorpusPairs, pairs_from_corpus
 from prism.data.jsonl import Drops, Line, read_corpus, write_rows
 from prism.data.mining import Mining, known_positives, mine
@@ -171,7 +172,8 @@ def test_pairs_from_chinese_paragraphs() -> None:
         assert all(chunk in example.evidence for chunk in example.query.split())
         assert 2 <= len(example.query.split()) <= 4
         assert example.language == "zh"
-        assert example.contribution.startswith("文中讲到")
+        assert example.contribution.startswith("文中")
+        assert not echoes(example.contribution, example.query, "zh")
     assert len(found) > 3 * len(yes)
     assert {example.teacher_score for example in yes} == {0.95}
     assert all(example.teacher_score <= 0.3 for example in found if example.verdict == "no")

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from peft import PeftModel
+from safetensors.torch import load_file
 from test_trainer import example, finish, kill_after, run_command, same, weights
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from prism.checkpoint import Checkpoint
+from prism.checkpoint import Base, Checkpoint, PrismConfig
 from prism.data.records import write_examples
-from prism.errors import RecipeError
+from prism.errors import CheckpointError, RecipeError
 from prism.reranker import Reranker
+from prism.template import PRISM
 from prism.training.distill import plain
 from prism.training.model import make_model, merged
+from prism.training.packaging import weights_digest
 from prism.training.recipe import load_recipe
 from prism.training.setup import open_template
 from prism.training.trainer import train
@@ -62,8 +70,6 @@ def test_every_adapter_moves_and_the_base_does_not(recipe, tmp_path):
     fresh = make_model(settings, open_template(settings).base)
     start = {name: value.clone() for name, value in fresh.state_dict().items()}
     train(recipe)
-    from peft import PeftModel
-
     base = Checkpoint.load(settings.model.base, template="prism").load_model("float32")
     trained = PeftModel.from_pretrained(base, tmp_path / "run" / "state" / "checkpoint-8").state_dict()
     still = {name for name in start if torch.equal(start[name], trained[name])}
@@ -83,6 +89,78 @@ def test_merging_keeps_what_the_adapters_say(recipe, tmp_path):
     with torch.no_grad():
         expected = plain(deepcopy(model))(ids).logits
         assert torch.allclose(merged(model, settings, opened.base)(ids).logits, expected, atol=1e-4)
+
+
+def test_adapters_are_saved_as_peft_reads_them(recipe, tmp_path, tiny_checkpoint):
+    folder = train(recipe, overrides=["model.lora.save=adapter", "schedule.max_steps=4"])
+    assert {path.name for path in folder.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "prism.json",
+        "recipe.yaml",
+        "README.md",
+    }
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_checkpoint)
+    assert (config["r"], config["lora_alpha"], config["inference_mode"]) == (4, 8, True)
+    stored = load_file(folder / "adapter_model.safetensors")
+    trained = load_file(tmp_path / "run/state/checkpoint-4/adapter_model.safetensors")
+    assert len(stored) == 2 * 2 * 7
+    assert all(name.startswith("base_model.model.model.layers.") for name in stored)
+    assert same(stored, {name: value.to(torch.bfloat16) for name, value in trained.items()})
+    named = PrismConfig.model_validate_json((folder / "prism.json").read_bytes())
+    digest = hashlib.sha256((tiny_checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    assert named.base == Base(name=str(tiny_checkpoint), sha256=digest)
+    assert digest in (folder / "README.md").read_text()
+    assert named.template.text == PRISM.text
+    # As one model or as two, what is read back says the same.
+    base = Checkpoint.load(str(tiny_checkpoint), template="prism").load_model("float32")
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        plain_logits = base(ids).logits
+        beside = PeftModel.from_pretrained(base, folder).float()
+        expected = beside(ids).logits
+        whole = beside.merge_and_unload()(ids).logits
+    assert torch.allclose(whole, expected, atol=1e-5)
+    assert (expected - plain_logits).abs().max() > 1e-3
+
+
+def test_a_base_without_weights_cannot_be_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no weights to name as the base"):
+        weights_digest(tmp_path)
+    for name, content in (("b.safetensors", b"two"), ("a.safetensors", b"one")):
+        (tmp_path / name).write_bytes(content)
+    parts = "".join(hashlib.sha256(content).hexdigest() for content in (b"one", b"two"))
+    assert weights_digest(tmp_path) == hashlib.sha256(parts.encode()).hexdigest()
+
+
+def test_a_llama_is_adapted_killed_and_resumed(tmp_path, tiny_tokenizer):
+    """The architecture of mini's base, in one process: the states before and after a stop are one run."""
+    torch.manual_seed(4)
+    settings = LlamaConfig(
+        vocab_size=600,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(settings).save_pretrained(tmp_path / "base")
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    recipe = written(tmp_path, tmp_path / "base")
+    common = ["model.lora.save=adapter", "schedule.tokens_per_batch=700"]
+    whole = train(recipe, overrides=common, output=tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+    train(recipe, overrides=common, output=stopped)
+    shutil.rmtree(stopped / "checkpoint")
+    (stopped / "log.json").unlink()
+    shutil.rmtree(stopped / "state" / "checkpoint-8")  # as if killed after the sixth of eight steps
+    again = train(recipe, overrides=common, output=stopped)
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (whole, again))
+    assert same(one, two)
+    assert any(value.abs().max() > 0 for name, value in one.items() if "lora_B" in name)
 
 
 def test_gradient_checkpointing_gives_the_same_weights(recipe, tmp_path):

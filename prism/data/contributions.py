@@ -151,7 +151,7 @@ def contribute(
         for answer in sorted(answers, key=lambda text: (len(text), text)):
             if answer in evidence and not echoes(answer, query, language):
                 wording = say.answer[draw % len(say.answer)]
-                return wording.format(kind=_asked_for(query, say), answer=answer.strip(" .,;:。，"))
+                return wording.format(kind=_asked_for(query, say), answer=" ".join(answer.split()).strip(" .,;:。，"))
     statement = stated(evidence, language)
     if echoes(statement, query, language):
         return None

@@ -19,6 +19,7 @@ from prism.data.passages import Passage, windows_of
 from prism.data.settings import Windows
 from prism.data.sources import Text
 from prism.data.unspaced import is_unspaced
+from prism.sentences import UNSPACED, UNSPACED_CHAR
 from prism.text import stable_id
 
 MOST_SENTENCES = 4
@@ -32,6 +33,8 @@ _ASKS = re.compile(
     re.IGNORECASE,
 )
 """Sentences that repeat a question instead of answering it: they overlap most, and are no evidence."""
+_SPACED = rf"[^\W{UNSPACED}]"
+"""A letter or digit of a script that puts spaces between words."""
 _WINDOWS_KEPT = 4096
 _UNSPACED_SHARE = 3
 """A character of a script without spaces says about as much as so many letters."""
@@ -144,9 +147,9 @@ def holds_answer(text: str, answers: Iterable[str]) -> bool:
 
 @lru_cache(maxsize=4096)
 def _answer_pattern(answer: str) -> re.Pattern[str]:
-    spaced = not is_unspaced(answer)
-    border = (r"(?<!\w)", r"(?!\w)") if spaced else (r"(?<!\d)" if answer[0].isdigit() else "", "")
-    return re.compile(border[0] + r"\s+".join(map(re.escape, answer.split())) + border[1], re.IGNORECASE)
+    before = "" if UNSPACED_CHAR.match(answer[0]) else f"(?<!{_SPACED})"
+    after = "" if UNSPACED_CHAR.match(answer[-1]) else f"(?!{_SPACED})"
+    return re.compile(before + r"\s+".join(map(re.escape, answer.split())) + after, re.IGNORECASE)
 
 
 def _sentence(passage: Passage, index: int) -> str:
