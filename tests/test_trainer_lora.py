@@ -7,6 +7,7 @@ import json
 import shutil
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,14 +17,14 @@ from safetensors.torch import load_file
 from test_trainer import example, finish, kill_after, run_command, same, weights
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prism.checkpoint import Base, Checkpoint, PrismConfig
+from prism.checkpoint import Checkpoint, PrismConfig
 from prism.data.records import write_examples
-from prism.errors import CheckpointError, RecipeError
+from prism.errors import RecipeError
 from prism.reranker import Reranker
 from prism.template import PRISM
 from prism.training.distill import plain
 from prism.training.model import make_model, merged
-from prism.training.packaging import weights_digest
+from prism.training.packaging import base_sum
 from prism.training.recipe import load_recipe
 from prism.training.setup import open_template
 from prism.training.trainer import train
@@ -109,10 +110,9 @@ def test_adapters_are_saved_as_peft_reads_them(recipe, tmp_path, tiny_checkpoint
     assert all(name.startswith("base_model.model.model.layers.") for name in stored)
     assert same(stored, {name: value.to(torch.bfloat16) for name, value in trained.items()})
     named = PrismConfig.model_validate_json((folder / "prism.json").read_bytes())
-    digest = hashlib.sha256((tiny_checkpoint / "model.safetensors").read_bytes()).hexdigest()
-    assert named.base == Base(name=str(tiny_checkpoint), sha256=digest)
-    assert digest in (folder / "README.md").read_text()
+    assert named.base_sha256 is None  # of a folder, whose weights may be several files
     assert named.template.text == PRISM.text
+    assert f"for `{tiny_checkpoint}`" in (folder / "README.md").read_text()
     # As one model or as two, what is read back says the same.
     base = Checkpoint.load(str(tiny_checkpoint), template="prism").load_model("float32")
     ids = torch.arange(3, 40)[None]
@@ -125,13 +125,31 @@ def test_adapters_are_saved_as_peft_reads_them(recipe, tmp_path, tiny_checkpoint
     assert (expected - plain_logits).abs().max() > 1e-3
 
 
-def test_a_base_without_weights_cannot_be_named(tmp_path):
-    with pytest.raises(CheckpointError, match="no weights to name as the base"):
-        weights_digest(tmp_path)
-    for name, content in (("b.safetensors", b"two"), ("a.safetensors", b"one")):
-        (tmp_path / name).write_bytes(content)
-    parts = "".join(hashlib.sha256(content).hexdigest() for content in (b"one", b"two"))
-    assert weights_digest(tmp_path) == hashlib.sha256(parts.encode()).hexdigest()
+def test_an_adapter_reranks_by_its_own_folder(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "cache"))
+    short = ["schedule.max_steps=2"]
+    beside = train(recipe, overrides=[*short, "model.lora.save=adapter"], output=tmp_path / "beside")
+    whole = train(recipe, overrides=short, output=tmp_path / "whole")
+    scores = []
+    for folder in (beside, whole):
+        with Reranker.load(str(folder), dtype="float32", self_test=False) as reranker:
+            scores.append([j.score for j in reranker.rerank(example(2).query, [example(2).document, "Else."])])
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)  # one rounds adapters to bf16, the other sums
+
+
+def test_adapters_do_not_stack(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "cache"))
+    first = train(recipe, overrides=["schedule.max_steps=1", "model.lora.save=adapter"], output=tmp_path / "first")
+    again = [f"model.base={first}", "model.lora.save=adapter", "name=second"]
+    with pytest.raises(RecipeError, match="adapters do not stack"):
+        train(recipe, overrides=again, output=tmp_path / "second")
+
+
+def test_a_base_of_one_file_is_named_by_its_sum(tmp_path):
+    file = tmp_path / "base.gguf"
+    file.write_bytes(b"GGUF and more")
+    base = SimpleNamespace(home=file)
+    assert base_sum(base) == hashlib.sha256(b"GGUF and more").hexdigest()
 
 
 def test_a_llama_is_adapted_killed_and_resumed(tmp_path, tiny_tokenizer):

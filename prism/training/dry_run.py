@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prism.catalogue import CATALOGUE
 from prism.checkpoint import PrismConfig
 from prism.errors import CheckpointError, TemplateError
 from prism.template import BUILT_IN, Template, load_spec, spec_from_chat_template
@@ -144,7 +145,7 @@ def _open(recipe: Recipe) -> tuple[Template, Any]:
     from transformers import AutoConfig
 
     base = recipe.model.base
-    if not Path(base).is_dir():
+    if not (Path(base).exists() or base == "mini" or base in CATALOGUE):
         return _from_hub(recipe, base)
     opened = open_template(recipe)
     trusted = recipe.model.trust_remote_code

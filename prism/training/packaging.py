@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from prism.checkpoint import CONFIG_NAME, Base, Checkpoint, PrismConfig
-from prism.errors import CheckpointError
+from prism import catalogue
+from prism.checkpoint import CONFIG_NAME, Checkpoint, PrismConfig
+from prism.merge import ADAPTER_WEIGHTS
 from prism.template import Template
 from prism.training.model import merged
 from prism.training.recipe import Recipe, dump_recipe
-
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def package(path: Path, model: Any, recipe: Recipe, base: Checkpoint, template: Template, figures: list[str]) -> None:
@@ -21,15 +19,14 @@ def package(path: Path, model: Any, recipe: Recipe, base: Checkpoint, template: 
         plain = merged(model, recipe, base)
         Checkpoint.save(path, model=plain, template=template, name=recipe.name, recipe=dump_recipe(recipe))
         return
-    found = Base(name=recipe.model.base, sha256=weights_digest(base.path))
-    save_adapter(path, model, found)
-    config = PrismConfig(name=recipe.name, template=template.spec, base=found)
+    save_adapter(path, model, recipe.model.base)
+    config = PrismConfig(name=recipe.name, template=template.spec, base_sha256=base_sum(base))
     (path / CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (path / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-    (path / "README.md").write_text(_card(recipe, found, figures), encoding="utf-8")
+    (path / "README.md").write_text(_card(recipe, config.base_sha256, figures), encoding="utf-8")
 
 
-def save_adapter(path: Path, model: Any, base: Base) -> None:
+def save_adapter(path: Path, model: Any, base: str) -> None:
     """peft's two files, as `peft.PeftModel.from_pretrained` reads them: the adapters in bf16, the base by its name."""
     import torch
     from peft import get_peft_model_state_dict
@@ -38,39 +35,29 @@ def save_adapter(path: Path, model: Any, base: Base) -> None:
     path.mkdir(parents=True, exist_ok=True)
     config = model.peft_config["default"]
     kept = (config.base_model_name_or_path, config.inference_mode)
-    config.base_model_name_or_path, config.inference_mode = base.name, True
+    config.base_model_name_or_path, config.inference_mode = base, True
     config.save_pretrained(path)
     config.base_model_name_or_path, config.inference_mode = kept
     weights = {
         name: value.detach().to("cpu", torch.bfloat16).contiguous()
         for name, value in sorted(get_peft_model_state_dict(model).items())
     }
-    save_file(weights, path / ADAPTER_FILES[1], metadata={"format": "pt"})
+    save_file(weights, path / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
-def weights_digest(path: Path) -> str:
-    """SHA-256 of a checkpoint's weights: of the file, or of several files' digests in the order of their names.
-
-    Raises CheckpointError where there are none.
-    """
-    files = sorted(path.glob("*.gguf")) or sorted(path.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{path}: no weights to name as the base of an adapter: expected *.safetensors or *.gguf")
-    digests = []
-    for file in files:
-        with file.open("rb") as content:
-            digests.append(hashlib.file_digest(content, "sha256").hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+def base_sum(base: Checkpoint) -> str | None:
+    """SHA-256 of a base that is one file; None for a folder, whose files may change without its weights."""
+    return catalogue.sha256(base.home) if base.home is not None and base.home.is_file() else None
 
 
-def _card(recipe: Recipe, base: Base, figures: list[str]) -> str:
+def _card(recipe: Recipe, base_sha256: str | None, figures: list[str]) -> str:
     lora = recipe.model.lora
-    assert lora is not None
+    assert lora is not None  # only adapters have this card
+    known = f" (SHA-256 {base_sha256})" if base_sha256 else ""
     lines = [
         f"# {recipe.name}",
         "",
-        f"LoRA adapters of rank {lora.rank} (alpha {lora.alpha}, bf16) for `{base.name}`"
-        f" (SHA-256 of its weights {base.sha256}).",
+        f"LoRA adapters of rank {lora.rank} (alpha {lora.alpha}, bf16) for `{recipe.model.base}`{known}.",
         f"The prompt is in `{CONFIG_NAME}`, the whole recipe in `recipe.yaml`.",
         "",
         *(f"- {line}" for line in figures),

@@ -15,6 +15,7 @@ from prism.checkpoint import Checkpoint
 from prism.data.qa import build
 from prism.data.records import read_examples
 from prism.errors import DataError, RecipeError
+from prism.merge import is_adapter
 from prism.template import Template, TemplateSpec
 from prism.training.batches import deal, filled, numbered, order, order_by_query
 from prism.training.dataset import Drops, Row, rows
@@ -65,6 +66,10 @@ def open_template(recipe: Recipe) -> Opened:
         recipe.model.base, template=recipe.model.template, trust_remote_code=recipe.model.trust_remote_code
     )
     refuse_packing(recipe, base.path / "config.json")
+    if recipe.model.lora is not None and recipe.model.lora.save == "adapter" and base.home and is_adapter(base.home):
+        raise RecipeError(
+            f"model.lora.save: {recipe.model.base} is an adapter itself, and adapters do not stack: set it to merged"
+        )
     return Opened(Template(limited(base.template.spec, recipe), base.tokenizer), base)
 
 
