@@ -178,6 +178,14 @@ def test_caps_limits_and_repeats(tmp_path):
         build(Qa(files=files, caps={"three": Cap()}, **SMALL), tmp_path / "x", 1)
 
 
+def test_where_people_disagree_those_who_found_the_answer_stand(tmp_path):
+    rows = [pair(n, label=label) for n in range(120) if n % 4 != 3 for label in (0, 1)]
+    report = build(Qa(files=(saved(tmp_path / "r.jsonl", rows),), keywords=0.0, **SMALL), tmp_path / "out", 1)
+    assert report["dropped"]["r: people disagree, and others found the answer"]["count"] > 0
+    own = [one for one in records(tmp_path / "out") if one.query.split()[3] in one.document]
+    assert {one.verdict for one in own} == {"yes"}
+
+
 class Vowels:
     """An encoder that knows only which things and towns are named: unit vectors."""
 
@@ -330,7 +338,7 @@ def test_windows_do_not_depend_on_the_question():
     ],
 )
 def test_a_question_falls_on_the_window_with_its_answer(asked, how, evidence):
-    windows = cut_texts(Windows(shortest=50, smallest=200, largest=200), [LONG])
+    windows = cut_texts(Windows(shortest=50, smallest=150, largest=150), [LONG])  # three fillers to a window
     found = place(asked, windows, range(len(windows)), Overlap(windows))
     assert found is not None
     assert found.how == how

@@ -188,19 +188,23 @@ def _capped(found: Sequence[Asked], settings: Qa, drops: Drops) -> list[Asked]:
         raise DataError(f"caps: no set {sorted(unknown)[0]!r}: there are {', '.join(sorted({a.set for a in found}))}")
     kept: list[Asked] = []
     seen: set[tuple[str, str]] = set()
+    answered = {(query_key(one.query), one.text_id) for one in found if one.relevant}
     of_set: Counter[str] = Counter()
     of_passage: Counter[tuple[str, str]] = Counter()
     for asked in sorted(found, key=lambda one: stable_id("question", one.set, one.query, one.text_id)):
         cap = settings.caps.get(asked.set)
         passage = (asked.set, asked.text_id)
-        if (query_key(asked.query), asked.text_id) in seen:
+        pair = (query_key(asked.query), asked.text_id)
+        if pair in seen:
             drops.add(f"{asked.set}: asked before on the same text", asked.query)
+        elif not asked.relevant and pair in answered:
+            drops.add(f"{asked.set}: people disagree, and others found the answer", asked.query)
         elif cap and cap.questions is not None and of_set[asked.set] >= cap.questions:
             drops.add(f"{asked.set}: over the cap of questions", asked.query)
         elif cap and cap.per_passage is not None and of_passage[passage] >= cap.per_passage:
             drops.add(f"{asked.set}: over the cap of questions on a passage", asked.query)
         else:
-            seen.add((query_key(asked.query), asked.text_id))
+            seen.add(pair)
             of_set[asked.set] += 1
             of_passage[passage] += 1
             kept.append(asked)
