@@ -17,21 +17,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from prism.data.asked import Asked, Gathered, gather
 from prism.data.command_app import progress
-from prism.data.contributions import contribute
 from prism.data.jsonl import Drops, write_text
 from prism.data.leakage import LeakageCheck, read_evaluation
 from prism.data.pairs import Lexicon, make_queries
-from prism.data.passages import Passage, evidence_text, without_repeats
-from prism.data.placing import Overlap, Place, cut_texts, holds_answer, is_evidence, nearest, place
+from prism.data.passages import Passage, without_repeats
+from prism.data.placing import Overlap, Place, cut_texts, holds_answer, nearest, place
+from prism.data.qa_records import Made, Query, Records, is_held, same_document, telling_answers
 from prism.data.qa_search import Ranked, Wanted, search
-from prism.data.qa_teacher import Labelled, Scored, Teacher, target, window_of
+from prism.data.qa_teacher import Labelled, Teacher, window_of
 from prism.data.queries import keywords
 from prism.data.records import write_examples
 from prism.data.settings import Qa
@@ -49,34 +49,6 @@ FORMAT = 1
 """Raised when the same settings would make other records: a build of another format is not reused."""
 _TEXTS_AT_ONCE = 200
 _NEAR_FOR_TEACHER = 2
-_SHORT_ANSWER = {"zh": 2, "ja": 2}
-"""An answer of fewer characters (elsewhere 4) stands in too many passages to say anything about one."""
-
-
-class Query(NamedTuple):
-    """A query, where it is answered, and what it is made of."""
-
-    text: str
-    kind: str
-    asked: Asked
-    window: int
-    """The window that answers it, or that people said does not."""
-    place: Place | None
-    """None where it does not."""
-
-    @property
-    def id(self) -> str:
-        return stable_id(self.text, self.kind, self.asked.text_id)
-
-
-class Made(NamedTuple):
-    """Everything the records are made of."""
-
-    windows: list[Passage]
-    overlap: Overlap
-    queries: list[Query]
-    held: set[str]
-    """Document groups kept out of training."""
 
 
 def build(settings: Qa, folder: Path, seed: int, say: Say = lambda _: None, encoder: Encoder | None = None) -> Report:
@@ -97,7 +69,7 @@ def build(settings: Qa, folder: Path, seed: int, say: Say = lambda _: None, enco
     ranked = _ranked(made, settings, folder, seed, encoder)
     teacher = Teacher(list(_labelled(made, ranked)))
     say("teacher: " + ", ".join(f"{name} {value}" for name, value in teacher.figures.items()))
-    records = _Records(made, ranked, teacher, settings, seed, drops)
+    records = Records(made, ranked, teacher, settings, seed, drops)
     dev = list(records.dev())
     train = records.train({query_key(example.query) for example in dev})
     report: Report = {"key": key, "settings": settings.model_dump(mode="json"), "seed": seed}
@@ -261,7 +233,7 @@ def _ranked(made: Made, settings: Qa, folder: Path, seed: int, encoder: Encoder 
     """The first stages of every query, over the windows of its side of the split."""
     found: dict[int, Ranked] = {}
     for name, held in (("train", False), ("dev", True)):
-        numbers = [n for n, query in enumerate(made.queries) if _is_held(made, query) == held]
+        numbers = [n for n, query in enumerate(made.queries) if is_held(made, query) == held]
         wanted = [
             Wanted(query.text, query.asked.language, (query.window,)) for query in (made.queries[n] for n in numbers)
         ]
@@ -291,179 +263,19 @@ def _ranked(made: Made, settings: Qa, folder: Path, seed: int, encoder: Encoder 
     return [found[n] for n in range(len(made.queries))]
 
 
-def _is_held(made: Made, query: Query) -> bool:
-    return made.windows[query.window].group in made.held
-
-
 def _labelled(made: Made, ranked: Sequence[Ranked]) -> Iterator[Labelled]:
     """What the teacher learns from: people's labels, random windows, and near ones that lack the answer of the set."""
     for number, (query, found) in enumerate(zip(made.queries, ranked, strict=True)):
         yield Labelled(number, found.known[0], query.place is not None)
         if query.place is None:
             continue
-        answers = _telling_answers(query)
+        answers = telling_answers(query)
         lacking = (
             one for one in found.near if answers and not holds_answer(made.windows[window_of(one)].text, answers)
         )
         for candidates, count in ((lacking, _NEAR_FOR_TEACHER), (iter(found.far), 1)):
-            others = (one for one in candidates if not _same_document(made, query, one))
+            others = (one for one in candidates if not same_document(made, query, one))
             yield from (Labelled(number, one, False) for one in islice(others, count))
-
-
-def _same_document(made: Made, query: Query, other: Scored) -> bool:
-    return made.windows[window_of(other)].group == made.windows[query.window].group
-
-
-def _telling_answers(query: Query) -> tuple[str, ...]:
-    """Answers long enough that a passage without them does not answer."""
-    least = _SHORT_ANSWER.get(query.asked.language, 4)
-    return tuple(answer for answer in query.asked.answers if len(answer) >= least)
-
-
-# --- records ---------------------------------------------------------------------------------------------------------
-
-
-class _Records:
-    """Makes the records of both sides."""
-
-    def __init__(
-        self, made: Made, ranked: Sequence[Ranked], teacher: Teacher, settings: Qa, seed: int, drops: Drops
-    ) -> None:
-        self._made, self._ranked, self._teacher = made, ranked, teacher
-        self._settings, self._seed, self._drops = settings, seed, drops
-        self._answering: defaultdict[str, set[int]] = defaultdict(set)
-        for query in made.queries:
-            if query.place is not None:
-                self._answering[query_key(query.asked.query)].add(query.window)
-
-    def train(self, dev_queries: set[str]) -> Iterator[Example]:
-        """Positives with their negatives, and what people said does not answer."""
-        per_query = self._settings.hard + self._settings.easy
-        numbers = []
-        for number, query in enumerate(self._made.queries):
-            if _is_held(self._made, query):
-                continue
-            if query_key(query.text) in dev_queries:
-                self._drops.add(f"{query.asked.set}: the query is among those held out", query.text)
-            else:
-                numbers.append(number)
-        left = Counter(self._made.queries[n].window for n in numbers if self._made.queries[n].place is not None)
-        left = Counter({window: count * per_query for window, count in left.items()})
-        random.Random(self._seed).shuffle(numbers)
-        with progress("records", len(numbers)) as advance:
-            for number in numbers:
-                query = self._made.queries[number]
-                yield self._labelled(number)
-                if query.place is not None:
-                    yield from self._negatives(number, left)
-                advance(1)
-
-    def dev(self) -> Iterator[Example]:
-        """Groups of a positive and its hardest negatives, as many for each kind and language."""
-        groups: Counter[tuple[str, str]] = Counter()
-        wanted = self._settings.held_out
-        order = sorted(range(len(self._made.queries)), key=lambda n: stable_id("dev", self._made.queries[n].id))
-        for number in order:
-            query = self._made.queries[number]
-            kind = (query.kind, query.asked.language)
-            if query.place is None or not _is_held(self._made, query) or groups[kind] >= wanted.groups:
-                continue
-            chosen = self._admitted(number, self._ranked[number].near)[: wanted.negatives]
-            if len(chosen) < wanted.negatives:
-                self._drops.add("held out: too few negatives for a group", query.text)
-                continue
-            groups[kind] += 1
-            yield self._labelled(number)
-            yield from (self._mined(query, one, probability) for one, probability in chosen)
-
-    def _labelled(self, number: int) -> Example:
-        """The record of a pair people labelled."""
-        query, known = self._made.queries[number], self._ranked[number].known
-        score = target(float(self._teacher.probabilities(known)[0]), query.place is not None, 1.0)
-        if query.place is None:
-            return self._example(query, query.window, score, "no")
-        passage = self._made.windows[query.window]
-        evidence = contribution = None
-        if is_evidence(passage, query.place.sentences):
-            evidence = evidence_text(passage, query.place.sentences)
-            contribution = contribute(
-                query.asked.query,
-                evidence,
-                passage.language,
-                answers=query.asked.answers,
-                verdict=query.asked.verdict,
-            )
-        if contribution is None:
-            why = "no evidence known" if evidence is None else "nothing to say but words of the query"
-            self._drops.add(f"{query.asked.set}: nothing written, score only: {why}", query.text)
-            return self._example(query, query.window, score, "yes")
-        return self._example(query, query.window, score, "yes", contribution, evidence)
-
-    def _negatives(self, number: int, left: Counter[int]) -> Iterator[Example]:
-        query, found = self._made.queries[number], self._ranked[number]
-        taken: set[int] = set()
-        for candidates, count in ((found.near, self._settings.hard), (found.far, self._settings.easy)):
-            wanted = count
-            for one, probability in self._admitted(number, candidates):
-                window = window_of(one)
-                if wanted and window not in taken and left[window] > 0:
-                    left[window] -= 1
-                    taken.add(window)
-                    wanted -= 1
-                    yield self._mined(query, one, probability)
-            if wanted:
-                self._drops.add("fewer negatives than asked for: none left that may serve", query.text)
-
-    def _admitted(self, number: int, candidates: Scored) -> list[tuple[Scored, float]]:
-        """Windows of other documents that likely do not answer, with the teacher's probability."""
-        query = self._made.queries[number]
-        answering = self._answering[query_key(query.asked.query)]
-        kept = []
-        answers = _telling_answers(query)
-        for one, probability in zip(candidates, self._teacher.probabilities(candidates), strict=True):
-            if window_of(one) in answering or _same_document(self._made, query, one):
-                continue
-            if answers and holds_answer(self._made.windows[window_of(one)].text, answers):
-                self._drops.add("negative left out: the answer stands in it", query.text)
-            elif probability >= self._settings.likely_relevant:
-                self._drops.add("negative left out: the teacher holds it for relevant", query.text)
-            else:
-                kept.append((one, float(probability)))
-        return kept
-
-    def _mined(self, query: Query, one: Scored, probability: float) -> Example:
-        score = target(probability, None, self._settings.likely_relevant)
-        return self._example(query, window_of(one), score, "no")
-
-    def _example(
-        self,
-        query: Query,
-        window: int,
-        score: float,
-        verdict: str,
-        contribution: str | None = None,
-        evidence: str | None = None,
-    ) -> Example:
-        passage = self._made.windows[window]
-        # A title above the text would answer queries made of it without reading.
-        shown = query.kind not in ("heading", "title") and self._shows_title(passage)
-        return Example(
-            query=query.text,
-            document=passage.text,
-            doc_id=passage.id,
-            query_id=query.id,
-            title=passage.title if shown else None,
-            source=f"{query.asked.set}/{query.kind}",
-            language=passage.language,
-            teacher_score=score,
-            verdict="yes" if verdict == "yes" else "no",
-            contribution=contribution,
-            evidence=evidence,
-            losses=("distill",) if verdict == "yes" and contribution is None else ("distill", "sft"),
-        )
-
-    def _shows_title(self, passage: Passage) -> bool:
-        return bool(passage.title) and int(stable_id("title", passage.id), 16) < self._settings.titles * 2**64
 
 
 def _write(path: Path, examples: Iterable[Example], say: Say) -> Report:

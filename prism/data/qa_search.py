@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, zip_longest
@@ -51,7 +52,7 @@ class _Searched(NamedTuple):
 
     bm25: Bm25
     pool: list[int]
-    place: dict[int, int]
+    """Window numbers, ascending."""
     overlap: Overlap
     vectors: Vectors | None
     depth: int
@@ -79,26 +80,17 @@ def search(
     found: dict[int, Ranked] = {}
     for language in sorted({query.language for query in wanted}):
         numbers = [n for n, query in enumerate(wanted) if query.language == language]
-        own = sorted(
-            {i for i in pool if windows[i].language == language} | {i for n in numbers for i in wanted[n].windows}
-        )
         queries = [wanted[n] for n in numbers]
+        named = {window for query in queries for window in query.windows}
+        own = sorted({i for i in pool if windows[i].language == language} | named)
         vectors = asked = None
         if settings.dense is not None and language in settings.dense_languages:
             encoder = encoder or SentenceEncoder(settings.dense)
             texts = partial(_texts, windows, own)
             vectors = build_index(texts, encoder, settings.dense, folder / f"dense-{language}", encoded).vectors
             asked = encoder.queries([query.text for query in queries])
-        state = _Searched(
-            Bm25(_texts(windows, own), stemmer=_STEMMERS.get(language)),
-            own,
-            {window: position for position, window in enumerate(own)},
-            overlap,
-            vectors,
-            settings.depth,
-            _RANDOM * max(1, settings.easy),
-            seed,
-        )
+        bm25 = Bm25(_texts(windows, own), stemmer=_STEMMERS.get(language))
+        state = _Searched(bm25, own, overlap, vectors, settings.depth, _RANDOM * max(1, settings.easy), seed)
         items = [(query, None if asked is None else asked[n]) for n, query in enumerate(queries)]
         results = chain.from_iterable(_counted(ordered(_rank, state, items, chunk=_QUERIES_AT_ONCE), searched))
         found.update(zip(numbers, results, strict=True))
@@ -148,7 +140,7 @@ def _rank_one(state: _Searched, query: Wanted, vector: Vectors | None) -> Ranked
     turns = (position for turn in zip_longest(*rankings) for position in turn if position is not None)
     rng = random.Random(f"{state.seed} {stable_id(query.text)}")
     far = rng.sample(range(len(state.pool)), min(state.far, len(state.pool)))
-    known = [state.place[window] for window in query.windows]
+    known = [bisect_left(state.pool, window) for window in query.windows]
     return Ranked(scored(known), scored(list(dict.fromkeys(turns))), scored(far))
 
 
