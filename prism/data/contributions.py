@@ -47,7 +47,7 @@ _WORDINGS: dict[str, _Wordings] = {
     "en": _Wordings(
         (
             "It gives the {kind}: {answer}.",
-            "It names the {kind}, {answer}.",
+            "It has the {kind}: {answer}.",
             "The {kind} stands in it: {answer}.",
             "It states the {kind} as {answer}.",
         ),

