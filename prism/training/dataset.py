@@ -104,16 +104,20 @@ def _supervise(example: Example, template: Template, max_tokens: int) -> Supervi
         raise InputError("blank query or document")
     if not example.losses:
         raise InputError("no losses")
-    sequence = template.supervise(
-        example.query,
-        Document(text=example.document, title=example.title),
-        example.verdict,
-        contribution=example.contribution,
-        evidence=example.evidence,
-        max_tokens=max_tokens,
-    )
+    too_long = f"prompt and target exceed {max_tokens} tokens"
+    try:
+        sequence = template.supervise(
+            example.query,
+            Document(text=example.document, title=example.title),
+            example.verdict,
+            contribution=example.contribution,
+            evidence=example.evidence,
+            max_tokens=max_tokens,
+        )
+    except InputError as error:  # query and target alone leave no room: one reason, whatever the numbers
+        raise InputError(too_long) from error
     if sequence.truncation and example.verdict == "yes":
-        raise InputError(f"prompt and target exceed {max_tokens} tokens")  # the evidence may be in what was cut
+        raise InputError(too_long)  # the evidence may be in what was cut
     return sequence
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from prism import catalogue
 from prism.checkpoint import CONFIG_NAME, Checkpoint, PrismConfig
-from prism.merge import ADAPTER_WEIGHTS
+from prism.data.jsonl import write_text
+from prism.merge import ADAPTER, ADAPTER_WEIGHTS
 from prism.template import Template
 from prism.training.model import merged
 from prism.training.recipe import Recipe, dump_recipe
@@ -38,6 +40,11 @@ def save_adapter(path: Path, model: Any, base: str) -> None:
     config.base_model_name_or_path, config.inference_mode = base, True
     config.save_pretrained(path)
     config.base_model_name_or_path, config.inference_mode = kept
+    said = json.loads((path / ADAPTER).read_bytes())  # peft writes its set of modules in any order, and what is unset
+    modules = said["target_modules"]
+    said["target_modules"] = modules if isinstance(modules, str) else sorted(modules)
+    settings = {name: value for name, value in sorted(said.items()) if value not in (None, {}, [], False)}
+    write_text(path / ADAPTER, json.dumps(settings, indent=2) + "\n")
     weights = {
         name: value.detach().to("cpu", torch.bfloat16).contiguous()
         for name, value in sorted(get_peft_model_state_dict(model).items())
