@@ -128,7 +128,9 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         Trainer itself would take a step before it looks whether there are any left.
         """
         from transformers import TrainerState
+        from transformers.trainer_utils import align_special_tokens
 
+        align_special_tokens(self.model, self.processing_class)  # as Trainer does when it begins
         self.state = TrainerState.load_from_json(str(Path(state) / "trainer_state.json"))
         self._load_from_checkpoint(state)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
