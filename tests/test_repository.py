@@ -17,6 +17,7 @@ MODULES = sorted((ROOT / "prism").rglob("*.py"))
 LAYERS = {
     "errors": set(),
     "text": set(),
+    "parallel": set(),
     "types": {"errors", "text"},
     "scoring": {"text", "errors", "types"},
     "template": {"text", "errors", "types"},
@@ -33,7 +34,18 @@ LAYERS = {
         *("errors", "types", "scoring", "fidelity", "sentences", "evidence", "checkpoint", "reranker", "result"),
         *("data", "evaluation", "labeling", "text"),
     },
-    "data": {"errors", "text", "types", "fidelity", "sentences", "data", "evaluation", "labeling", "result"},
+    "data": {
+        "errors",
+        "parallel",
+        "text",
+        "types",
+        "fidelity",
+        "sentences",
+        "data",
+        "evaluation",
+        "labeling",
+        "result",
+    },
 }
 
 
