@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -12,8 +11,6 @@ from prism.checkpoint import Checkpoint, Dtype
 from prism.engines.base import Engine
 from prism.errors import EngineError, InputError
 from prism.template import Template
-
-_logger = logging.getLogger(__name__)
 
 EngineName = Literal["hf", "vllm", "openai"]
 KEY_NAME = "PRISM_ENGINE_API_KEY"
@@ -41,12 +38,6 @@ def open_engine(
     urls = [base_url] if isinstance(base_url, str) else list(base_url or ())
     if (name == "openai") != bool(urls):
         raise InputError("base_url belongs to engine 'openai', and 'openai' needs at least one: http://host:8001/v1")
-    if name != "hf" and checkpoint.template.spec.no_repeat_ngram:
-        _logger.warning(
-            "%s asks for no_repeat_ngram, which engine %s cannot keep: some texts may go in circles",
-            checkpoint.name,
-            name,
-        )
     if name == "openai":
         return _openai(checkpoint, urls, served_model, options or {})
     if name == "vllm":

@@ -215,7 +215,6 @@ class Reranker:
                 top_n=call.evidence_top_n,
                 budget=call.evidence_tokens,
                 check=call.check,
-                instruction=call.instruction,
             )
             async with aclosing(writer.events()) as events:
                 async for event in events:

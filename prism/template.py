@@ -19,7 +19,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from prism.errors import InputError, TemplateError
 from prism.text import clean
@@ -27,10 +28,9 @@ from prism.types import Document, Outcome, Record, Truncation, Verdict, first_pr
 
 _SLOTS = re.compile(r"\{(instruction|query|document)\}")
 _CHARS_PER_TOKEN = 16
-_LINE_ENDS = (".\n", "?\n", "。\n")
-"""A small model that copies a claim into its contribution goes on behind the claim; one sentence is all it may write.
-Three, since servers of OpenAI's API take four stop strings."""
 """First guess of how much text can fill a budget; widened until it does."""
+_RULES_OF_NANO = ("no_repeat_ngram", "evidence_quotes", "restores_case")
+"""Keys that `prism.json` files of 0.1 carry. Switched off they say nothing; switched on they ask for what is gone."""
 
 
 class TemplateSpec(Record):
@@ -49,14 +49,21 @@ class TemplateSpec(Record):
     """Evidence copied from behind a space is written with it, so that its first word is the document's own token."""
     max_prompt_tokens: int = Field(default=8192, ge=16)
     max_written_tokens: int = Field(default=512, ge=8)
-    no_repeat_ngram: int = Field(default=0, ge=0)
-    """No run of this many written tokens is written again, for small models that go in circles (0: no such rule)."""
-    evidence_quotes: bool = False
-    """The model writes the contribution only; evidence is sentences of the document, word for word, chosen by its own
-    score of each (`prism.quoting`). For models too small to copy a passage without slips."""
-    restores_case: bool = False
-    """The tokenizer knows lower case only, for models of small vocabulary; what is written gets its capitals back from
-    the query and the document (`prism.casing`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_rules_of_nano(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        for name in _RULES_OF_NANO:
+            if fields.get(name):
+                raise PydanticCustomError(
+                    "rule_of_nano",
+                    "`{name}` was a rule of nano, the model of Prism 0.1, and is no more: train again, or remove the"
+                    " key (what is written then no longer keeps that rule)",
+                    {"name": name},
+                )
+        return {name: value for name, value in fields.items() if name not in _RULES_OF_NANO}
 
     @field_validator("text")
     @classmethod
@@ -212,10 +219,10 @@ class Template:
             "|".join(map(re.escape, sorted(self._control, key=len, reverse=True))) or r"(?!)"
         )
         self._prompt = self._chunks(spec.text)
-        target = f"\n{self.contribution_open}{{query}}{self.contribution_close}"
-        if not spec.evidence_quotes:
-            target += f"\n{self.evidence_open}{{document}}{self.evidence_close}"
-        self._target = self._chunks(target + spec.end_of_turn)
+        self._target = self._chunks(
+            f"\n{self.contribution_open}{{query}}{self.contribution_close}"
+            f"\n{self.evidence_open}{{document}}{self.evidence_close}{spec.end_of_turn}"
+        )
         self.yes_id = self._single(spec.yes)
         self.no_id = self._single(spec.no)
         if spec.end_of_turn not in self._control:
@@ -225,7 +232,7 @@ class Template:
             )
         eos = tokenizer.eos_token_id
         self.stop_ids = frozenset({self._control[spec.end_of_turn]} | ({eos} if eos is not None else set()))
-        self.stop_strings = (self.contribution_close, *_LINE_ENDS) if spec.evidence_quotes else (self.evidence_close,)
+        self.stop_strings = (self.evidence_close,)
 
     contribution_open = property(lambda self: f"<{self.spec.contribution_tag}>")
     contribution_close = property(lambda self: f"</{self.spec.contribution_tag}>")
@@ -241,12 +248,6 @@ class Template:
     def first_id(self) -> int:
         """The token every prompt begins with."""
         return self.render("?", Document(text="?")).ids[0]
-
-    def announcing_id(self, slot: Literal["query", "document"]) -> int:
-        """The longest token of the line before a slot: what announces the query, or the document."""
-        line = self.spec.text.partition(f"{{{slot}}}")[0].rstrip().rpartition("\n")[2]
-        encoding = self._plain.encode(line, add_special_tokens=False)
-        return int(max(zip(encoding.tokens, encoding.ids, strict=True), key=lambda pair: len(pair[0]))[1])
 
     @property
     def takes_instruction(self) -> bool:
@@ -406,11 +407,6 @@ class Template:
     def decode(self, ids: list[int]) -> str:
         """Text of written ids; special tokens leave no text."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-    def closed(self, text: str) -> str:
-        """A contribution that ended with its line in place of its tag, with the tag (`evidence_quotes`)."""
-        ended = text.endswith(_LINE_ENDS) and self.contribution_close not in text
-        return text.rstrip() + self.contribution_close if ended else text
 
     def parse(self, text: str, finish: Literal["stop", "length"] = "stop") -> Written:
         """Contribution and evidence of a text written after `yes`. Never raises, never guesses.

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
-from itertools import islice
 from typing import Literal, NamedTuple
 
 from anyio import to_thread
 
-from prism.casing import restore
 from prism.engines.base import Engine, WriteRequest
-from prism.errors import DocumentError, EngineError
+from prism.errors import EngineError
 from prism.judging import Pair
-from prism.quoting import Quote, choose, passage, quotable
 from prism.result import Contributed, Judged
-from prism.scoring import score
 from prism.template import Template, Written
 from prism.text import clean
-from prism.types import Document, EvidenceCheck, Judgment, Outcome, Usage
+from prism.types import EvidenceCheck, Judgment, Outcome, Usage
 from prism.windows import Window
 
 MIN_WRITE_TOKENS = 32
@@ -62,11 +58,9 @@ class Writer:
         top_n: int | None,
         budget: int | None,
         check: bool,
-        instruction: str | None = None,
     ) -> None:
         """`threshold`: documents and windows below it are not written about. `budget`: tokens in all."""
         self._template, self._engine, self._query, self._ranked = template, engine, query, ranked
-        self._instruction = instruction
         self._budget, self._given, self._check = budget, budget, check
         self.judgments = [pair.judgment for pair in ranked]
         chosen = [i for i, j in enumerate(self.judgments) if j.verdict == "yes" and (j.score or 0.0) >= threshold]
@@ -102,64 +96,27 @@ class Writer:
         label = self._template.yes_id
         texts = [_Text() for _ in wave]
         told: set[int] = set()
-        ngram = self._template.spec.no_repeat_ngram
-        quotes = await self._quotes(wave) if self._template.spec.evidence_quotes else None
-        requests = [WriteRequest([*task.window.prompt.ids, label], cap, ngram) for task in wave]
+        requests = [WriteRequest([*task.window.prompt.ids, label], cap) for task in wave]
         async with aclosing(self._engine.write(requests)) as pieces:  # type: ignore[type-var]  # it can be closed
             async for piece in pieces:
                 task, before = wave[piece.index], texts[piece.index]
                 text = _Text(before.text + piece.text, before.tokens + piece.tokens, piece.finish or before.finish)
-                if quotes and piece.finish:
-                    text = text._replace(text=self._template.closed(text.text))
                 texts[piece.index] = text
                 if task.first and task.rank not in told and (contribution := self._contribution(task, text)):
                     told.add(task.rank)
                     yield Contributed(index=self.judgments[task.rank].index, contribution=contribution)
                 if not piece.finish:
                     continue
-                if quotes:
-                    text = self._with_evidence(text, quotes[piece.index], cap)
                 if event := await self._finished(task, text):
                     yield event
         if any(text.finish is None for text in texts):
             raise EngineError("the engine stopped in the middle of a text without saying why: try again")
 
-    async def _quotes(self, wave: Sequence[_Task]) -> list[list[tuple[Quote, float | None]]]:
-        """Per task the sentences of its window with their scores; all windows' sentences are scored in one call."""
-        read = partial(_sentence_prompts, self._template, self._query, self._instruction)
-        texts = [self._ranked[task.rank].document.text[task.window.start : task.window.end] for task in wave]
-        found = await to_thread.run_sync(lambda: [read(text) for text in texts])
-        prompts = [prompt for _, prompts in found for prompt in prompts]
-        labels = iter((await self._engine.score(prompts)).labels if prompts else [])
-        scored = []
-        for quotes, own in found:
-            answers = list(islice(labels, len(own)))
-            scores = [None if isinstance(answer, DocumentError) else score(*answer) for answer in answers]
-            scored.append(list(zip(quotes, scores, strict=True)))
-        return scored
-
-    def _with_evidence(self, text: _Text, quotes: Sequence[tuple[Quote, float | None]], cap: int) -> _Text:
-        """The contribution and, behind it, the best of the quotes that `cap` tokens in all allow."""
-        if self._template.contribution_close not in text.text:
-            return text
-        lengths = {quote: self._template.count(quote.text) for quote, _ in quotes}
-        fitting = [(quote, value) for quote, value in quotes if text.tokens + lengths[quote] <= cap]
-        taken, tokens = list[Quote](), text.tokens
-        for quote in choose([quote for quote, _ in fitting], [value for _, value in fitting]):
-            if tokens + lengths[quote] <= cap:
-                taken.append(quote)
-                tokens += lengths[quote]
-        if not taken:
-            return text._replace(finish="length")
-        opening, closing = self._template.evidence_open, self._template.evidence_close
-        return _Text(f"{text.text}\n{opening}{passage(taken)}{closing}", tokens, "stop")
-
     def _contribution(self, task: _Task, text: _Text) -> str | None:
         """The contribution of an unfinished text, once it is closed."""
         if self._template.contribution_close not in text.text:
             return None
-        pair = self._ranked[task.rank]
-        return _parsed(self._template, self._query, pair, text._replace(finish="length")).contribution
+        return self._template.parse(text.text, "length").contribution
 
     async def _finished(self, task: _Task, text: _Text) -> Judged | None:
         if self._budget is not None:
@@ -183,20 +140,11 @@ def _tasks(rank: int, pair: Pair, threshold: float) -> list[_Task]:
     return [_Task(rank, window, first=window is best[0]) for window in matter]
 
 
-def _sentence_prompts(
-    template: Template, query: str, instruction: str | None, text: str
-) -> tuple[list[Quote], list[list[int]]]:
-    """The sentences of a text that can be quoted, and a prompt for each as if it were the document."""
-    quotes = quotable(text, template.evidence_close)
-    prompts = [template.render(query, Document(text=quote.text), instruction=instruction).ids for quote in quotes]
-    return quotes, prompts
-
-
 def _read_written(
     template: Template, query: str, pair: Pair, texts: Sequence[tuple[_Task, _Text]], *, check: bool
 ) -> Judgment:
     """The judgment with what was written: the best window's contribution, the evidence of all in reading order."""
-    parsed = [(task, _parsed(template, query, pair, text)) for task, text in texts]
+    parsed = [(task, template.parse(text.text, text.finish or "stop")) for task, text in texts]
     main = next((written for task, written in parsed if task.first), parsed[0][1])
     evidence = "\n".join(written.evidence for _, written in parsed if written.evidence) or None
     written = Written(main.outcome, main.contribution, evidence)
@@ -208,19 +156,6 @@ def _read_written(
         "usage": pair.judgment.usage + Usage(written_tokens=sum(text.tokens for _, text in texts)),
     }
     return pair.judgment.model_copy(update=update)
-
-
-def _parsed(template: Template, query: str, pair: Pair, text: _Text) -> Written:
-    """What was written; its capitals are those of what the model read."""
-    found = template.parse(text.text, text.finish or "stop")
-    if not template.spec.restores_case:
-        return found
-    document = pair.document
-    sources = [clean(source) for source in (document.text[: pair.read_chars], document.title or "", query)]
-    contribution = found.contribution and restore(found.contribution, sources)
-    quoted = template.spec.evidence_quotes  # letter for letter
-    evidence = found.evidence if quoted or not found.evidence else restore(found.evidence, sources)
-    return Written(found.outcome, contribution, evidence)
 
 
 def _checked(query: str, pair: Pair, written: Written) -> EvidenceCheck | None:

@@ -19,7 +19,7 @@ from prism.engines.base import Engine, LabelLogits, ScoreOutput, WritePiece, Wri
 from prism.engines.decode import Decoder, LanguageModel, out_of_memory, shared_length
 from prism.engines.hf import HfEngine, choose_device, choose_dtype
 from prism.engines.prefix import PrefixLayer, attend_apart
-from prism.engines.row import Lookup, TextStream, Written
+from prism.engines.row import Lookup, Row, TextStream
 from prism.errors import DocumentError, EngineError, InputError
 
 YES, NO, STOP, VOCABULARY = 5, 9, 2, 600
@@ -300,26 +300,19 @@ def test_speculation_writes_the_same_in_fewer_steps(looping_qwen3: Any, seed: in
     assert steps[True] < 60
 
 
-def test_no_run_of_tokens_is_written_twice(looping_qwen3: Any) -> None:
-    prompts = random_prompts(5, 0, [30, 50])
-    texts = {}
-    for ngram in (0, 4):
-        for speculate in (False, True):
-            requests = [WriteRequest(ids, 60, ngram) for ids in prompts]
-            pieces = asyncio.run(collect(make_engine(looping_qwen3, speculate=speculate), requests))
-            texts[ngram, speculate] = [text_of(text) for text in pieces]
-    assert texts[4, False] == texts[4, True]
-    for free, bound in zip(texts[0, True], texts[4, True], strict=True):
-        runs = [[text[at : at + 4] for at in range(len(text) - 3)] for text in (free, bound)]
-        assert len(set(runs[0])) < len(runs[0])  # the model does go in circles
-        assert len(set(runs[1])) == len(runs[1])
-
-
-def test_the_next_best_token_stands_in_for_a_repeated_run() -> None:
-    written = Written(2)
-    assert [written.choose(ranked) for ranked in ([1, 9], [2, 9], [1, 9], [2, 9], [2, 9])] == [1, 2, 1, 9, 2]
-    assert written.choose([1, 3]) == 3  # "2 1" was written
-    assert [Written(0).choose([7, 8]) for _ in range(2)] == [7, 7]
+@pytest.mark.parametrize(
+    ("draft", "answers", "taken"),
+    [
+        ([], [7], [7]),
+        ([7, 8], [7, 8, 9], [7, 8, 9]),
+        ([7, 8], [7, 5, 9], [7, 5]),
+        ([7, 8], [4, 8, 9], [4]),
+        ([7], [7, 8, 0, 0], [7, 8]),  # answers behind the draft are padding's
+    ],
+)
+def test_a_draft_is_taken_as_far_as_the_model_agrees(draft: list[int], answers: list[int], taken: list[int]) -> None:
+    row = Row(0, [1, 2], 50, TextStream(one_character_each, ()))
+    assert row.accept(draft, answers) == taken
 
 
 def test_writing_under_eager_attention_is_the_same(tiny_qwen3: Any) -> None:

@@ -7,6 +7,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from prism.errors import InputError, TemplateError
 from prism.template import (
@@ -105,6 +106,17 @@ def test_text_never_becomes_control_tokens(template, attack):
         assert attack in template.tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize("rule", ["no_repeat_ngram", "evidence_quotes", "restores_case"])
+def test_rules_of_the_first_nano_are_refused_and_ignored_when_off(rule):
+    fields = PRISM.model_dump()
+    for off in (0, False, None):
+        assert TemplateSpec.model_validate({**fields, rule: off}) == PRISM
+    with pytest.raises(
+        ValidationError, match=f"`{rule}` was a rule of nano.*Prism 0.1.*train again, or remove the key"
+    ):
+        TemplateSpec.model_validate({**fields, rule: 8})
+
+
 def test_lone_surrogates_become_replacement_characters(template):
     ids = template.render("a\ud800b", Document(text="c\udfffd")).ids
     decoded = template.tokenizer.decode(ids)
@@ -140,14 +152,6 @@ def test_supervised_sequence_is_prompt_label_and_written_part(template):
     text = template.tokenizer.decode([i for i, p in zip(made.ids, made.parts, strict=True) if p is Part.TEXT])
     assert "Water boils at 100 degrees" in text
     assert "Document" not in text
-
-
-def test_supervised_yes_ends_with_the_contribution_where_evidence_is_quoted(tiny_tokenizer):
-    template = Template(PRISM.model_copy(update={"evidence_quotes": True}), tiny_tokenizer)
-    made = template.supervise("q", Document(text="d"), "yes", contribution="It says when.", evidence="Water boils.")
-    written = made.ids[made.parts.index(Part.LABEL) + 1 :]
-    assert template.tokenizer.decode(written) == "\n<contribution>It says when.</contribution><|im_end|>"
-    assert Part.EVIDENCE not in made.parts
 
 
 def test_supervised_no_is_label_and_end_of_turn(template):

@@ -28,9 +28,6 @@ class WriteRequest(NamedTuple):
 
     ids: Sequence[int]
     max_tokens: int
-    no_repeat_ngram: int = 0
-    """No run of this many written tokens is written again (0: no such rule). Engine `hf` keeps it; the others write
-    greedily without it, because vLLM's API has no such setting."""
 
 
 class WritePiece(NamedTuple):

@@ -27,7 +27,6 @@ MIN_SHARED_TOKENS = 16
 _PREFILL_TOKENS = 1024
 """Columns of a prompt computed at once: bounds the attention mask and the activations."""
 _GROW_SLOTS = 256
-_CHOICES = 4
 
 _logger = logging.getLogger(__name__)
 
@@ -62,18 +61,14 @@ def pad(
     return torch.tensor(padded, dtype=torch.long, device=device)
 
 
-Ranked = list[list[int]]
-"""By position: the most likely next tokens, best first."""
-
-
 class _State(Protocol):
     """The model's memory of a batch of rows."""
 
-    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[Ranked]:
-        """Read the prompts; the most likely next tokens of each, as a list of one."""
+    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[list[int]]:
+        """Read the prompts; the most likely next token of each, as a list of one."""
 
-    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[Ranked]:
-        """Read each row's feed from its position on; the most likely tokens after every fed token."""
+    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
+        """Read each row's feed from its position on; the most likely token after every fed token."""
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only, in this order."""
@@ -103,14 +98,11 @@ class LanguageModel:
         hidden_BTH: Tensor = self.body(input_ids=ids_BT, **inputs).last_hidden_state
         return hidden_BTH
 
-    def best(self, hidden_BTH: Tensor, depth: int) -> list[Ranked]:
-        """By row and position: the `depth` most likely next tokens, best first."""
+    def best(self, hidden_BTH: Tensor) -> list[list[int]]:
+        """By row and position: the most likely next token."""
         if not torch.isfinite(hidden_BTH).all():
             raise EngineError(f"the model computed NaN or infinity in {self.dtype} while writing; try float32")
-        logits_BTV = self.head(hidden_BTH)
-        # Of equal logits topk takes any, argmax the first: alone it stays as it was.
-        best_BTD = logits_BTV.argmax(-1, keepdim=True) if depth == 1 else logits_BTV.topk(depth).indices
-        best: list[Ranked] = best_BTD.tolist()
+        best: list[list[int]] = self.head(hidden_BTH).argmax(-1).tolist()
         return best
 
 
@@ -155,20 +147,19 @@ def _grown(buffer: Tensor, used: int) -> Tensor:
 class _SlottedRows:
     """Slot = position: a query reads the slots up to its own position, so stale slots beyond it never count."""
 
-    def __init__(self, model: LanguageModel, depth: int) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self._model = model
-        self._depth = depth
         self._slots = _Slots()
         self._cache = Cache(layers=[_SlotLayer(self._slots) for _ in range(model.config.num_hidden_layers)])
 
-    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[Ranked]:
+    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[list[int]]:
         shared = shared_length(prompts)
         if shared:
             self._read([prompts[0][:shared]], 0, check)
             self.keep([0] * len(prompts))
         return self._read(prompts, shared, check)
 
-    def _read(self, prompts: Sequence[Sequence[int]], start: int, check: Check) -> list[Ranked]:
+    def _read(self, prompts: Sequence[Sequence[int]], start: int, check: Check) -> list[list[int]]:
         last: list[Tensor] = [torch.empty(0)] * len(prompts)
         for column in range(start, max(map(len, prompts)), _PREFILL_TOKENS):
             check()
@@ -177,10 +168,10 @@ class _SlottedRows:
             for row, ids in enumerate(chunk):
                 if ids:
                     last[row] = hidden_BTH[row, len(ids) - 1]
-        return self._model.best(torch.stack(last)[:, None], self._depth)
+        return self._model.best(torch.stack(last)[:, None])
 
-    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[Ranked]:
-        return self._model.best(self._forward(feeds, starts), self._depth)
+    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
+        return self._model.best(self._forward(feeds, starts))
 
     def _forward(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
         """Right-padding falls into slots past the row's end, which later tokens overwrite."""
@@ -210,24 +201,23 @@ class _SlottedRows:
 class _PaddedRows:
     """Left-padded rows on the model's own cache, one token a step."""
 
-    def __init__(self, model: LanguageModel, depth: int) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self._model = model
-        self._depth = depth
         self._cache = DynamicCache(config=model.config)
 
-    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[Ranked]:
+    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[list[int]]:
         check()
         model = self._model
         ids_BT = pad(prompts, model.pad_id, model.device, left=True)
         self._mask = pad([[1] * len(ids) for ids in prompts], 0, model.device, left=True)
         positions_BT = (self._mask.cumsum(1) - 1).clamp(min=0)
-        return model.best(self._forward(ids_BT, positions_BT)[:, -1:], self._depth)
+        return model.best(self._forward(ids_BT, positions_BT)[:, -1:])
 
-    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[Ranked]:
+    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
         ids_B1 = torch.tensor(feeds, device=self._model.device)
         self._mask = torch.cat([self._mask, torch.ones_like(ids_B1)], dim=1)
         positions_B1 = torch.tensor(starts, device=self._model.device)[:, None]
-        return self._model.best(self._forward(ids_B1, positions_B1), self._depth)
+        return self._model.best(self._forward(ids_B1, positions_B1))
 
     def _forward(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
         return self._model.hidden(
@@ -275,7 +265,7 @@ class Decoder:
                 yield WritePiece(index, "", 0, "length")
             else:
                 text = TextStream(self._decode_ids, self._stop_strings)
-                rows.append(Row(index, request.ids, limit, text, request.no_repeat_ngram))
+                rows.append(Row(index, request.ids, limit, text))
         for batch in self._batches(rows):
             yield from self._write_batch(batch, check)
 
@@ -309,11 +299,10 @@ class Decoder:
                 yield from self._write_batch(half, check)
 
     def _decode(self, rows: list[Row], check: Check) -> Iterator[WritePiece]:
-        depth = _CHOICES if any(row.chooses for row in rows) else 1
         memory = _SlottedRows if self._model.slotted else _PaddedRows
-        state: _State = memory(self._model, depth)
+        state: _State = memory(self._model)
         first = state.start([row.ids for row in rows], check)
-        runs = [row.accept([], ranked) for row, ranked in zip(rows, first, strict=True)]
+        runs = [row.accept([], best) for row, best in zip(rows, first, strict=True)]
         while True:
             for row, run in zip(rows, runs, strict=True):
                 piece = row.take(run, self._stop_ids)

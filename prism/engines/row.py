@@ -77,35 +77,10 @@ class TextStream:
         return piece
 
 
-class Written:
-    """Keeps a text from going in circles: the same run of `size` tokens is not written twice (0: no such rule).
-
-    The prompt does not count, since evidence is copied from it; that is where this differs from the
-    `no_repeat_ngram_size` of transformers.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._last: tuple[int, ...] = ()
-        self._seen: set[tuple[int, ...]] = set()
-
-    def choose(self, ranked: Sequence[int]) -> int:
-        """The best token that repeats nothing (the best one if all do), which is written then."""
-        if not self._size:
-            return ranked[0]
-        token = next((token for token in ranked if (*self._last, token) not in self._seen), ranked[0])
-        run = (*self._last, token)
-        if len(run) == self._size:
-            self._seen.add(run)
-            run = run[1:]
-        self._last = run
-        return token
-
-
 class Row:
     """One text being written."""
 
-    def __init__(self, index: int, ids: Sequence[int], limit: int, text: TextStream, no_repeat_ngram: int = 0) -> None:
+    def __init__(self, index: int, ids: Sequence[int], limit: int, text: TextStream) -> None:
         self.index = index
         self.ids = list(ids)
         """The prompt and everything written."""
@@ -114,8 +89,6 @@ class Row:
         self.finish: Literal["stop", "length"] | None = None
         self._text = text
         self._lookup = Lookup()
-        self._written = Written(no_repeat_ngram)
-        self.chooses = no_repeat_ngram > 0
         self._reach = _FIRST_REACH
         self._silent = 0
         """Tokens that have not shown as text yet."""
@@ -124,17 +97,15 @@ class Row:
         """Tokens that may come next: few where drafts failed, many where they held."""
         return self._lookup.draft(self.ids, min(self._reach, room, self.limit - len(self.ids) - 1))
 
-    def accept(self, draft: Sequence[int], answers: Sequence[Sequence[int]]) -> list[int]:
-        """The model's own tokens as far as the draft foresaw them, and the one after. `answers`: best first."""
-        tokens: list[int] = []
-        for ranked in answers[: len(draft) + 1]:
-            tokens.append(self._written.choose(ranked))
-            if len(tokens) > len(draft) or tokens[-1] != draft[len(tokens) - 1]:
-                break
+    def accept(self, draft: Sequence[int], answers: Sequence[int]) -> list[int]:
+        """The model's own tokens as far as the draft foresaw them, and the one after.
+
+        `answers`: the most likely token after the last one written, and after each of the draft.
+        """
+        matched = next((at for at, token in enumerate(draft) if token != answers[at]), len(draft))
         if draft:
-            matched = len(tokens) - 1
             self._reach = min(self._reach * 2, _MAX_REACH) if matched == len(draft) else max(matched, 1)
-        return tokens
+        return list(answers[: matched + 1])
 
     def take(self, tokens: Sequence[int], stop_ids: Collection[int]) -> WritePiece:
         """Append what was written, up to where it stops; the piece may be empty."""
