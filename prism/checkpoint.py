@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from prism import catalogue, merge, scoring
 from prism.errors import CheckpointError, DocumentError, TemplateError
 from prism.template import BUILT_IN, Template, TemplateSpec, load_spec, spec_from_chat_template
-from prism.types import Document, Record, first_problem
+from prism.types import Document, EvidenceSource, Record, first_problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,6 +44,8 @@ class PrismConfig(Record):
     template: TemplateSpec
     threshold: float = Field(default=0.5, ge=0.0, le=1.0)
     """Scores from here on mean yes."""
+    evidence: EvidenceSource = "written"
+    """Where this model's evidence comes from when the caller does not say: `quoted` if it was not taught to write."""
     calibration: scoring.Calibration | None = None
     """What scores mean as probabilities; put there by `prism calibrate`."""
     base_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
@@ -260,7 +262,7 @@ def _config(
     spec = _within_context(spec, path)
     if stored:
         return stored.model_copy(update={"template": spec})
-    return PrismConfig(name=Path(str(source)).name, template=spec)
+    return PrismConfig(name=Path(str(source)).name, template=spec, evidence="quoted")
 
 
 def _within_context(spec: TemplateSpec, path: Path) -> TemplateSpec:

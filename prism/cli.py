@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from prism.inputs import EvidenceChoice
     from prism.reranker import Reranker
     from prism.result import RerankResult
     from prism.types import Document, Judgment
@@ -112,6 +113,13 @@ EngineOption = Annotated[
     typer.Option(help="With vllm: NAME=VALUE of vLLM's AsyncEngineArgs, such as tensor_parallel_size=2; repeat."),
 ]
 ServedModel = Annotated[str | None, typer.Option(help="The model's name on those servers; default: their first.")]
+EvidenceFrom = Annotated[
+    Literal["written", "quoted", "auto", "none"],
+    typer.Option(
+        help="written: by the model, with a contribution; quoted: sentences of the document, which every reranker can;"
+        " auto: as the checkpoint prefers. Requests to a server may say otherwise."
+    ),
+]
 SelfTest = Annotated[bool, typer.Option(help="Score an obvious yes and an obvious no after loading.")]
 
 
@@ -125,8 +133,9 @@ def rerank(
     model: Model = "mini",
     top_n: Annotated[int | None, typer.Option(help="Show this many.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Scores from here on mean yes.")] = None,
-    evidence: Annotated[bool, typer.Option(help="Write contribution and evidence for each yes.")] = True,
-    evidence_tokens: Annotated[int | None, typer.Option(help="Write at most this many tokens in all.")] = None,
+    evidence: EvidenceFrom = "auto",
+    no_evidence: Annotated[bool, typer.Option("--no-evidence", help="Short for --evidence none.")] = False,
+    evidence_tokens: Annotated[int | None, typer.Option(help="At most this many tokens of it in all.")] = None,
     instruction: Annotated[
         str | None, typer.Option(help="What counts as relevant, for templates that take it.")
     ] = None,
@@ -152,7 +161,7 @@ def rerank(
             instruction=instruction,
             top_n=top_n,
             threshold=threshold,
-            evidence=evidence,
+            evidence=False if no_evidence else _evidence(evidence),
             evidence_tokens=evidence_tokens,
         )
     _print_result(result, as_json=as_json, context=context)
@@ -162,6 +171,7 @@ def rerank(
 def demo(
     query: Annotated[str | None, typer.Option(help="Ask the sample something else.")] = None,
     model: Model = "mini",
+    evidence: EvidenceFrom = "auto",
     template: Template = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -173,7 +183,7 @@ def demo(
     console = _console()
     with _load(model, template=template, dtype=dtype, device=device, self_test=self_test) as reranker:
         for asked in [query] if query is not None else QUERIES:
-            result = reranker.rerank(asked, DOCUMENTS)
+            result = reranker.rerank(asked, DOCUMENTS, evidence=_evidence(evidence))
             console.rule(_plain(asked, "bold"), align="left")
             for judgment in result:
                 console.print(_shown(judgment, DOCUMENTS[judgment.index]), end="\n\n" if judgment.evidence else "\n")
@@ -196,7 +206,8 @@ def serve(
     api_keys_file: Annotated[
         Path | None, typer.Option(help="One key a line. PRISM_API_KEYS adds keys, parted by commas.")
     ] = None,
-    evidence: Annotated[bool, typer.Option(help="Write evidence when a request does not say.")] = True,
+    evidence: EvidenceFrom = "auto",
+    no_evidence: Annotated[bool, typer.Option("--no-evidence", help="Short for --evidence none.")] = False,
     template: Template = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -231,7 +242,7 @@ def serve(
         max_tokens=max_tokens,
         max_requests=max_requests,
         request_timeout_s=request_timeout,
-        evidence=evidence,
+        evidence=False if no_evidence else _evidence(evidence),
     )
     reranker = _load(
         model,
@@ -333,6 +344,10 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _evidence(source: Literal["written", "quoted", "auto", "none"]) -> EvidenceChoice | bool:
+    return False if source == "none" else source
 
 
 def _load(model: str, **options: Any) -> Reranker:

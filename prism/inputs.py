@@ -7,11 +7,13 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from prism.errors import InputError
 from prism.text import clean
-from prism.types import Document
+from prism.types import Document, EvidenceSource
 
 _FIELDS = frozenset(Document.model_fields)
 
 OnLongDocument = Literal["truncate", "window", "refuse"]
+EvidenceChoice = Literal["written", "quoted", "auto"]
+"""Where evidence comes from; `auto`: as the checkpoint prefers."""
 
 
 class Candidate(NamedTuple):
@@ -28,7 +30,7 @@ class Options(TypedDict, total=False):
     instruction: str | None
     top_n: int | None
     threshold: float | None
-    evidence: bool
+    evidence: EvidenceChoice | bool
     evidence_tokens: int | None
     evidence_top_n: int | None
     evidence_threshold: float | None
@@ -45,7 +47,7 @@ class Call(NamedTuple):
     instruction: str | None
     top_n: int | None
     threshold: float
-    evidence: bool
+    evidence: EvidenceSource | None
     evidence_tokens: int | None
     evidence_top_n: int | None
     evidence_threshold: float
@@ -56,8 +58,11 @@ class Call(NamedTuple):
     on_long_document: OnLongDocument
 
 
-def read_options(default_threshold: float, options: Mapping[str, Any]) -> Call:
-    """Raises InputError naming the option that is wrong, TypeError for an option there is not."""
+def read_options(default_threshold: float, preferred: EvidenceSource, options: Mapping[str, Any]) -> Call:
+    """`preferred`: what `auto` evidence is.
+
+    Raises InputError naming the option that is wrong, TypeError for an option there is not.
+    """
     if unknown := sorted(set(options) - set(Call._fields)):
         raise TypeError(f"no option {unknown[0]!r}: expected {', '.join(Call._fields)}")
     instruction, on_long = options.get("instruction"), options.get("on_long_document", "truncate")
@@ -68,7 +73,7 @@ def read_options(default_threshold: float, options: Mapping[str, Any]) -> Call:
         instruction=None if instruction is None else read_text("instruction", instruction),
         top_n=_count_or_none("top_n", options),
         threshold=threshold,
-        evidence=bool(options.get("evidence", True)),
+        evidence=_read_evidence(options.get("evidence"), preferred),
         evidence_tokens=_count_or_none("evidence_tokens", options, least=0),
         evidence_top_n=_count_or_none("evidence_top_n", options, least=0),
         evidence_threshold=max(threshold, _fraction_or(threshold, "evidence_threshold", options)),
@@ -78,6 +83,16 @@ def read_options(default_threshold: float, options: Mapping[str, Any]) -> Call:
         max_total_tokens=_count_or_none("max_total_tokens", options),
         on_long_document=on_long,
     )
+
+
+def _read_evidence(value: object, preferred: EvidenceSource) -> EvidenceSource | None:
+    if value is False:
+        return None
+    if value is None or value is True or value == "auto":
+        return preferred
+    if value == "written" or value == "quoted":
+        return value
+    raise InputError(f"evidence must be true, false, 'written', 'quoted' or 'auto', got {str(value)[:40]!r}")
 
 
 def _count_or_none(name: str, options: Mapping[str, Any], least: int = 1) -> int | None:

@@ -1,12 +1,12 @@
-"""One document on its way through a call: rendered, scored, ranked. Pure functions over frozen pairs."""
+"""One document on its way through a call: rendered, scored, ranked. Functions over frozen pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prism.engines.base import LabelLogits
-from prism.errors import DocumentError, InputError
+from prism.engines.base import Engine, LabelLogits, ScoreOutput
+from prism.errors import DocumentError, EngineError, InputError
 from prism.inputs import Candidate, OnLongDocument
 from prism.scoring import score
 from prism.template import Prompt, Template
@@ -70,18 +70,34 @@ def render_pair(
     return Pair(document, tuple(windows), judgment.model_copy(update={"truncation": cut, "usage": usage}))
 
 
+async def ask(engine: Engine, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
+    """`Engine.score`, of which an empty list of prompts asks nothing. Raises EngineError for a short answer."""
+    if not prompts:
+        return ScoreOutput([], 0)
+    output = await engine.score(prompts)
+    if len(output.labels) != len(prompts):
+        raise EngineError(f"the engine answered {len(output.labels)} of {len(prompts)} prompts: report this engine")
+    return output
+
+
+def read_score(answer: LabelLogits | DocumentError) -> float:
+    """The score in an engine's answer to one prompt. Raises DocumentError where there is none."""
+    if isinstance(answer, DocumentError):
+        raise answer
+    try:
+        return score(*answer)
+    except ValueError as error:
+        raise DocumentError(f"{error}: the weights are broken or the dtype overflows") from error
+
+
 def judge(pair: Pair, answers: Sequence[LabelLogits | DocumentError], threshold: float) -> Pair:
     """The one place where a score becomes a verdict: the best window's. A window that failed counts for nothing."""
     scored, problem = [], ""
     for window, answer in zip(pair.windows, answers, strict=True):
         try:
-            if isinstance(answer, DocumentError):
-                raise answer
-            scored.append(window._replace(score=score(*answer)))
+            scored.append(window._replace(score=read_score(answer)))
         except DocumentError as error:
             problem = str(error)
-        except ValueError as error:
-            problem = f"{error}: the weights are broken or the dtype overflows"
     if not scored:
         return failed(pair.document, pair.judgment, problem)
     best = max(window.score for window in scored)

@@ -1,10 +1,12 @@
-"""Score every document, rank, write for those worth reading, check what was written.
+"""Score every document, rank, find evidence in those worth reading, check it.
 
     Reranker.rerank -> Template.render -> Engine.score -> scoring -> rank and select
-                    -> Engine.write, in waves -> Template.parse -> evidence.check -> RerankResult
+                    -> written: Engine.write, in waves -> Template.parse
+                       quoted:  Engine.score of sentences, in waves -> the best of them
+                    -> evidence.check -> RerankResult
 
-All scores are known before the first word is written, so only documents that are returned and pass the threshold cost
-written tokens. `astream` is the one implementation: `arerank` waits for its end, `rerank` runs that on an event loop
+All scores are known before the first word of evidence, so only documents that are returned and pass the threshold cost
+more. `astream` is the one implementation: `arerank` waits for its end, `rerank` runs that on an event loop
 the reranker owns, in a thread, which is why it also works where a loop is running already (Jupyter).
 """
 
@@ -21,10 +23,11 @@ from anyio import to_thread
 
 from prism.engines.base import Engine
 from prism.engines.loop import Home, LoopThread
-from prism.errors import EngineError, InputError
+from prism.errors import InputError
 from prism.inputs import (
     Call,
     Candidate,
+    EvidenceChoice,
     OnLongDocument,
     Options,
     read_documents,
@@ -32,19 +35,25 @@ from prism.inputs import (
     read_options,
     read_text,
 )
-from prism.judging import Pair, judge, rank, render_pair
+from prism.judging import Pair, ask, judge, rank, render_pair
+from prism.quoting import Quoter
 from prism.result import Event, Ranked, RerankResult
 from prism.scoring import Calibration
+from prism.sourcing import EvidenceMaker, Wanted
 from prism.template import Template
-from prism.types import Document, Judgment, Usage
-from prism.writing import MIN_WRITE_TOKENS, Writer
+from prism.types import Document, EvidenceSource, Judgment, Usage
+from prism.writing import Writer
 
 if TYPE_CHECKING:
     from prism.backends import EngineName
 
-__all__ = ["MIN_WRITE_TOKENS", "RerankResult", "Reranker"]
+__all__ = ["RerankResult", "Reranker"]
 
 _RENDERED_AT_ONCE = 16
+_MAKERS: Mapping[EvidenceSource, Callable[[Template, Engine, Wanted], EvidenceMaker]] = {
+    "written": Writer,
+    "quoted": Quoter,
+}
 
 _T = TypeVar("_T")
 
@@ -64,11 +73,13 @@ class Reranker:
         name: str,
         threshold: float = 0.5,
         calibration: Calibration | None = None,
+        evidence: EvidenceSource = "written",
     ) -> None:
-        """`calibration` turns scores into probabilities, for `RerankResult.answerable`."""
+        """`calibration` turns scores into probabilities, for `RerankResult.answerable`. `evidence`: what `auto` is."""
         self.template = template
         self.name = name
         self.calibration = calibration
+        self.evidence_source = evidence
         self.threshold = read_fraction("threshold", threshold)
         self._engine = engine
         self._home = Home()
@@ -118,6 +129,7 @@ class Reranker:
             name=checkpoint.name,
             threshold=config.threshold,
             calibration=config.calibration,
+            evidence=config.evidence,
         )
         if self_test:
             try:
@@ -135,7 +147,7 @@ class Reranker:
         instruction: str | None = None,
         top_n: int | None = None,
         threshold: float | None = None,
-        evidence: bool = True,
+        evidence: EvidenceChoice | bool = True,
         evidence_tokens: int | None = None,
         evidence_top_n: int | None = None,
         evidence_threshold: float | None = None,
@@ -149,13 +161,14 @@ class Reranker:
 
         `documents`: texts, `Document`s, or mappings with `text` and optionally `id` and `title`; what is none of these
         is an `error` on its own judgment. `top_n`: how many judgments to return (documents with an error come on top).
-        `evidence`: whether to write at all, for no more than `evidence_top_n` documents that score at least
-        `evidence_threshold` (and `threshold`), no more than `evidence_tokens` tokens in all; `check`: whether to look
-        up in the document what was written.
+        `evidence`: `written` by the model, with a contribution; `quoted`: sentences of the document that the model says
+        yes to, which any reranker can do; `auto` or true: as the checkpoint prefers; false: none. It is sought for no
+        more than `evidence_top_n` documents that score at least `evidence_threshold` (and `threshold`), and is no more
+        than `evidence_tokens` tokens in all; `check`: whether to look it up in the document.
         `max_prompt_tokens`, `max_document_tokens`: where documents are cut, if not at the template's limit (of the
         prompt as a whole, or of the document and its title); each cut is reported.
         `on_long_document`: `window` reads what would be cut off in further windows instead, `refuse` refuses the call.
-        `max_total_tokens`: refuse a call whose prompts are larger than this together.
+        `max_total_tokens`: refuse a call whose prompts are larger than this together, and quote no evidence beyond it.
         Raises InputError when the call itself is wrong, EngineError when the model fails.
         """
         options = Options(
@@ -193,35 +206,39 @@ class Reranker:
         documents: Iterable[str | Document | Mapping[str, Any]],
         **options: Unpack[Options],
     ) -> AsyncGenerator[Event, None]:
-        """`rerank`, told as it happens: the ranking, each text as it is written, last the whole result.
+        """`rerank`, told as it happens: the ranking, each document's evidence as it is found, last the whole result.
 
         Close the generator (`contextlib.aclosing`) to stop the work.
         """
         query = read_text("query", query)
-        call = read_options(self.threshold, options)
+        call = read_options(self.threshold, self.evidence_source, options)
         read, warnings = read_documents(documents)
 
-        pairs, cached_tokens = await self._score(await self._render(query, read, call), call.threshold)
+        pairs, usage = await self._score(await self._render(query, read, call), call.threshold)
         ranked = sorted((pair for pair in pairs if pair.windows), key=rank)[: call.top_n]
         judgments = [pair.judgment for pair in ranked]
-        yield Ranked(result=self._result(query, pairs, judgments, cached_tokens, warnings))
+        yield Ranked(result=self._result(query, pairs, judgments, usage, warnings))
         if call.evidence:
-            writer = Writer(
-                self.template,
-                self._engine,
+            wanted = Wanted(
                 query,
+                call.instruction,
                 ranked,
                 threshold=call.evidence_threshold,
                 top_n=call.evidence_top_n,
                 budget=call.evidence_tokens,
                 check=call.check,
+                max_prompt_tokens=self._prompt_limit(query, call),
+                max_total_tokens=call.max_total_tokens,
+                spent_tokens=usage.prompt_tokens,
             )
-            async with aclosing(writer.events()) as events:
+            maker = _MAKERS[call.evidence](self.template, self._engine, wanted)
+            async with aclosing(maker.events()) as events:
                 async for event in events:
                     yield event
-            judgments = writer.judgments
-            warnings += writer.warnings()
-        yield self._result(query, pairs, judgments, cached_tokens, warnings)
+            judgments = maker.judgments
+            usage += maker.usage
+            warnings += maker.warnings()
+        yield self._result(query, pairs, judgments, usage, warnings)
 
     def count_tokens(self, text: str) -> int:
         """How many tokens the model reads a text as."""
@@ -236,14 +253,9 @@ class Reranker:
         query: str,
         pairs: Sequence[Pair],
         judgments: Sequence[Judgment],
-        cached_tokens: int,
+        usage: Usage,
         warnings: Sequence[str],
     ) -> RerankResult:
-        usage = Usage(
-            prompt_tokens=sum(pair.judgment.usage.prompt_tokens for pair in pairs),
-            cached_tokens=cached_tokens,
-            written_tokens=sum(judgment.usage.written_tokens for judgment in judgments),
-        )
         failed = [pair.judgment for pair in pairs if not pair.windows]
         best = max((pair.judgment.score or 0.0 for pair in pairs if pair.windows), default=None)
         result = RerankResult(
@@ -288,18 +300,14 @@ class Reranker:
         around = self.template.render(query, Document(text="."), instruction=call.instruction, max_tokens=limit)
         return min(limit, len(around.ids) - 1 + call.max_document_tokens)
 
-    async def _score(self, pairs: Sequence[Pair], threshold: float) -> tuple[list[Pair], int]:
-        """The pairs with score and verdict, in the same order, and how many prompt tokens were not computed again."""
-        prompts = [window.prompt.ids for pair in pairs for window in pair.windows]
-        if not prompts:
-            return list(pairs), 0
-        output = await self._engine.score(prompts)
-        if len(output.labels) != len(prompts):
-            raise EngineError(f"the engine answered {len(output.labels)} of {len(prompts)} prompts: report this engine")
+    async def _score(self, pairs: Sequence[Pair], threshold: float) -> tuple[list[Pair], Usage]:
+        """The pairs with score and verdict, in the same order, and what judging them took."""
+        output = await ask(self._engine, [window.prompt.ids for pair in pairs for window in pair.windows])
         answers = iter(output.labels)
         answered = [[*islice(answers, len(pair.windows))] for pair in pairs]
         judged = [judge(pair, own, threshold) if own else pair for pair, own in zip(pairs, answered, strict=True)]
-        return judged, output.cached_tokens
+        prompt_tokens = sum(pair.judgment.usage.prompt_tokens for pair in judged)
+        return judged, Usage(prompt_tokens=prompt_tokens, cached_tokens=output.cached_tokens)
 
     # --- lifetime --------------------------------------------------------------------------------------------------
 

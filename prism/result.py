@@ -114,7 +114,7 @@ class RerankResult(Record):
 
 
 class Ranked(Record):
-    """All documents are scored, nothing is written yet."""
+    """All documents are scored, evidence is still to come."""
 
     result: RerankResult
 
@@ -133,7 +133,7 @@ class Judged(Record):
 
 
 Event = Ranked | Contributed | Judged | RerankResult
-"""What `Reranker.astream` yields: one `Ranked`, then what is written as it is written, last the whole result."""
+"""What `Reranker.astream` yields: one `Ranked`, then evidence as it is found, last the whole result."""
 
 
 def printable(text: str) -> str:
@@ -174,7 +174,8 @@ def notes(judgment: Judgment) -> list[str]:
     if judgment.error:
         found.append(f"error: {judgment.error}")
     if judgment.outcome in (Outcome.CUT_OFF, Outcome.MALFORMED):
-        found.append(f"written text {judgment.outcome.replace('_', ' ')}")
+        quoted = judgment.evidence_source == "quoted"
+        found.append("no sentence could be quoted" if quoted else f"written text {judgment.outcome.replace('_', ' ')}")
     if judgment.truncation:
         found.append(f"read {judgment.truncation.read_chars:,} of {judgment.truncation.total_chars:,} characters")
     if judgment.unsupported:

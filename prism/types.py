@@ -18,6 +18,8 @@ from pydantic import (
 )
 
 Verdict = Literal["yes", "no"]
+EvidenceSource = Literal["written", "quoted"]
+"""`written`: in the model's own words, with a contribution; `quoted`: sentences of the document, word for word."""
 Support = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -128,11 +130,11 @@ class Outcome(StrEnum):
 
     COMPLETE = "complete"
     CUT_OFF = "cut_off"
-    """The model ran into its token limit: what was written up to there is kept."""
+    """The model ran into its token limit: what was written up to there is kept. Quoting: no sentence fits."""
     MALFORMED = "malformed"
     """The model stopped without the agreed tags."""
     NOT_WRITTEN = "not_written"
-    """Nothing was asked of the model: verdict no, evidence off, past `top_n` or past the budget."""
+    """Nothing was asked of the model: verdict no, evidence off, past `top_n`, the budget or `max_total_tokens`."""
 
 
 class Truncation(Record):
@@ -155,10 +157,11 @@ class Usage(Record):
     """Tokens paid for."""
 
     prompt_tokens: int = 0
-    """Tokens of all prompts as rendered, the shared prefix counted once per document."""
+    """Tokens of all prompts as rendered, those of quoted evidence included; a shared prefix counts in each."""
     cached_tokens: int = 0
     """Of those, tokens that were not computed again because a prefix was shared."""
     written_tokens: int = 0
+    """Tokens that the model generated: none where evidence is quoted."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -181,6 +184,8 @@ class Judgment(Record):
     outcome: Outcome = Outcome.NOT_WRITTEN
     contribution: str | None = None
     evidence: str | None = None
+    evidence_source: EvidenceSource | None = None
+    """Where evidence was sought, found or not; None when none was asked for."""
     check: EvidenceCheck | None = None
     truncation: Truncation | None = None
     """None when the model read the whole document."""

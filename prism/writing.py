@@ -1,27 +1,21 @@
-"""The second phase: contribution and evidence for the documents worth it, reported as they are written."""
+"""Written evidence: contribution and evidence in the model's own words, reported as they are written."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from functools import partial
 from typing import Literal, NamedTuple
 
 from anyio import to_thread
 
 from prism.engines.base import Engine, WriteRequest
 from prism.errors import EngineError
-from prism.judging import Pair
 from prism.result import Contributed, Judged
-from prism.template import Template, Written
-from prism.text import clean
-from prism.types import EvidenceCheck, Judgment, Outcome, Usage
+from prism.sourcing import MIN_EVIDENCE_TOKENS, Wanted
+from prism.template import Template
+from prism.types import Judgment, Outcome, Usage
 from prism.windows import Window
-
-MIN_WRITE_TOKENS = 32
-"""What is left of an evidence budget below this buys no passage worth reading."""
-EVIDENCE_WINDOWS = 3
-"""At most so many windows of one document are written about."""
 
 
 class _Task(NamedTuple):
@@ -47,42 +41,25 @@ class Writer:
     A wave holds as many texts as the budget surely covers; what a wave leaves over pays for the next.
     """
 
-    def __init__(
-        self,
-        template: Template,
-        engine: Engine,
-        query: str,
-        ranked: Sequence[Pair],
-        *,
-        threshold: float,
-        top_n: int | None,
-        budget: int | None,
-        check: bool,
-    ) -> None:
-        """`threshold`: documents and windows below it are not written about. `budget`: tokens in all."""
-        self._template, self._engine, self._query, self._ranked = template, engine, query, ranked
-        self._budget, self._given, self._check = budget, budget, check
-        self.judgments = [pair.judgment for pair in ranked]
-        chosen = [i for i, j in enumerate(self.judgments) if j.verdict == "yes" and (j.score or 0.0) >= threshold]
-        self._chosen = chosen[:top_n]
-        self._waiting = [task for i in self._chosen for task in _tasks(i, ranked[i], threshold)]
-        self._open = {i: sum(task.rank == i for task in self._waiting) for i in self._chosen}
+    def __init__(self, template: Template, engine: Engine, wanted: Wanted) -> None:
+        self._template, self._engine, self._wanted = template, engine, wanted
+        self._budget = wanted.budget
+        self.judgments = [pair.judgment for pair in wanted.ranked]
+        self.usage = Usage()
+        self._chosen = wanted.ranks()
+        self._waiting = [task for rank in self._chosen for task in _tasks(rank, wanted.windows(rank))]
+        self._open = Counter(task.rank for task in self._waiting)
         self._written: dict[int, list[tuple[_Task, _Text]]] = {}
 
     def warnings(self) -> list[str]:
         """Says how many documents the budget left without evidence."""
-        missed = sum(self.judgments[i].outcome is Outcome.NOT_WRITTEN for i in self._chosen)
-        if not missed:
-            return []
-        wanted = len(self._chosen)
-        return [
-            f"evidence_tokens={self._given} was spent: {missed} of {wanted} documents with verdict yes have no evidence"
-        ]
+        missed = sum(self.judgments[rank].outcome is Outcome.NOT_WRITTEN for rank in self._chosen)
+        return self._wanted.missing(missed, f"evidence_tokens={self._wanted.budget} was spent")
 
     async def events(self) -> AsyncGenerator[Contributed | Judged, None]:
         """A document's contribution as soon as it is written, its judgment when all of it is."""
         most = self._template.spec.max_written_tokens
-        while self._waiting and (self._budget is None or self._budget >= MIN_WRITE_TOKENS):
+        while self._waiting and (self._budget is None or self._budget >= MIN_EVIDENCE_TOKENS):
             cap = most if self._budget is None else min(most, self._budget)
             size = len(self._waiting) if self._budget is None else max(1, self._budget // cap)
             wave, self._waiting = self._waiting[:size], self._waiting[size:]
@@ -119,6 +96,7 @@ class Writer:
         return self._template.parse(text.text, "length").contribution
 
     async def _finished(self, task: _Task, text: _Text) -> Judged | None:
+        self.usage += Usage(written_tokens=text.tokens)
         if self._budget is not None:
             self._budget -= text.tokens
         self._written.setdefault(task.rank, []).append((task, text))
@@ -128,42 +106,25 @@ class Writer:
     async def _judged(self, rank: int) -> Judged:
         texts = sorted(self._written[rank], key=lambda written: written[0].window.start)
         self._written[rank] = []
-        read = partial(_read_written, self._template, self._query, self._ranked[rank], texts, check=self._check)
-        self.judgments[rank] = await to_thread.run_sync(read)
+        self.judgments[rank] = await to_thread.run_sync(self._judgment, rank, texts)
         return Judged(judgment=self.judgments[rank])
 
-
-def _tasks(rank: int, pair: Pair, threshold: float) -> list[_Task]:
-    """The windows that matter, best first; equal ones in reading order."""
-    best = sorted(pair.windows, key=lambda window: (-window.score, window.start))
-    matter = [window for window in best if window.score >= threshold][:EVIDENCE_WINDOWS]
-    return [_Task(rank, window, first=window is best[0]) for window in matter]
-
-
-def _read_written(
-    template: Template, query: str, pair: Pair, texts: Sequence[tuple[_Task, _Text]], *, check: bool
-) -> Judgment:
-    """The judgment with what was written: the best window's contribution, the evidence of all in reading order."""
-    parsed = [(task, template.parse(text.text, text.finish or "stop")) for task, text in texts]
-    main = next((written for task, written in parsed if task.first), parsed[0][1])
-    evidence = "\n".join(written.evidence for _, written in parsed if written.evidence) or None
-    written = Written(main.outcome, main.contribution, evidence)
-    update = {
-        "outcome": written.outcome,
-        "contribution": written.contribution,
-        "evidence": written.evidence,
-        "check": _checked(query, pair, written) if check else None,
-        "usage": pair.judgment.usage + Usage(written_tokens=sum(text.tokens for _, text in texts)),
-    }
-    return pair.judgment.model_copy(update=update)
+    def _judgment(self, rank: int, texts: Sequence[tuple[_Task, _Text]]) -> Judgment:
+        """With what was written: the best window's contribution, the evidence of all in reading order."""
+        parsed = [(task, self._template.parse(text.text, text.finish or "stop")) for task, text in texts]
+        main = next((written for task, written in parsed if task.first), parsed[0][1])
+        evidence = "\n".join(written.evidence for _, written in parsed if written.evidence) or None
+        judgment = self.judgments[rank]
+        update = {
+            "outcome": main.outcome,
+            "contribution": main.contribution,
+            "evidence": evidence,
+            "evidence_source": "written",
+            "check": self._wanted.checked(rank, evidence, main.contribution),
+            "usage": judgment.usage + Usage(written_tokens=sum(text.tokens for _, text in texts)),
+        }
+        return judgment.model_copy(update=update)
 
 
-def _checked(query: str, pair: Pair, written: Written) -> EvidenceCheck | None:
-    """Against all the model read, so that spans are offsets in the document as sent."""
-    from prism import evidence as checks
-
-    if not written.evidence:
-        return None
-    read = clean(pair.document.text[: pair.read_chars])
-    title = pair.document.title and clean(pair.document.title)
-    return checks.check(written.evidence, read, contribution=written.contribution, query=query, title=title)
+def _tasks(rank: int, windows: Sequence[Window]) -> list[_Task]:
+    return [_Task(rank, window, first=place == 0) for place, window in enumerate(windows)]

@@ -79,6 +79,7 @@ def test_answer(client: httpx.Client, path: str) -> None:
         "outcome": "complete",
         "contribution": "It helps.",
         "evidence": "p=0.9 The harbour froze in 1963.",
+        "evidence_source": "written",
         "relevant_spans": [{"start": start, "end": end, "score": pytest.approx(1.0)}],
         "support": pytest.approx(1.0),
         "unsupported": [],

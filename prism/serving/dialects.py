@@ -21,7 +21,7 @@ from typing import Any, Literal
 from prism.result import RerankResult
 from prism.serving.schema import RerankRequest, SpanOut
 from prism.text import clean
-from prism.types import Judgment, Outcome, Record, Truncation, Unsupported, Usage, Verdict, WindowScore
+from prism.types import EvidenceSource, Judgment, Outcome, Record, Truncation, Unsupported, Usage, Verdict, WindowScore
 
 WARNINGS = "X-Prism-Warnings"
 _LEAST_ODDS = 1e-12
@@ -102,6 +102,8 @@ class ResultOut(Record):
     outcome: Outcome
     contribution: str | None
     evidence: str | None
+    evidence_source: EvidenceSource | None
+    """Where evidence was sought, found or not; null when none was asked for."""
     relevant_spans: tuple[SpanOut, ...]
     support: float | None
     unsupported: tuple[Unsupported, ...] | None
@@ -202,6 +204,7 @@ def result_out(judgment: Judgment, request: RerankRequest) -> ResultOut:
         outcome=judgment.outcome,
         contribution=judgment.contribution,
         evidence=judgment.evidence,
+        evidence_source=judgment.evidence_source,
         relevant_spans=request.relevant_spans.choose(spans) if request.relevant_spans else spans,
         support=judgment.support if "spans" in checks else None,
         unsupported=judgment.unsupported if "facts" in checks else None,

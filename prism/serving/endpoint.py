@@ -157,7 +157,7 @@ class Endpoint:
 
     async def _events(self, ticket: Ticket, asked: RerankRequest) -> AsyncGenerator[Event, None]:
         """The reranker's events, measured."""
-        default = self._limits.evidence and ticket.dialect.writes
+        default = self._limits.evidence if ticket.dialect.writes else False
         options = asked.options(evidence=default, max_total_tokens=self._limits.max_tokens)
         async with aclosing(self._reranker.astream(asked.query, asked.texts(), **options)) as events:
             async for event in events:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from prism.inputs import EvidenceChoice
 from prism.types import Record
 
 
@@ -18,5 +19,5 @@ class Limits(Record):
     max_requests: int = Field(default=64, ge=1)
     """Requests under way or waiting; the next is answered 429."""
     request_timeout_s: float = Field(default=300.0, gt=0)
-    evidence: bool = True
-    """Whether evidence is written when a request does not say."""
+    evidence: EvidenceChoice | bool = True
+    """Whether there is evidence, and where it comes from, when a request does not say."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from prism.inputs import OnLongDocument, Options
+from prism.inputs import EvidenceChoice, OnLongDocument, Options
 from prism.text import clean
 from prism.types import Record
 
@@ -129,16 +129,19 @@ def _as_text(value: object) -> str:
 
 
 class EvidenceIn(BaseModel):
-    """How much is written, for which documents, and what is looked up about it."""
+    """Where evidence comes from, how much of it, for which documents, and what is looked up about it."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
+    source: EvidenceChoice | None = None
+    """`written` by the model, with a contribution; `quoted`: sentences of the document, word for word; `auto`: as the
+    model prefers."""
     top_n: CountOrZero = None
-    """Write for at most so many documents, the best."""
+    """For at most so many documents, the best."""
     threshold: Fraction = None
-    """Write for documents with at least this score (and verdict yes)."""
+    """For documents with at least this score (and verdict yes)."""
     max_tokens: CountOrZero = None
-    """Write at most so many tokens for all documents together."""
+    """At most so many tokens for all documents together."""
     checks: list[Literal["spans", "facts"]] | None = None
     """`spans`: where the document backs the evidence; `facts`: what it states that the document does not. Both by
     default."""
@@ -147,15 +150,20 @@ class EvidenceIn(BaseModel):
 def _evidence_kind(value: object) -> str | None:
     if isinstance(value, bool):
         return "switch"
+    if isinstance(value, str):
+        return "source" if value in get_args(EvidenceChoice) else None
     return "settings" if isinstance(value, dict | EvidenceIn) else None
 
 
 Evidence = Annotated[
-    Annotated[bool, Tag("switch")] | Annotated[EvidenceIn, Tag("settings")],
+    Annotated[bool, Tag("switch")] | Annotated[EvidenceChoice, Tag("source")] | Annotated[EvidenceIn, Tag("settings")],
     Discriminator(
         _evidence_kind,
         custom_error_type="evidence_type",
-        custom_error_message="Input should be true, false or an object {top_n, threshold, max_tokens, checks}",
+        custom_error_message=(
+            "Input should be true, false, 'written', 'quoted', 'auto' or an object"
+            " {source, top_n, threshold, max_tokens, checks}"
+        ),
     ),
 ]
 
@@ -226,7 +234,8 @@ class RerankRequest(BaseModel):
     """vLLM: false means `raw_scores`."""
     relevant_spans: SpansIn | None = None
     evidence: Annotated[Evidence | None, BeforeValidator(_switched)] = None
-    """False: scores only, nothing is written."""
+    """True or `auto`: from where the model prefers; `written` by it; `quoted` from the document, which every model can;
+    false: scores only."""
     evidence_tokens: CountOrZero = None
     """Short for `evidence.max_tokens`."""
     instruction: Maybe = None
@@ -236,7 +245,7 @@ class RerankRequest(BaseModel):
     on_long_document: Annotated[OnLongDocument | None, BeforeValidator(_unsaid)] = None
     """`truncate` (default) cuts a long document, `window` reads it in windows, `refuse` refuses the request."""
     stream: Switch = None
-    """Server-sent events: the ranking, then each text as it is written, usage, done."""
+    """Server-sent events: the ranking, then evidence as it is found, usage, done."""
 
     def texts(self) -> list[Any]:
         """The documents as `Reranker.arerank` takes them, encodable."""
@@ -262,13 +271,14 @@ class RerankRequest(BaseModel):
         asked = self.settings().checks
         return ("spans", "facts") if asked is None else tuple(asked)
 
-    def writes(self, default: bool) -> bool:
-        """Whether evidence is wanted, `default` where the request does not say."""
-        if self.evidence is None:
-            return default or (self.relevant_spans is not None and self.relevant_spans.mode == "enabled")
-        return bool(self.evidence)
+    def source(self, default: EvidenceChoice | bool) -> EvidenceChoice | bool:
+        """Where evidence is to come from, `default` where the request does not say; false: no evidence is wanted."""
+        if isinstance(self.evidence, bool | str):
+            return self.evidence
+        spans = self.relevant_spans is not None and self.relevant_spans.mode == "enabled"
+        return self.settings().source or default or self.evidence is not None or spans
 
-    def options(self, *, evidence: bool, max_total_tokens: int | None) -> Options:
+    def options(self, *, evidence: EvidenceChoice | bool, max_total_tokens: int | None) -> Options:
         """Keyword arguments of `Reranker.arerank`."""
         settings = self.settings()
         least_tokens = (limit for limit in (self.evidence_tokens, settings.max_tokens) if limit is not None)
@@ -277,7 +287,7 @@ class RerankRequest(BaseModel):
             instruction=self.instruction,
             top_n=self.top_n,
             threshold=self.threshold,
-            evidence=self.writes(evidence),
+            evidence=self.source(evidence),
             evidence_tokens=min(least_tokens, default=None),
             evidence_top_n=settings.top_n,
             evidence_threshold=settings.threshold,

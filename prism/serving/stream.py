@@ -1,7 +1,7 @@
-"""Server-sent events: the ranking, then each text as it is written, usage, done.
+"""Server-sent events: the ranking, then evidence as it is found, usage, done.
 
-    event: ranking        the whole answer, nothing written yet
-    event: contribution   {index, contribution}, while that document's evidence is still being written
+    event: ranking        the whole answer, without evidence
+    event: contribution   {index, contribution}, while that document's evidence is still being written (not quoted)
     event: evidence       the document's result in full: evidence, spans, checks
     event: usage          {usage, meta}
     event: error          an error body; nothing follows it
