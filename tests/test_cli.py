@@ -77,6 +77,35 @@ def test_rerank_prints_a_table(tiny: list[str], files: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "sources"),
+    [
+        ([], {"quoted"}),  # this checkpoint carries no prism.json: nobody taught it to write
+        (["--evidence", "auto"], {"quoted"}),
+        (["--evidence", "quoted"], {"quoted"}),
+        (["--evidence", "written", "--evidence-tokens", "40"], {"written", None}),
+        (["--evidence", "none"], {None}),
+        (["--no-evidence"], {None}),
+        (["--evidence", "quoted", "--no-evidence"], {None}),
+    ],
+)
+def test_where_evidence_comes_from(tiny: list[str], files: list[str], asked: list[str], sources: set[str]) -> None:
+    result = run("rerank", "when?", *files, "--json", "--threshold", "0", *asked, *tiny)
+    assert result.exit_code == 0, result.output
+    judgments = json.loads(result.stdout)["judgments"]
+    assert {judgment["evidence_source"] for judgment in judgments} == sources
+    if sources == {"quoted"}:
+        texts = ["The harbour at Lindau froze in 1963.", "Copper conducts electricity."]
+        assert set(texts) <= {judgment["evidence"] for judgment in judgments}
+
+
+def test_no_other_source(tiny: list[str], files: list[str]) -> None:
+    for command in (["rerank", "when?", *files], ["demo"], ["serve"]):
+        result = run(*command, "--evidence", "sung", *tiny)
+        assert result.exit_code == 2
+        assert "'sung' is not one of 'written', 'quoted', 'auto', 'none'" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
     ("text", "ids"),
     [
         ("one\n\n  \ntwo\n", ["line 1", "line 4"]),

@@ -12,6 +12,7 @@ from http_endpoint import Server
 
 from prism.reranker import Reranker
 from prism.template import PRISM, Template
+from prism.types import Document
 
 QUERY = "when does the harbour freeze?"
 GOOD = "p=0.9 The harbour froze in 1963. It rarely does."
@@ -333,6 +334,54 @@ def test_evidence_settings(client: httpx.Client, engine: FakeEngine) -> None:
     assert body["meta"]["warnings"] == ["ignored fields: evidence.colour"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "source"),
+    [
+        (True, "written"),
+        ("auto", "written"),
+        ("written", "written"),
+        ("quoted", "quoted"),
+        ({"source": "quoted"}, "quoted"),
+        ({"source": None}, "written"),
+        (None, "written"),
+        (False, None),
+    ],
+)
+@pytest.mark.parametrize("dialect", [{}, {"top_k": None}], ids=["common", "voyage"])
+def test_where_evidence_comes_from(client: httpx.Client, asked: Any, source: str | None, dialect: Any) -> None:
+    body = post(client, documents=[GOOD, BAD], evidence=asked, **dialect).json()
+    best, other = body["results"]
+    if dialect and asked is None:
+        source = None  # its clients would drop it
+    assert (best["evidence_source"], other["evidence_source"]) == (source, None)
+    assert best["contribution"] == ("It helps." if source == "written" else None)
+    assert best["evidence"] == (EVIDENCE if source else None)
+    assert (body["usage"]["written_tokens"] > 0) == (source == "written")
+
+
+def test_a_server_says_where_evidence_comes_from_when_a_request_does_not(engine: FakeEngine) -> None:
+    def sources(default: Any) -> list[str | None]:
+        with Server(Reranker(engine.template, engine, name="fake"), evidence=default) as client:
+            asked: list[Any] = [None, {"top_n": 1}, True, "written", False]
+            return [post(client, evidence=one).json()["results"][0]["evidence_source"] for one in asked]
+
+    assert sources("quoted") == ["quoted", "quoted", "written", "written", None]
+    assert sources(True) == ["written", "written", "written", "written", None]
+    assert sources(False) == [None, "written", "written", "written", None]
+
+
+def test_quoting_is_bounded_by_the_servers_limit(engine: FakeEngine) -> None:
+    text = "p=0.9 " + "The harbour froze again. It thawed again soon. " * 3
+    alone = len(engine.template.render(QUERY, Document(text=text)).ids)
+    with Server(Reranker(engine.template, engine, name="fake"), max_tokens=alone + 10) as client:
+        body = post(client, documents=[text], evidence="quoted").json()
+    assert body["usage"]["prompt_tokens"] == alone
+    assert body["results"][0]["evidence"] is None
+    assert body["meta"]["warnings"] == [
+        f"quoting would have passed max_total_tokens={alone + 10}: 1 of 1 documents with verdict yes have no evidence"
+    ]
+
+
 def test_checks(client: httpx.Client) -> None:
     def best(checks: Any) -> dict[str, Any]:
         result: dict[str, Any] = post(client, evidence={"checks": checks}).json()["results"][0]
@@ -389,4 +438,8 @@ def test_openapi_names_every_route_and_field(client: httpx.Client) -> None:
     content = described["paths"]["/v1/rerank"]["post"]["requestBody"]["content"]["application/json"]
     named = set(content["schema"]["properties"])
     assert {"evidence", "relevant_spans", "stream", "on_long_document", "rank_fields", "instruction"} <= named
+    forms = content["schema"]["properties"]["evidence"]["anyOf"]
+    inner = [form for one in forms for form in one.get("oneOf", [one])]
+    assert {"type": "boolean"} in inner
+    assert ["written", "quoted", "auto"] in [form.get("enum") for form in inner]
     assert client.get("/docs").status_code == 200

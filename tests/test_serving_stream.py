@@ -86,6 +86,14 @@ def test_a_stream_says_what_an_answer_says(client: httpx.Client) -> None:
     assert {result["index"] for result in whole["results"] if result["evidence"]} == set(told)
 
 
+def test_quotes_have_no_contribution(client: httpx.Client) -> None:
+    events = stream(client, evidence="quoted")
+    assert [name for name, _ in events] == ["ranking", "evidence", "evidence", "usage", "done"]
+    assert [data["evidence_source"] for name, data in events if name == "evidence"] == ["quoted", "quoted"]
+    assert events[-2][1]["usage"]["written_tokens"] == 0
+    assert events[-2][1]["usage"]["prompt_tokens"] > events[0][1]["usage"]["prompt_tokens"]
+
+
 def test_scores_only(client: httpx.Client) -> None:
     assert [name for name, _ in stream(client, evidence=False)] == ["ranking", "usage", "done"]
 
