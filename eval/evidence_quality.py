@@ -5,10 +5,11 @@
     cases -> each system's text, kept as it comes -> measures -> judges, reader -> report.json, report.md, report.html
 
 Systems: whole (the document), lead-3 (first sentences), bm25-3, tfidf-3, embedding-3 (sentences most like the query),
-any Prism checkpoint (--model), any HTTP pruner (--pruner NAME=URL). Sets: scifact, qed, covidqa, cmrc2018, or a .jsonl
-file. Judges and the reader are models behind OpenAI-compatible APIs: MODEL@BASE_URL, or MODEL@BASE_URL#KEY_VARIABLE to
-name the environment variable that holds the key; or local:FOLDER, a chat model in this process. Whatever was written or
-paid for is kept in OUT/state: a stopped run goes on.
+any Prism checkpoint (--model; --evidence written,quoted for both sources on the same pairs), any HTTP pruner (--pruner
+NAME=URL). Sets: scifact, qed, covidqa, cmrc2018, or a .jsonl file. Judges and the reader are models behind
+OpenAI-compatible APIs: MODEL@BASE_URL, or MODEL@BASE_URL#KEY_VARIABLE to name the environment variable that holds the
+key; or local:FOLDER, a chat model in this process. Whatever was written or paid for is kept in OUT/state: a stopped run
+goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from pydantic import Field
@@ -43,6 +44,7 @@ from prism.evaluation.evidence_quality import Count, Extract, measure, summarise
 from prism.evaluation.evidence_report import Findings, SetFindings
 from prism.evaluation.evidence_sets import SETS, Case, load_cases
 from prism.evaluation.report import command_line, versions
+from prism.inputs import EvidenceChoice
 from prism.labeling.asking import Asked, Kept, ask_all
 from prism.types import Record
 
@@ -66,6 +68,7 @@ class Options(Record):
     concurrency: int = Field(default=8, ge=1)
     tokenizer: str = "mini"
     template: str | None = None
+    evidence: tuple[EvidenceChoice, ...] = ("auto",)
     fresh: bool = False
     out: Path = Path("eval/results/evidence_quality")
 
@@ -157,8 +160,8 @@ class _Lazy:
     def __init__(self, get: Callable[[], Judges]) -> None:
         self._get = get
 
-    def rerank(self, query: str, documents: Any, *, threshold: float | None) -> Any:
-        return self._get().rerank(query, documents, threshold=threshold)
+    def rerank(self, query: str, documents: Any, *, threshold: float | None, evidence: EvidenceChoice) -> Any:
+        return self._get().rerank(query, documents, threshold=threshold, evidence=evidence)
 
 
 def _systems(options: Options, cases: Sequence[Case], rerankers: _Rerankers) -> Iterator[Callable[[], System]]:
@@ -176,7 +179,10 @@ def _systems(options: Options, cases: Sequence[Case], rerankers: _Rerankers) -> 
     prompt = f" {options.template}" if options.template else ""
     for model in options.models:
         name = Path(model).resolve().name
-        yield partial(Prism, f"Prism {name}", rerankers.lazily(model), f"{prism.__version__} {identity(model)}{prompt}")
+        decides = f"{prism.__version__} {identity(model)}{prompt}"
+        for source in options.evidence:
+            shown = f"Prism {name}" + ("" if source == "auto" else f", {source}")
+            yield partial(Prism, shown, rerankers.lazily(model), decides, source)
 
 
 def _baseline(name: str, documents: Sequence[str]) -> System:
@@ -325,6 +331,13 @@ def _names(given: list[str] | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in ",".join(given or []).split(",") if name.strip())
 
 
+def _sources(given: str) -> tuple[EvidenceChoice, ...]:
+    sources = _names([given])
+    if not sources or not set(sources) <= set(get_args(EvidenceChoice)):
+        raise InputError(f"--evidence {given!r}: expected {', '.join(get_args(EvidenceChoice))}, comma-separated")
+    return tuple(dict.fromkeys(sources))  # type: ignore[arg-type]  # checked above
+
+
 @app.command(help=taught(__doc__))
 def main(
     model: Annotated[list[str] | None, Option(help="mini, folder or hub name; repeatable. none: no model.")] = None,
@@ -341,6 +354,9 @@ def main(
     concurrency: Annotated[int, Option(min=1, help="Questions to one API under way at once.")] = 8,
     engine: Annotated[Engine, Option(help="What runs a Prism model.")] = "hf",
     base_url: Annotated[list[str] | None, Option(help="Its servers, up to /v1, for engine openai; repeatable.")] = None,
+    evidence: Annotated[
+        str, Option(help="Where a Prism model's evidence comes from, comma-separated: auto, written, quoted.")
+    ] = "auto",
     template: Annotated[str | None, Option(help="Prompt of a checkpoint without: qwen3-reranker, or a file.")] = None,
     tokenizer: Annotated[str, Option(help="Counts context tokens: mini, a folder, or a hub name.")] = "mini",
     fresh: Annotated[bool, Option("--fresh", help="Make all texts again; paid answers are kept.")] = False,
@@ -361,6 +377,7 @@ def main(
             concurrency=concurrency,
             tokenizer=tokenizer,
             template=template,
+            evidence=_sources(evidence),
             fresh=fresh,
             out=out,
         )

@@ -25,7 +25,7 @@ from prism.evaluation.evidence_baselines import BestSentences, HttpPruner, LeadS
 from prism.evaluation.evidence_quality import Extract, choose, measure, summarise
 from prism.evaluation.evidence_sets import Case, load_cases, make_case
 from prism.evaluation.language import identify, same_language
-from prism.types import Document, Judgment, Outcome, Span
+from prism.types import Document, Judgment, Outcome, Span, Usage
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "eval" / "evidence_quality.py"
@@ -231,20 +231,27 @@ def test_embedding_baseline():
 
 
 class FakeReranker:
-    """Writes the document's first sentence; fails documents that say `broken`; counts calls."""
+    """Writes the document's first sentence or quotes the second; fails documents that say `broken`; counts calls."""
 
     def __init__(self) -> None:
-        self.calls: list[float | None] = []
+        self.calls: list[tuple[float | None, str]] = []
         self.closed = False
 
-    def rerank(self, query: str, documents: list[Document], *, threshold: float | None) -> list[Judgment]:
-        self.calls.append(threshold)
+    def rerank(
+        self, query: str, documents: list[Document], *, threshold: float | None, evidence: str
+    ) -> list[Judgment]:
+        self.calls.append((threshold, evidence))
         text = documents[0].text
         if "broken" in text:
             return [Judgment(index=0, score=None, verdict=None, error="too long")]
-        first = text[: text.index(".") + 1]
-        judgment = Judgment(index=0, score=0.1, verdict="yes", outcome=Outcome.COMPLETE, contribution="Says so.")
-        return [judgment.model_copy(update={"evidence": first, "check": evidence.check(first, text)})]
+        first, second = text[: text.index(".") + 1], text[text.index(".") + 2 :].partition(".")[0] + "."
+        judgment = Judgment(index=0, score=0.1, verdict="yes", outcome=Outcome.COMPLETE)
+        if evidence == "quoted":
+            usage = Usage(prompt_tokens=400, cached_tokens=300)
+            return [judgment.model_copy(update={"evidence": second, "evidence_source": "quoted", "usage": usage})]
+        usage = Usage(prompt_tokens=100, written_tokens=20)
+        update = {"evidence": first, "contribution": "Says so.", "evidence_source": "written", "usage": usage}
+        return [judgment.model_copy(update=update)]
 
     def close(self) -> None:
         self.closed = True
@@ -255,7 +262,12 @@ def test_prism_is_asked_at_threshold_zero_and_its_errors_are_failures():
     system = Prism("Prism fake", fake, "1")
     found = system.extract(case())
     assert (found.evidence, found.contribution, found.generated) == (S0, "Says so.", True)
-    assert fake.calls == [0.0]
+    assert found.spent == 120
+    assert fake.calls == [(0.0, "auto")]
+    quoted = Prism("Prism fake", fake, "1", "quoted")
+    found = quoted.extract(case())
+    assert (found.evidence, found.contribution, found.generated, found.spent) == (S1, None, False, 400)
+    assert quoted.identity != system.identity, "kept texts of one source are not the other's"
     assert system.extract(make_case("t", "q", "broken.")).failure == "too long"
 
 
@@ -412,6 +424,23 @@ def test_script_end_to_end_and_again(tmp_path):
     assert len(fake.calls) == 8
 
 
+def test_both_sources_on_the_same_pairs(tmp_path):
+    fake = FakeReranker()
+    chosen = options(tmp_path, models=("fake",), systems=("whole",), evidence=("written", "quoted"))
+    script.evaluate(chosen, lambda said: None, lambda name: fake)
+    assert fake.calls == [(0.0, "written")] * 4 + [(0.0, "quoted")] * 4
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    [systems] = [found["systems"] for found in report["findings"]["sets"].values()]
+    written, quoted = systems["Prism fake, written"]["measures"], systems["Prism fake, quoted"]["measures"]
+    assert (written["F1"]["value"], quoted["F1"]["value"]) == (1.0, 0.0)  # gold is the first sentence
+    assert (written["spent"]["value"], quoted["spent"]["value"]) == (120.0, 400.0)
+    assert (written["parse rate"]["value"], quoted["parse rate"]["value"]) == (1.0, None), "nothing is to be parsed"
+    assert systems["whole document"]["measures"]["spent"]["value"] is None
+    text = (tmp_path / "out/report.md").read_text()
+    assert "| system | tokens | spent |" in text
+    assert "| Prism fake, quoted |" in text
+
+
 def test_limit_spreads_over_the_set(tmp_path):
     write_set(tmp_path / "mine.jsonl", rows=10)
     said: list[str] = []
@@ -425,6 +454,8 @@ def test_limit_spreads_over_the_set(tmp_path):
     [
         (["--sets", "nope"], "no data set 'nope'"),
         (["--systems", "best-3"], "no system 'best-3'"),
+        (["--evidence", "written,sung"], "--evidence 'written,sung': expected written, quoted, auto"),
+        (["--evidence", ","], "--evidence ',': expected written, quoted, auto"),
         (["--pruner", "x"], "expected NAME=URL"),
         (["--judge", "gpt"], "expected MODEL@BASE_URL"),
         (["--reader", "m@http://user:pw@h/v1"], "a key does not belong in the address"),

@@ -24,6 +24,7 @@ from prism.evaluation.bm25 import Bm25
 from prism.evaluation.dense import MINILM, embedder_path
 from prism.evaluation.evidence_quality import Extract
 from prism.evaluation.evidence_sets import Case
+from prism.inputs import EvidenceChoice
 from prism.sentences import UNSPACED, sentences
 from prism.types import Document, Judgment, Outcome
 
@@ -43,30 +44,34 @@ class System(Protocol):
 
 
 class Judges(Protocol):
-    """A reranker that writes; `Reranker` fits."""
+    """A reranker that gives evidence; `Reranker` fits."""
 
-    def rerank(self, query: str, documents: list[Document], *, threshold: float | None) -> Iterable[Judgment]: ...
+    def rerank(
+        self, query: str, documents: list[Document], *, threshold: float | None, evidence: EvidenceChoice
+    ) -> Iterable[Judgment]: ...
 
 
 class Prism:
-    """A checkpoint's evidence, asked for whatever the verdict: threshold 0."""
+    """A checkpoint's evidence, from one source, asked for whatever the verdict: threshold 0."""
 
-    def __init__(self, name: str, reranker: Judges, identity: str) -> None:
+    def __init__(self, name: str, reranker: Judges, identity: str, evidence: EvidenceChoice = "auto") -> None:
         self.name = name
-        self.identity = identity
-        self._reranker = reranker
+        self.identity = f"{identity} {evidence}"
+        self._reranker, self._evidence = reranker, evidence
 
     def extract(self, case: Case) -> Extract:
         start = time.perf_counter()
-        judgment = next(iter(self._reranker.rerank(case.query, [case.to_document()], threshold=0.0)))
+        asked = self._reranker.rerank(case.query, [case.to_document()], threshold=0.0, evidence=self._evidence)
+        judgment = next(iter(asked))
         outcome = Outcome.MALFORMED if judgment.error else judgment.outcome
         return Extract(
             evidence=judgment.evidence,
             contribution=judgment.contribution,
             outcome=outcome,
-            generated=judgment.error is None,
+            generated=judgment.evidence_source == "written",
             failure=judgment.error,
             seconds=time.perf_counter() - start,
+            spent=judgment.usage.prompt_tokens + judgment.usage.written_tokens,
         )
 
 

@@ -46,6 +46,8 @@ class Extract(Record):
     failure: str | None = None
     """Why there is no text, when the system broke; never scored as if it had answered."""
     seconds: float = 0.0
+    spent: int | None = None
+    """Tokens a model read and wrote to judge the document and make this; None where no model did."""
 
 
 class Sentences(Record):
@@ -79,6 +81,7 @@ class Measured(Record):
     compression: float | None = None
     tokens: int
     document_tokens: int
+    spent: int | None = None
     sentences: Sentences | None = None
     answered: bool | None = None
     language: bool | None = None
@@ -106,6 +109,7 @@ def measure(case: Case, extract: Extract, count: Count) -> Measured:
         format=_format(extract) if extract.generated else None,
         tokens=count(text) if written else 0,
         document_tokens=count(case.document),
+        spent=extract.spent,
         sentences=choose(case, check.spans if check else ()) if case.gold else None,
         answered=answered and written if answered is not None else None,
         language=same_language(text, case.document) if written else None,
@@ -198,6 +202,7 @@ MEASURES = {
     "unbacked": "share of evidence sentences without a span",
     "compression": "characters of evidence over characters of document",
     "tokens": "mean tokens an agent reads in place of the document",
+    "spent": "mean tokens a model read and wrote to judge the document and make the evidence",
     "precision": "gold sentences: correct / chosen",
     "recall": "gold sentences: correct / gold",
     "F1": "gold sentences: harmonic mean of precision and recall",
@@ -235,6 +240,7 @@ def summarise(measured: Sequence[Measured], seconds: float = 0.0) -> Summary:
         "unbacked": mean(lambda m: m.unbacked),
         "compression": mean(lambda m: m.compression),
         "tokens": mean(lambda m: float(m.tokens)),
+        "spent": mean(lambda m: None if m.spent is None else float(m.spent)),
         "precision": sentences(lambda c: _over(c[..., 0], c[..., 1])),
         "recall": sentences(lambda c: _over(c[..., 0], c[..., 2])),
         "F1": sentences(lambda c: _over(2 * c[..., 0], c[..., 1] + c[..., 2])),
