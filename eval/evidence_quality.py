@@ -44,9 +44,8 @@ from prism.evaluation.evidence_quality import Count, Extract, measure, summarise
 from prism.evaluation.evidence_report import Findings, SetFindings
 from prism.evaluation.evidence_sets import SETS, Case, load_cases
 from prism.evaluation.report import command_line, versions
-from prism.inputs import EvidenceChoice
 from prism.labeling.asking import Asked, Kept, ask_all
-from prism.types import Record
+from prism.types import EvidenceChoice, Record
 
 DEFAULT_SYSTEMS = ("whole", "lead-3", "bm25-1", "bm25-3", "tfidf-3")
 Say = Callable[[str], None]

@@ -43,10 +43,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from prism.inputs import EvidenceChoice
     from prism.reranker import Reranker
     from prism.result import RerankResult
-    from prism.types import Document, Judgment
+    from prism.types import Document, EvidenceChoice, Judgment
 
 _EXTRAS = {
     "fastapi": "serve",

@@ -7,13 +7,11 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from prism.errors import InputError
 from prism.text import clean
-from prism.types import Document, EvidenceSource
+from prism.types import Document, EvidenceChoice, EvidenceSource
 
 _FIELDS = frozenset(Document.model_fields)
 
 OnLongDocument = Literal["truncate", "window", "refuse"]
-EvidenceChoice = Literal["written", "quoted", "auto"]
-"""Where evidence comes from; `auto`: as the checkpoint prefers."""
 
 
 class Candidate(NamedTuple):

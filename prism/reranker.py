@@ -27,7 +27,6 @@ from prism.errors import InputError
 from prism.inputs import (
     Call,
     Candidate,
-    EvidenceChoice,
     OnLongDocument,
     Options,
     read_documents,
@@ -41,7 +40,7 @@ from prism.result import Event, Ranked, RerankResult
 from prism.scoring import Calibration
 from prism.sourcing import EvidenceMaker, Wanted
 from prism.template import Template
-from prism.types import Document, EvidenceSource, Judgment, Usage
+from prism.types import Document, EvidenceChoice, EvidenceSource, Judgment, Usage
 from prism.writing import Writer
 
 if TYPE_CHECKING:

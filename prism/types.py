@@ -20,6 +20,8 @@ from pydantic import (
 Verdict = Literal["yes", "no"]
 EvidenceSource = Literal["written", "quoted"]
 """`written`: in the model's own words, with a contribution; `quoted`: sentences of the document, word for word."""
+EvidenceChoice = Literal["written", "quoted", "auto"]
+"""What a caller asks for; `auto`: as the checkpoint prefers."""
 Support = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

@@ -236,7 +236,11 @@ def test_lone_surrogates_keep_offsets_and_come_back_encodable(client: httpx.Clie
         ({"return_documents": 2}, 422, "return_documents"),
         ({"return_documents": "perhaps"}, 422, "return_documents"),
         ({"query": {"image": "data:..."}}, 422, "query"),
-        ({"evidence": "perhaps"}, 422, "evidence: Input should be true, false, 'written', 'quoted', 'auto' or an object"),
+        (
+            {"evidence": "perhaps"},
+            422,
+            "evidence: Input should be true, false, 'written', 'quoted', 'auto' or an object",
+        ),
         ({"evidence": 2}, 422, "evidence"),
         ({"evidence": {"source": "sung"}}, 422, "evidence.settings.source"),
         ({"model": 3}, 422, "model"),

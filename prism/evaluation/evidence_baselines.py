@@ -24,9 +24,8 @@ from prism.evaluation.bm25 import Bm25
 from prism.evaluation.dense import MINILM, embedder_path
 from prism.evaluation.evidence_quality import Extract
 from prism.evaluation.evidence_sets import Case
-from prism.inputs import EvidenceChoice
 from prism.sentences import UNSPACED, sentences
-from prism.types import Document, Judgment, Outcome
+from prism.types import Document, EvidenceChoice, Judgment, Outcome
 
 Ranker = Literal["bm25", "tfidf", "embedding"]
 _RUN = re.compile(f"[{UNSPACED}]+")

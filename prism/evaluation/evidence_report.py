@@ -83,9 +83,8 @@ def _table(section: Section, name: str, found: SetFindings) -> None:
     columns = tuple(c for c in columns if any(s[c] is not None for s in found.systems.values()))
     rows: list[Sequence[Cell]] = [(system, *(s[c] for c in columns)) for system, s in found.systems.items()]
     best: dict[str, Literal["max", "min"]] = {"F1": "max"} if "F1" in columns else {}
-    section.table(
-        ["system", *columns], rows, caption="What is kept, at what length", digits={"tokens": 0, "spent": 0}, best=best
-    )
+    digits = dict.fromkeys({"tokens", "spent"}.intersection(columns), 0)
+    section.table(["system", *columns], rows, caption="What is kept, at what length", digits=digits, best=best)
     main = next((c for c in ("F1", "answer") if c in columns), None)
     if main:
         _bars(section, name, main, {system: s.measures[main] for system, s in found.systems.items()})

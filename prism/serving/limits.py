@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from prism.inputs import EvidenceChoice
-from prism.types import Record
+from prism.types import EvidenceChoice, Record
 
 
 class Limits(Record):

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from prism.inputs import EvidenceChoice, OnLongDocument, Options
+from prism.inputs import OnLongDocument, Options
 from prism.text import clean
-from prism.types import Record
+from prism.types import EvidenceChoice, Record
 
 _NUMERAL = r"^\s*[+-]?\d+(\.0*)?\s*$"
 _DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
