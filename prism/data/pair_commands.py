@@ -11,7 +11,6 @@ import typer
 from prism.data.command_app import Bad, CorpusFile, Out, PairsFile, Seed, app, count_lines, finish, progress
 from prism.data.jsonl import Drops, Line, OnBad, read_corpus, read_pairs, read_queries, write_report, write_rows
 from prism.errors import InputError
-from prism.result import printable
 
 
 @app.command()
@@ -186,6 +185,7 @@ def qa(
     A finished build over the same files and settings is left as it is.
     """
     from prism.data.qa import build, read_settings
+    from prism.result import printable
 
     options = {"exclude": exclude or None, "dense": dense, "limit": limit}
     chosen = read_settings(settings, files, {name: value for name, value in options.items() if value is not None})
