@@ -24,7 +24,7 @@ Kind = Literal["paraphrase", "keyword", "question", "unanswerable"]
 KINDS: Sequence[Kind] = ("paraphrase", "keyword", "question", "unanswerable")
 _STEMMERS = {"en": "english", "de": "german", "ru": "russian"}
 _RANKING = """\
-| ranking | questions | right document first | 95 % interval | MRR | verdicts right | false yes | false no | AUC of yes \
+| ranking | questions | right document first | 95 % interval | MRR | verdicts right | false yes | false no | AUC \
 | unanswerable without a yes | flawless |
 |---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|"""
 _TEXTS = """\
