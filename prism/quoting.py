@@ -16,9 +16,9 @@ from anyio import to_thread
 
 from prism.engines.base import Engine, LabelLogits
 from prism.errors import DocumentError
+from prism.evidence.sentences import UNSPACED_CHAR, sentences
 from prism.judging import ask, read_score
 from prism.result import Judged
-from prism.sentences import UNSPACED_CHAR, sentences
 from prism.sourcing import MIN_EVIDENCE_TOKENS, Wanted
 from prism.template import Template
 from prism.text import clean

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from prism.sentences import sentences
+from prism.evidence.sentences import sentences
 from prism.template import Prompt
 from prism.types import Document
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism.evidence import SUPPORT_FLOOR, align, check
-from prism.sentences import MAX_SENTENCE_CHARS, sentences
+from prism.evidence.sentences import MAX_SENTENCE_CHARS, sentences
 
 
 def cut(text: str, language: str | None = None) -> list[str]:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.fidelity import fidelity, language_of
+from prism.evidence.fidelity import fidelity
+from prism.evidence.letters import language_of
 
 
 def absent(text: str, document: str, query: str | None = None) -> list[tuple[str, str]]:

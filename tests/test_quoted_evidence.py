@@ -21,10 +21,10 @@ from prism.backends import open_engine
 from prism.checkpoint import Checkpoint
 from prism.engines.base import LabelLogits
 from prism.errors import CheckpointError, DocumentError, InputError
+from prism.evidence.sentences import sentences
 from prism.quoting import MOST_QUOTES, Quote, choose, passage
 from prism.reranker import Reranker
 from prism.result import Judged, Ranked, RerankResult, notes
-from prism.sentences import sentences
 from prism.template import PRISM, QWEN3_RERANKER, Template
 from prism.text import clean
 from prism.types import Document, Outcome, Usage

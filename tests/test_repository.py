@@ -21,9 +21,7 @@ LAYERS = {
     "types": {"errors", "text"},
     "scoring": {"text", "errors", "types"},
     "template": {"text", "errors", "types"},
-    "fidelity": {"text", "errors", "types"},
-    "sentences": {"text", "types", "fidelity"},
-    "evidence": {"text", "errors", "types", "fidelity", "sentences"},
+    "evidence": {"text", "errors", "types", "evidence"},
     "engines": {"text", "errors", "types", "scoring", "template", "engines"},
     "catalogue": {"errors", "types"},
     "merge": {"errors", "catalogue"},
@@ -31,21 +29,10 @@ LAYERS = {
         *("text", "errors", "types", "scoring", "template", "engines", "checkpoint", "catalogue", "merge"),
     },
     "evaluation": {
-        *("errors", "types", "scoring", "fidelity", "sentences", "evidence", "checkpoint", "reranker", "result"),
+        *("errors", "types", "scoring", "evidence", "checkpoint", "reranker", "result"),
         *("data", "evaluation", "labeling", "text"),
     },
-    "data": {
-        "errors",
-        "parallel",
-        "text",
-        "types",
-        "fidelity",
-        "sentences",
-        "data",
-        "evaluation",
-        "labeling",
-        "result",
-    },
+    "data": {"errors", "parallel", "text", "types", "evidence", "data", "evaluation", "labeling", "result"},
 }
 
 

@@ -19,7 +19,7 @@ from rapidfuzz import fuzz, process
 from prism.data.jsonl import Drops, Line, Row, read_rows
 from prism.data.splits import units
 from prism.errors import DataError, InputError
-from prism.sentences import UNSPACED_CHAR
+from prism.evidence.sentences import UNSPACED_CHAR
 
 RUN = 8
 """Units in a run: words, or characters of scripts without spaces."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from prism.data.sources import Text
-from prism.sentences import sentences
+from prism.evidence.sentences import sentences
 from prism.text import stable_id
 
 _WORD = re.compile(r"[^\W_]+(?:[-_.][^\W_]+)*")

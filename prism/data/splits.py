@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prism.data.jsonl import Drops, JsonlWriter, OnBad, read_queries
 from prism.errors import InputError
-from prism.sentences import UNIT
+from prism.evidence.sentences import UNIT
 from prism.text import stable_id
 
 

@@ -22,7 +22,7 @@ from prism.data.jsonl import Drops
 from prism.data.passages import cut
 from prism.data.sources import Text
 from prism.errors import DataError, InputError
-from prism.sentences import sentences
+from prism.evidence.sentences import sentences
 from prism.text import clean, stable_id
 from prism.types import Document, Record
 

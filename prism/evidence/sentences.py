@@ -8,7 +8,8 @@ from itertools import groupby
 
 import sentencex
 
-from prism.fidelity import MARKS, MONTH, language_of
+from prism.evidence.facts import MONTH
+from prism.evidence.letters import MARKS, language_of
 from prism.text import clean
 
 MAX_SENTENCE_CHARS = 2_000
@@ -148,6 +149,3 @@ def _merge_wordless(text: str, found: list[tuple[int, int]]) -> list[tuple[int, 
         merged.append((start, end))
         wordless = not has_units
     return merged
-
-
-# --- units -----------------------------------------------------------------------------------------------------------

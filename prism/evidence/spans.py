@@ -29,7 +29,7 @@ import math
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -38,10 +38,11 @@ from operator import itemgetter
 from rapidfuzz import fuzz
 from rapidfuzz.distance import LCSseq
 
-from prism.fidelity import MARKS, Haystack, facts, fold, verify
-from prism.sentences import UNIT, UNSPACED, UNSPACED_CHAR, sentences
+from prism.evidence.letters import MARKS
+from prism.evidence.sentences import UNSPACED, UNSPACED_CHAR, sentences
+from prism.evidence.units import Units, flattened, units_of
 from prism.text import clean
-from prism.types import EvidenceCheck, EvidenceSentence, Span
+from prism.types import EvidenceSentence, Span
 
 SUPPORT_FLOOR = 0.45
 """Less counts as not backed. On real text nearly no sentence of another document reaches it, about nine in ten do
@@ -70,50 +71,6 @@ _Fits = Callable[[int], bool]
 _WORD_CHAR = re.compile(rf"[^\W{UNSPACED}]|[{MARKS}]")
 
 
-@dataclass(frozen=True)
-class _Units:
-    """The units of a text: folded form, key (forms that differ in their endings share it), weight, offsets."""
-
-    forms: list[str]
-    keys: list[str]
-    weights: list[float]
-    starts: list[int]
-    ends: list[int]
-
-
-def _units(text: str) -> _Units:
-    units = _Units([], [], [], [], [])
-    for match in UNIT.finditer(text):
-        form = fold(match[0])
-        units.forms.append(form)
-        units.keys.append(form[:4] if len(form) > 4 and form.isalpha() else form)
-        units.weights.append(_weight(form))
-        units.starts.append(match.start())
-        units.ends.append(match.end())
-    return units
-
-
-def _weight(form: str) -> float:
-    if form[:1].isdigit():
-        return float(min(max(len(form), 4), 8))
-    return 2.0 if UNSPACED_CHAR.match(form) else float(min(len(form), 8))
-
-
-def _flat(text: str) -> tuple[str, list[int], list[int]]:
-    """Lower case with single spaces, one character for each kept; and where each word starts in it and in `text`."""
-    lowered = text.lower()
-    if len(lowered) != len(text):  # a few capitals become two characters: those keep their case
-        lowered = "".join(low if len(low := c.lower()) == 1 else c for c in text)
-    lowered = lowered.replace("ς", "σ")  # which of the two `lower` gives depends on what follows
-    words, here, there, length = [], [], [], 0
-    for match in re.finditer(r"\S+", lowered):
-        words.append(match[0])
-        here.append(length)
-        there.append(match.start())
-        length += len(match[0]) + 1
-    return " ".join(words), here, there
-
-
 @dataclass
 class _Document:
     """A document prepared for alignment, and the searching still allowed in it."""
@@ -124,15 +81,15 @@ class _Document:
 
     @cached_property
     def flat(self) -> tuple[str, list[int], list[int]]:
-        return _flat(self.text)
+        return flattened(self.text)
 
     @cached_property
     def cuts(self) -> set[int]:
         return {offset for border in self.borders for offset in border}
 
     @cached_property
-    def units(self) -> _Units:
-        return _units(self.text)
+    def units(self) -> Units:
+        return units_of(self.text)
 
     @cached_property
     def joined(self) -> tuple[str, list[int]]:
@@ -192,7 +149,7 @@ def _verbatim(sentence: str, document: _Document, near: int) -> tuple[int, int] 
     document.work -= _WORK_PER_SENTENCE
     if document.work <= 0:
         return None
-    needle = _flat(sentence)[0]
+    needle = flattened(sentence)[0]
     flat, here, there = document.flat
 
     def original(at: int) -> tuple[int, int]:
@@ -205,7 +162,7 @@ def _verbatim(sentence: str, document: _Document, near: int) -> tuple[int, int] 
     at = document.nearest(needle, flat, _place(there, here, near), fits) if needle else -1
     if at >= 0:
         return original(at)
-    return _same_words(_units(sentence).forms, document, near)
+    return _same_words(units_of(sentence).forms, document, near)
 
 
 def _place(froms: list[int], tos: list[int], at: int) -> int:
@@ -256,7 +213,7 @@ class _Match:
     gain: float
 
 
-def _compare(sentence: _Units, free: list[str], document: _Document, number: int) -> _Match | None:
+def _compare(sentence: Units, free: list[str], document: _Document, number: int) -> _Match | None:
     """Match one document sentence with the keys still free; the explained ones equal no key."""
     lo, hi = document.ranges[number]
     units = document.units
@@ -286,7 +243,7 @@ def _compare(sentence: _Units, free: list[str], document: _Document, number: int
     return _Match(start, end, credits, skipped, weight - _GAP_WEIGHT * skipped)
 
 
-def _common_runs(ours: list[str], theirs: list[str], sentence: _Units, weights: list[float]) -> list[_Block]:
+def _common_runs(ours: list[str], theirs: list[str], sentence: Units, weights: list[float]) -> list[_Block]:
     """Runs of equal keys that are more than chance. `weights` are those of `theirs`."""
     blocks = [(b.a, b.b, b.size) for b in LCSseq.editops(ours, theirs).as_matching_blocks() if b.size]
 
@@ -319,7 +276,7 @@ def _common_runs(ours: list[str], theirs: list[str], sentence: _Units, weights: 
     return kept
 
 
-def _candidates(sentence: _Units, document: _Document) -> list[int]:
+def _candidates(sentence: Units, document: _Document) -> list[int]:
     """The document sentences that share most with the evidence sentence, rare units counting more."""
     shared: dict[int, float] = defaultdict(float)
     weights: dict[str, float] = dict(zip(sentence.keys, sentence.weights, strict=True))
@@ -335,7 +292,7 @@ def _candidates(sentence: _Units, document: _Document) -> list[int]:
     return sorted(shared, key=lambda number: (-shared[number], number))[:_CANDIDATES]
 
 
-def _cover(sentence: _Units, document: _Document, near: int) -> list[_Match]:
+def _cover(sentence: Units, document: _Document, near: int) -> list[_Match]:
     """Greedy: take the stretch that says most of what is not yet explained, while there is one worth it."""
     free = list(sentence.keys)
     total = sum(sentence.weights)
@@ -365,7 +322,7 @@ def _joined(matches: list[_Match]) -> list[_Match]:
     return joined
 
 
-def _supports(sentence: _Units, matches: list[_Match]) -> tuple[list[float], float]:
+def _supports(sentence: Units, matches: list[_Match]) -> tuple[list[float], float]:
     """Support of each match for its part of the sentence, and of the sentence (see the module's definition)."""
     owners = {unit: number for number, match in enumerate(matches) for unit in match.credits}
     owned = sorted(owners)
@@ -384,7 +341,7 @@ def _approximate(text: str, document: _Document, near: int) -> tuple[tuple[Span,
     if document.work < _WORK_PER_COMPARISON:
         return (), 0.0
     document.work -= _WORK_PER_COMPARISON
-    sentence = _units(text)
+    sentence = units_of(text)
     matches = _cover(sentence, document, near)
     while matches:
         each, whole = _supports(sentence, matches)
@@ -395,7 +352,7 @@ def _approximate(text: str, document: _Document, near: int) -> tuple[tuple[Span,
     return (), 0.0
 
 
-# --- the three questions ---------------------------------------------------------------------------------------------
+# --- all sentences ---------------------------------------------------------------------------------------------------
 
 
 def align(evidence: str, document: str, *, language: str | None = None) -> tuple[EvidenceSentence, ...]:
@@ -419,45 +376,3 @@ def align(evidence: str, document: str, *, language: str | None = None) -> tuple
         near = spans[-1].end if spans else near
         aligned.append(EvidenceSentence(text=evidence[start:end], start=start, end=end, spans=spans, support=support))
     return tuple(aligned)
-
-
-def _merged(aligned: Iterable[EvidenceSentence]) -> tuple[Span, ...]:
-    """All spans in reading order, overlapping ones made one with the higher support."""
-    merged: list[Span] = []
-    for span in sorted((s for sentence in aligned for s in sentence.spans), key=lambda s: (s.start, s.end)):
-        if merged and span.start < merged[-1].end:
-            before = merged.pop()
-            span = Span(start=before.start, end=max(before.end, span.end), support=max(before.support, span.support))
-        merged.append(span)
-    return tuple(merged)
-
-
-def check(
-    evidence: str,
-    document: str,
-    *,
-    contribution: str | None = None,
-    query: str | None = None,
-    title: str | None = None,
-    language: str | None = None,
-) -> EvidenceCheck:
-    """Verify one evidence text, and the contribution if given, against its document.
-
-    Facts of the evidence must occur in the document or its title; those of the contribution, there or in the query.
-    Compression is len(evidence) / len(document) in code points; an empty document counts as one.
-    """
-    aligned = align(evidence, document, language=language)
-    length = sum(sentence.end - sentence.start for sentence in aligned)
-    support = sum(sentence.support * (sentence.end - sentence.start) for sentence in aligned) / max(length, 1)
-    read = tuple(Haystack(text, language) for text in (document, title) if text is not None)
-    looked_up = [(facts(evidence, language), read)]
-    if contribution is not None:
-        asked = (Haystack(query, language),) if query is not None else ()
-        looked_up.append((facts(contribution, language), (*read, *asked)))
-    return EvidenceCheck(
-        sentences=aligned,
-        spans=_merged(aligned),
-        support=min(1.0, support),
-        fidelity=verify(looked_up),
-        compression=len(evidence) / max(len(document), 1),
-    )
