@@ -4,8 +4,101 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
+
+INVISIBLE = (
+    "\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb"
+    "\U000e0001-\U000e01ef"
+)
+"""Soft hyphens, zero-width and direction marks, variation selectors, tags: as the inside of a character class."""
+
+MARKS = "".join(
+    chr(c)
+    for block in (range(0x300, 0x3100), range(0xA66F, 0xAC00), range(0xFE20, 0xFE30))
+    for c in block
+    if unicodedata.category(chr(c)).startswith("M")
+)
+"""Combining marks of the living scripts; `\\w` leaves them out, words must not."""
+
+# What may melt into the character before it: marks, vowels and finals of Hangul, half-width voicing marks.
+_FOLLOWS = f"{MARKS}\u1160-\u11ff\ud7b0-\ud7ff\u3131-\u3163\uff9e-\uffdc"
+# Most of what is written: letters and signs that are as plain as they can be, unless something melts into them.
+_STABLE = (
+    "\x00-\x7f«»À-ıĴ-ľŁ-ňŊ-žƀ-ƺΆΈ-ΊΌΎ-ΡΣ-ώЀ-҂Ҋ-ԯא-תء-ؿف-ي\u0904-\u0939–—"
+    "、。「」『』《》【】\u3041-\u3096\u30a1-\u30fe\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+)
+_CLUSTER = re.compile(
+    rf"(?s)(?P<stable>[{_STABLE}]+)(?![{INVISIBLE}]*[{_FOLLOWS}])|[{INVISIBLE}]+|\s|.(?:[{INVISIBLE}]*[{_FOLLOWS}])*"
+)
+_HIDDEN = re.compile(f"[{INVISIBLE}]+")
+_MOST_FOLLOWING = 30  # normalising a long run of marks takes quadratic time: the rest of it is dropped
+_QUOTES = str.maketrans("‘’‚‛′ʼ“”„‟″", "''''''\"\"\"\"\"")
+_HYPHENS = str.maketrans("‐‑−", "---")
+_RAISED = re.compile("[²³¹⁰-⁹₀-₉]")
+_LIST_COMMA = re.compile(r"，(?!\d{3}(?!\d))")
+
+
+class Normalised(NamedTuple):
+    """A text in its plainest spelling, and where each of its characters comes from in the text as sent."""
+
+    text: str
+    starts: Sequence[int]
+    """For each character of `text`: where what became of it begins in the text as sent."""
+    ends: Sequence[int]
+
+    def sent(self, start: int, end: int) -> tuple[int, int]:
+        """The stretch of the text as sent that became `text[start:end]`; `start` < `end`."""
+        return self.starts[start], self.ends[end - 1]
+
+
+def normalised(text: str) -> Normalised:
+    """NFKC, without what cannot be seen, hyphens and minus signs as "-": spellings that read alike become one.
+
+    What NFKC would spoil is kept: "…" is not the end of three sentences, a comma of full width in a list of numbers
+    (3，5) is none of a decimal, a raised digit behind a digit (10², 2019³) none of the number. Quotes stay as they are,
+    since curly ones tell where a quotation ends: see `straight`. Takes time linear in the length; raises for no `str`.
+    """
+    text = clean(text)
+    if text.isascii():
+        return Normalised(text, range(len(text)), range(1, len(text) + 1))
+    pieces: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    for match in _CLUSTER.finditer(text):
+        start, end = match.span()
+        raw = match[0]
+        if match["stable"]:
+            pieces.append(raw)
+            starts.extend(range(start, end))
+            ends.extend(range(start + 1, end + 1))
+            continue
+        plain = _plain(raw, text, start, pieces)
+        pieces.append(plain)
+        starts.extend([start] * len(plain))
+        ends.extend([end] * len(plain))
+    return Normalised("".join(pieces), starts, ends)
+
+
+def _plain(raw: str, text: str, start: int, before: Sequence[str]) -> str:
+    """One cluster of `text`, beginning at `start`, in its plainest spelling; `before` is what stands before it."""
+    raw = _HIDDEN.sub("", raw)
+    if raw == "…":
+        return raw
+    behind_digit = bool(before) and before[-1][-1:].isdecimal()
+    if raw == "，" and behind_digit and _LIST_COMMA.match(text, start):
+        return ", "
+    if behind_digit and _RAISED.match(raw):
+        raw = "^" + raw
+    return unicodedata.normalize("NFKC", raw[:_MOST_FOLLOWING]).translate(_HYPHENS)
+
+
+def straight(text: str) -> str:
+    """Curly quotes and apostrophes as they stand on a keyboard, one for one."""
+    return text.translate(_QUOTES)
 
 
 def clean(text: str) -> str:

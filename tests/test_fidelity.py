@@ -67,6 +67,52 @@ def test_numbers_not_found(text: str, document: str, number: str) -> None:
     assert absent(text, document) == [("number", number)]
 
 
+@pytest.mark.parametrize(
+    ("text", "document"),
+    [
+        ("it was -5", "it was \u22125"),  # a minus sign is a hyphen
+        ("it was minus 5", "it was -5"),
+        ("es waren minus 5", "es waren -5 Grad"),
+        ("было минус 5", "было -5"),
+        ("气温零下5度", "气温-5度"),
+        ("気温は-5度", "気温はマイナス5度"),
+        ("a loss of -12.5", "a result of (12.5) million"),  # an accountant's parentheses
+        ("a result of 12.5", "a result of (12.5) million"),  # or an author's
+        ("it costs -$5", "it costs -5"),
+        ("it was 5", "it was +5"),
+        ("it was \u20135 °C", "it was -5 °C"),  # a dash that stands for a minus
+        ("it fell by 3.5%", "change: -3.5%"),
+        ("between 5 and 10", "5-10 or 5\u201310 or 5% - 10%"),  # ranges
+        ("in 2020", "2019-2020"),
+        ("在2020年", "2019年-2020年"),
+        ("it was 19", "COVID-19"),
+        ("it was 5", "word--5"),
+        ("it was 0", "it was -0"),
+    ],
+)
+def test_signs_that_agree(text: str, document: str) -> None:
+    assert absent(text, document) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "document", "number"),
+    [
+        ("changed by 12.5% then", "changed by -12.5% then", "12.5%"),
+        ("changed by -12.5% then", "changed by 12.5% then", "-12.5%"),
+        ("below 40 °C", "below \u221240 °C", "40"),
+        ("it was minus 5", "it was 5", "5"),
+        ("from -10", "from 5-10", "-10"),
+        ("from -10", "from 5\u201310", "-10"),
+        ("it was -19", "COVID-19", "-19"),
+        ("是-5度", "是5度", "-5"),
+        ("it was -$5", "it was $5", "-$5"),
+        ("it was 5", "it was (-5)", "5"),
+    ],
+)
+def test_signs_that_do_not(text: str, document: str, number: str) -> None:
+    assert absent(text, document) == [("number", number)]
+
+
 DATES = [
     "2020-01-05",
     "5 January 2020",

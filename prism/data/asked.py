@@ -19,7 +19,7 @@ from typing import NamedTuple
 from prism.data.jsonl import Drops, Line, Row, read_rows, require_text
 from prism.data.sources import Text
 from prism.errors import DataError
-from prism.fidelity import language_of
+from prism.evidence.letters import language_of
 from prism.text import stable_id
 
 EVALUATION_SETS = ("beir", "scifact", "xquad")

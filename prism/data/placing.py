@@ -19,7 +19,8 @@ from prism.data.passages import Passage, windows_of
 from prism.data.settings import Windows
 from prism.data.sources import Text
 from prism.data.unspaced import is_unspaced
-from prism.evidence.sentences import UNSPACED, UNSPACED_CHAR
+from prism.evidence.letters import UNSPACED
+from prism.evidence.sentences import UNSPACED_CHAR
 from prism.text import stable_id
 
 MOST_SENTENCES = 4

@@ -6,13 +6,13 @@ Nothing here raises for any `str`, and every pattern is linear: no quantifier is
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from prism.evidence.letters import CASED, MARK_RUN, fold, language_of
-from prism.text import clean
+from prism.evidence.letters import CASED, language_of
+from prism.evidence.numbers import GAP, GROUP_GAP, NUMBER, values
+from prism.text import normalised, straight
 
 Kind = Literal["number", "date", "url", "code", "name"]
 Date = tuple[int | None, int, int | None]  # year, month, day
@@ -50,7 +50,7 @@ _VERSION = re.compile(r"^v[0-9]")
 
 
 def _url_key(raw: str) -> str:
-    key = fold(raw).removeprefix("https://").removeprefix("http://").removeprefix("www.")
+    key = raw.casefold().removeprefix("https://").removeprefix("http://").removeprefix("www.")
     return key.rstrip("/")
 
 
@@ -69,7 +69,7 @@ def _backticked(match: re.Match[str]) -> Fact | None:
 
 
 def _code_key(raw: str) -> str:
-    return " ".join(fold(raw).removesuffix("()").split())
+    return " ".join(raw.casefold().removesuffix("()").split())
 
 
 def _code(match: re.Match[str]) -> Fact | None:
@@ -133,41 +133,10 @@ def as_date(match: re.Match[str]) -> Fact | None:
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
-_GROUP_GAP = re.compile(r"(?<=\d)(?<!\d{4})[ \u00a0\u202f\u2009](?=\d{3}(?!\d))")  # 10 000
-GAP = "\u2063"
-_NUMBER = re.compile(rf"(?<![{CASED}\d_])(?<!\d[.,'’])(?<![{CASED}][-‑])\d[\d.,'’{GAP}]*(?:\s?%)?")
-ANY_NUMBER = re.compile(r"\d[\d.,'’]*")
-_LIST_COMMA = re.compile(r"，(?!\d{3}(?!\d))")
-
-
-def readings(raw: str) -> frozenset[str]:
-    """The values a written number may have, as plain decimal strings: "1,500" is 1500 or 1.500."""
-    digits = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in raw if c in ".," or c.isdecimal())
-    digits = digits.rstrip(".,")
-    marks = [c for c in digits if c in ".,"]
-    groups = digits.replace(",", ".").split(".")
-    grouped = all(len(group) == 3 for group in groups[1:]) and 1 <= len(groups[0]) <= 3 and groups[0] != "0"
-    if not marks:
-        return frozenset({_whole(digits)})
-    if len(marks) == 1:
-        # Three decimals keep their zeros: otherwise "1,000" would be read as 1.
-        decimals = groups[1] if len(groups[1]) == 3 else groups[1].rstrip("0")
-        value = _whole(groups[0]) + ("." + decimals if decimals else "")
-        return frozenset({value, _whole("".join(groups))}) if grouped else frozenset({value})
-    if len(set(marks)) == 1:
-        return frozenset({_whole("".join(groups)) if grouped else ".".join(groups)})  # 1.000.000, or a version
-    if marks[-1] in marks[:-1]:
-        return frozenset({digits})
-    return readings("".join(groups[:-1]) + "." + groups[-1]) - {_whole("".join(groups))}
-
-
-def _whole(digits: str) -> str:
-    return digits.lstrip("0") or "0"
-
 
 def _number(match: re.Match[str]) -> Fact | None:
-    raw = match[0].rstrip(f".,'’{GAP}")
-    return Fact("number", raw.replace(GAP, " "), frozenset(readings(raw)))
+    raw = match[0].rstrip(f".,'{GAP}")
+    return Fact("number", raw.replace(GAP, " "), values(match))
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -188,7 +157,7 @@ _TITLES_OF_PEOPLE = frozenset(_ADDRESSES.split())
 
 def _title(match: re.Match[str]) -> Fact | None:
     raw = match[1].strip()
-    return Fact("name", raw, frozenset({" ".join(fold(raw).split())})) if raw else None
+    return Fact("name", raw, frozenset({" ".join(raw.casefold().split())})) if raw else None
 
 
 def _mid_sentence(text: str, start: int) -> bool:
@@ -239,20 +208,18 @@ def _names(text: str, language: str) -> Iterator[Fact]:
 def _name(run: list[str]) -> Iterator[Fact]:
     text = " ".join(run)
     if len(text) > 1:  # a single letter is a label, not a name
-        yield Fact("name", text, frozenset({fold(text)}))
+        yield Fact("name", text, frozenset({text.casefold()}))
 
 
 def prepared_text(text: str) -> str:
-    spaced = _LIST_COMMA.sub(", ", clean(text))  # NFKC would glue "3，5人" into a decimal
-    if not spaced.isascii():
-        # 《 and 》 survive NFKC; the gap mark is ours, so the text may not bring its own.
-        spaced = unicodedata.normalize("NFKC", MARK_RUN.sub("", spaced)).replace(GAP, "")
-    return _GROUP_GAP.sub(GAP, spaced.replace(_MASK, " "))
+    """As facts are read in it: `normalised`, quotes straight, numbers in groups held together."""
+    return GROUP_GAP.sub(GAP, straight(normalised(text).text).replace(_MASK, " "))
 
 
 def facts(text: str, language: str | None = None) -> tuple[Fact, ...]:
     """The distinct facts of a text, most specific kind first, in reading order within a kind."""
     rest = prepared_text(text)
+    language = language or language_of(rest)
     found: dict[tuple[Kind, frozenset[str | Date]], Fact] = {}
 
     def take(pattern: re.Pattern[str], read: Callable[[re.Match[str]], Fact | None]) -> None:
@@ -274,7 +241,7 @@ def facts(text: str, language: str | None = None) -> tuple[Fact, ...]:
         take(pattern, as_date)
     take(_CODE_TOKEN, _code)
     take(_TITLE, _title)
-    take(_NUMBER, _number)
-    for fact in _names(rest, language or language_of(text)):
+    take(NUMBER, _number)
+    for fact in _names(rest, language):
         found.setdefault((fact.kind, fact.keys), fact)
     return tuple(sorted(found.values(), key=lambda fact: KINDS.index(fact.kind)))

@@ -12,9 +12,7 @@ from functools import cached_property
 from itertools import islice
 
 from prism.evidence.facts import (
-    ANY_NUMBER,
     DATES,
-    GAP,
     KINDS,
     URL,
     WORD,
@@ -26,9 +24,9 @@ from prism.evidence.facts import (
     bare,
     facts,
     prepared_text,
-    readings,
 )
-from prism.evidence.letters import fold, language_of
+from prism.evidence.letters import language_of
+from prism.evidence.numbers import ANY_NUMBER, GAP, values
 from prism.types import Fidelity, Unsupported
 
 MAX_FACTS = 5_000
@@ -42,14 +40,14 @@ class Haystack:
         prepared = prepared_text(text)
         plain = prepared.replace(GAP, " ")
         self.source = text
-        self.language = language or language_of(text)
-        self.text = " ".join(fold(plain).split())
+        self.language = language or language_of(plain)
+        self.text = " ".join(plain.casefold().split())
         self.urls = {key for m in URL.finditer(plain) if (fact := as_url(m)) for key in fact.keys}
         self.dates: set[Date] = set()
         self.numbers: set[str] = set()
         for source in (plain, prepared.replace(GAP, "")):  # "5 300" may be one number or two
             for match in ANY_NUMBER.finditer(source):
-                self.numbers |= readings(match[0])
+                self.numbers |= values(match)
         for pattern in DATES:
             for match in pattern.finditer(plain):
                 self._add_date(as_date(match))
@@ -99,7 +97,7 @@ class Haystack:
 
 
 def _plain_word(word: str) -> str:
-    return fold(word).replace("ё", "е")
+    return word.casefold().replace("ё", "е")
 
 
 def _inflected(word: str, other: str, language: str) -> bool:

@@ -1,20 +1,15 @@
-"""Letters: folding, combining marks, and which language a text is in. Nothing here raises for any `str`."""
+"""Scripts, and which language a text is in. Texts are `normalised`; nothing here raises for any `str`."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 
-MARKS = "".join(
-    chr(c)
-    for block in (range(0x300, 0x3100), range(0xA66F, 0xAC00), range(0xFE00, 0xFE30))
-    for c in block
-    if unicodedata.category(chr(c)).startswith("M")
+CASED = "A-Za-zÀ-ÖØ-öø-ʯͰ-ϿЀ-ԯḀ-ỿἀ-῿"
+"""Scripts with capitals, as the inside of a character class; `\\w` would swallow Chinese around a Latin name."""
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 )
-"""Combining marks of the living scripts; `\\w` leaves them out, words must not."""
-
-MARK_RUN = re.compile(f"(?<=[{MARKS}]{{8}})[{MARKS}]+")
-CASED = "A-Za-zÀ-ÖØ-öø-ʯͰ-ϿЀ-ԯḀ-ỿἀ-῿"  # scripts with capitals; \w would swallow Chinese around a Latin name
+"""Scripts that put no spaces between words, as the inside of a character class."""
 
 _ENGLISH = "the and of to is that for with was are on by this from it as be have not which were has at or an they"
 _GERMAN = (
@@ -48,10 +43,3 @@ def language_of(text: str) -> str:
     votes = {code: sum(word in stop for word in words) for code, stop in _STOP_WORDS.items()}
     german_letters = sum(sample.count(letter) for letter in "äöüß")
     return "de" if votes["de"] + min(german_letters, 2) > votes["en"] else "en"
-
-
-def fold(text: str) -> str:
-    """NFKC and case folding. Long runs of combining marks are cut: normalising them takes quadratic time."""
-    if text.isascii():
-        return text.lower()
-    return unicodedata.normalize("NFKC", MARK_RUN.sub("", text)).casefold()

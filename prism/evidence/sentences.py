@@ -9,25 +9,21 @@ from itertools import groupby
 import sentencex
 
 from prism.evidence.facts import MONTH
-from prism.evidence.letters import MARKS, language_of
-from prism.text import clean
+from prism.evidence.letters import UNSPACED, language_of
+from prism.evidence.numbers import SIGN
+from prism.text import MARKS, clean, normalised
 
 MAX_SENTENCE_CHARS = 2_000
 """A longer sentence is cut, at whitespace if there is any: nobody wrote it as one."""
 
-UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
-)
-"""Scripts that put no spaces between words, as the inside of a character class."""
-
 UNSPACED_CHAR = re.compile(f"[{UNSPACED}]")
 UNIT = re.compile(
     rf"[{UNSPACED}]"
-    r"|\d[\d.,]{0,40}(?<=\d)"
+    rf"|{SIGN}?\d[\d.,]{{0,40}}(?<=\d)"
     rf"|(?:[^\W{UNSPACED}]|[{MARKS}]){{1,64}}"
     r"|[<>=≤≥±%‰$€£¥°+]"
 )
-"""A word, a number, a character of a script without spaces, or a sign that carries meaning."""
+"""A word, a number with its sign, a character of a script without spaces, or a sign that carries meaning."""
 
 _BLOCK_CHARS = 10_000  # what is given to the splitter at once: unbalanced quotes cost it quadratic time
 _FENCE = re.compile(r"\s*(?:```|~~~)")
@@ -40,13 +36,24 @@ _MISSED_STOP = re.compile(r"[。！？](?=[0-9A-Za-z])")  # the splitter misses 
 
 
 def sentences(text: str, language: str | None = None) -> list[tuple[int, int]]:
-    """Half-open code-point offsets of the sentences, trimmed, in order; together they cover all but whitespace.
+    """Half-open code-point offsets of the sentences, trimmed, in order; together they cover all that can be seen.
 
     List items, headings, table rows and lines of code are sentences of their own; prose wrapped at a column is not
     broken at its line ends. Pieces without a letter or digit ("---") stay with the sentence before them. `language` is
     an ISO 639-1 code; by default it is detected.
     """
-    text = clean(text)
+    plain = normalised(text)
+    found: list[tuple[int, int]] = []
+    last = 0
+    for start, end in (plain.sent(*border) for border in plain_sentences(plain.text, language)):
+        if end > max(start, last):  # two sentences may share one character: ㏂
+            found.append((max(start, last), end))
+            last = end
+    return found
+
+
+def plain_sentences(text: str, language: str | None = None) -> list[tuple[int, int]]:
+    """The same for a text that is `normalised` already."""
     language = clean(language) if language else language_of(text)
     found: list[tuple[int, int]] = []
     for start, end in _blocks(text):

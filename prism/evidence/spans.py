@@ -2,10 +2,10 @@
 
 Offsets are code points of the texts as the caller sent them. Nothing here raises for any `str`.
 
-A text is compared as a sequence of *units*: a word (a run of letters, digits and marks, a number with its separators),
-one character of a script without spaces, or one of the signs < > = % $ and the like; case, width, whitespace and
-punctuation are ignored. A unit *weighs* its length in letters, at most 8; a character of a script without spaces
-weighs 2, a number at least 4. So "the" counts for less than "haemoglobin" in any language.
+A text is compared as a sequence of *units*: a word (a run of letters, digits and marks), a number with its sign and
+separators, one character of a script without spaces, or one of the signs < > = % $ and the like; case, spelling (see
+`normalised`), whitespace and punctuation are ignored. A unit *weighs* its length in letters, at most 8; a character of
+a script without spaces weighs 2, a number at least 4. So "the" counts for less than "haemoglobin" in any language.
 
 **Support** of a span for the part of an evidence sentence that it backs:
 
@@ -38,10 +38,11 @@ from operator import itemgetter
 from rapidfuzz import fuzz
 from rapidfuzz.distance import LCSseq
 
-from prism.evidence.letters import MARKS
-from prism.evidence.sentences import UNSPACED, UNSPACED_CHAR, sentences
+from prism.evidence.letters import UNSPACED
+from prism.evidence.numbers import SIGN
+from prism.evidence.sentences import UNSPACED_CHAR, plain_sentences
 from prism.evidence.units import Units, flattened, units_of
-from prism.text import clean
+from prism.text import MARKS, Normalised, normalised
 from prism.types import EvidenceSentence, Span
 
 SUPPORT_FLOOR = 0.45
@@ -69,6 +70,7 @@ _WORK_PER_COMPARISON = 2_000_000
 _Fits = Callable[[int], bool]
 
 _WORD_CHAR = re.compile(rf"[^\W{UNSPACED}]|[{MARKS}]")
+_SIGN = re.compile(SIGN)
 
 
 @dataclass
@@ -138,8 +140,10 @@ class _Document:
 
 
 def _glued(text: str, at: int) -> bool:
-    """Whether a cut at `at` goes through a word or a number."""
+    """Whether a cut at `at` goes through a word or a number, its sign included."""
     if 0 < at < len(text) and _WORD_CHAR.match(text[at - 1]) and _WORD_CHAR.match(text[at]):
+        return True
+    if at and text[at : at + 1].isdigit() and _SIGN.fullmatch(text, at - 1, at):
         return True
     return bool(re.search(r"\d[.,]?$", text[max(0, at - 2) : at]) and re.match(r"[.,]?\d", text[at : at + 2]))
 
@@ -361,18 +365,26 @@ def align(evidence: str, document: str, *, language: str | None = None) -> tuple
     A sentence that occurs more than once is taken to come from the place nearest to where the sentence before it
     ended. Spans of one sentence are in reading order and do not overlap.
     """
-    ours, theirs = clean(evidence), clean(document)
-    prepared = _Document(theirs, sentences(theirs, language))
+    ours, theirs = normalised(evidence), normalised(document)
+    prepared = _Document(theirs.text, plain_sentences(theirs.text, language))
     aligned: list[EvidenceSentence] = []
     near = 0
-    spans: tuple[Span, ...]
-    for start, end in sentences(ours, language):
-        exact = _verbatim(ours[start:end], prepared, near)
-        if exact is not None:
-            support = 1.0
-            spans = (Span(start=exact[0], end=exact[1], support=1.0),)
-        else:
-            spans, support = _approximate(ours[start:end], prepared, near)
-        near = spans[-1].end if spans else near
-        aligned.append(EvidenceSentence(text=evidence[start:end], start=start, end=end, spans=spans, support=support))
+    for start, end in plain_sentences(ours.text, language):
+        found, support = _find(ours.text[start:end], prepared, near)
+        near = found[-1].end if found else near
+        spans = tuple(_as_sent(span, theirs) for span in found)
+        first, last = ours.sent(start, end)
+        aligned.append(EvidenceSentence(text=evidence[first:last], start=first, end=last, spans=spans, support=support))
     return tuple(aligned)
+
+
+def _find(sentence: str, document: _Document, near: int) -> tuple[tuple[Span, ...], float]:
+    exact = _verbatim(sentence, document, near)
+    if exact is not None:
+        return (Span(start=exact[0], end=exact[1], support=1.0),), 1.0
+    return _approximate(sentence, document, near)
+
+
+def _as_sent(span: Span, document: Normalised) -> Span:
+    start, end = document.sent(span.start, span.end)
+    return Span(start=start, end=end, support=span.support)

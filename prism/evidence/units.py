@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from prism.evidence.letters import fold
 from prism.evidence.sentences import UNIT, UNSPACED_CHAR
+from prism.text import straight
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Units:
 def units_of(text: str) -> Units:
     units = Units([], [], [], [], [])
     for match in UNIT.finditer(text):
-        form = fold(match[0])
+        form = match[0].casefold()
         units.forms.append(form)
         units.keys.append(form[:4] if len(form) > 4 and form.isalpha() else form)
         units.weights.append(weight_of(form))
@@ -33,13 +33,14 @@ def units_of(text: str) -> Units:
 
 
 def weight_of(form: str) -> float:
-    if form[:1].isdigit():
+    if form[-1:].isdigit() and not form[0].isalpha():
         return float(min(max(len(form), 4), 8))
     return 2.0 if UNSPACED_CHAR.match(form) else float(min(len(form), 8))
 
 
 def flattened(text: str) -> tuple[str, list[int], list[int]]:
     """Lower case with single spaces, one character for each kept; and where each word starts in it and in `text`."""
+    text = straight(text)
     lowered = text.lower()
     if len(lowered) != len(text):  # a few capitals become two characters: those keep their case
         lowered = "".join(low if len(low := c.lower()) == 1 else c for c in text)

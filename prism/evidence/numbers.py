@@ -1,0 +1,90 @@
+"""Numbers: the values a written number may have, its sign included. Texts are `normalised`: "−" is "-" here.
+
+A hyphen is a sign where it stands before a number and behind nothing it could join to it: "-5" and "(-5)" are
+negative, "5-10", "2019年-2020年" and "COVID-19" are not. Words for it count as well ("minus 5", "负5", "минус 5").
+Where a reader would have to guess, both signs are taken: "–5 °C" with a dash that may be a minus, "(5)" which an
+accountant means otherwise than an author, "5 -10", "12 minus 5", "negative 5", and "fell by 5", which is -5 in a table.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from prism.evidence.letters import CASED, UNSPACED
+
+GAP = "\u2063"
+"""Stands between the groups of 10 000; `normalised` text has none of its own."""
+GROUP_GAP = re.compile(r"(?<=\d)(?<!\d{4}) (?=\d{3}(?!\d))")
+SIGN = rf"(?:(?<![^\W{UNSPACED}])(?<!\d[{UNSPACED}])(?<![)\]%°_./\\–—\x00-])-[$€£¥]?)"
+"""A hyphen that is a sign, as a pattern to stand before a digit."""
+NUMBER = re.compile(rf"{SIGN}?(?<![{CASED}\d_])(?<!\d[.,'])(?<![{CASED}]-)\d[\d.,'{GAP}]*(?:\s?%)?")
+ANY_NUMBER = re.compile(rf"{SIGN}?\d[\d.,']*")
+
+_PLUS, _MINUS, _EITHER = ("",), ("-",), ("", "-")
+_REACH = 40  # code points before a number in which a word may say which way it goes
+_MINUS_WORD = re.compile(
+    r"(?:(?P<left>[\d)]\s*)?(?<!\w)(?:minus|минус)\s"
+    r"|负|負|零下|マイナス|氷点下|마이너스\s?|영하\s?)[$€£¥]?$",
+    re.IGNORECASE,
+)
+_GUESSED = re.compile(
+    r"(?<![\d%)\]°])(?<![\d%)\]°] )–$"  # a dash, not between two numbers
+    r"|±\s?$"
+    r"|[\d%)] -$"
+    r"|\([$€£¥]?$"
+    r"|(?<!\w)negativ\w{0,2} $"
+    r"|(?:(?<!\w)(?:fell|falls?|fallen|drop(?:s|ped)?|declin\w+|decreas\w+|shrank|shrunk|sank|lost|loss(?:es)?|down"
+    r"|fiel|gefallen|gesunken|sinkt|Rückgang|Verlust|Minus|снизил\w*|упал\w*|сократил\w*|убыт\w+|потер\w+)(?!\w)"
+    r"|下降|减少|減少|下跌|亏损|虧損|下落|低下|감소|하락)[^.!?。！？\n\d]{0,25}$",
+    re.IGNORECASE,
+)
+_CLOSED = re.compile(r"\s?[%$€£¥]?\)")
+
+
+def values(match: re.Match[str]) -> frozenset[str]:
+    """What a match of `NUMBER` or `ANY_NUMBER` may stand for, as plain decimal strings with their sign."""
+    text, start = match.string, match.start()
+    digits = match[0].lstrip("-$€£¥")
+    if match[0][0] != digits[0]:
+        signs: tuple[str, ...] = _EITHER if _GUESSED.search(text[max(0, start - 3) : start + 1]) else _MINUS
+    else:
+        signs = _signs(text, start, match.end())
+    return frozenset(value if value == "0" else sign + value for value in readings(digits) for sign in signs)
+
+
+def _signs(text: str, start: int, end: int) -> tuple[str, ...]:
+    """The signs of a number that has no hyphen before it."""
+    before = text[max(0, start - _REACH) : start]
+    word = _MINUS_WORD.search(before)
+    if word:
+        return _EITHER if word["left"] else _MINUS
+    guessed = _GUESSED.search(before)
+    if guessed and (before[guessed.start()] != "(" or _CLOSED.match(text, end)):
+        return _EITHER
+    return _PLUS
+
+
+def readings(raw: str) -> frozenset[str]:
+    """The values written digits may have, without sign: "1,500" is 1500 or 1.500."""
+    digits = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in raw if c in ".," or c.isdecimal())
+    digits = digits.rstrip(".,")
+    marks = [c for c in digits if c in ".,"]
+    groups = digits.replace(",", ".").split(".")
+    grouped = all(len(group) == 3 for group in groups[1:]) and 1 <= len(groups[0]) <= 3 and groups[0] != "0"
+    if not marks:
+        return frozenset({_whole(digits)})
+    if len(marks) == 1:
+        # Three decimals keep their zeros: otherwise "1,000" would be read as 1.
+        decimals = groups[1] if len(groups[1]) == 3 else groups[1].rstrip("0")
+        value = _whole(groups[0]) + ("." + decimals if decimals else "")
+        return frozenset({value, _whole("".join(groups))}) if grouped else frozenset({value})
+    if len(set(marks)) == 1:
+        return frozenset({_whole("".join(groups)) if grouped else ".".join(groups)})  # 1.000.000, or a version
+    if marks[-1] in marks[:-1]:
+        return frozenset({digits})
+    return readings("".join(groups[:-1]) + "." + groups[-1]) - {_whole("".join(groups))}
+
+
+def _whole(digits: str) -> str:
+    return digits.lstrip("0") or "0"
