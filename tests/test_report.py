@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, DRIVER, MISSING, browser
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
@@ -211,3 +212,34 @@ def test_versions_name_what_is_installed() -> None:
 )
 def test_plain(value: Any, expected: Any) -> None:
     assert plain(value) == expected
+
+
+CUT = """
+const width = document.documentElement.clientWidth;
+const scrolls = (e) => { for (e = e.parentElement; e; e = e.parentElement) {
+  const fits = e.getBoundingClientRect().right <= width;
+  if (fits && ["auto", "scroll"].includes(getComputedStyle(e).overflowX)) return true;
+} return false; };
+const cut = [...document.querySelectorAll("body *")].filter(
+  (e) => e.getBoundingClientRect().right > width + 1 && (e.tagName === "IMG" || !scrolls(e)));
+return [width, document.documentElement.scrollWidth, cut.map((e) => e.tagName + " " + e.textContent.slice(0, 40))];
+"""
+"""What reaches over the right edge and does not scroll. Plots must shrink: half a plot reads like a whole one."""
+
+
+@pytest.mark.skipif(not (DRIVER and CHROMIUM), reason=MISSING)
+def test_nothing_is_cut_on_a_phone(tmp_path: Path) -> None:
+    from prism.evaluation.audit import Disagreement, write_audit
+
+    word = "a_word_longer_than_any_screen_is_wide_" * 5
+    report = make(word)
+    report.sections[0].figure("bars", bars, alt="Two bars.", caption=word, command=f"python {word}", size=(12, 5))
+    columns = [f"{name} of ranking" for name in "abcdefghijkl"]
+    report.section("Wide").table(columns, [[word, *[0.123456] * 11]], caption="Twelve columns")
+    pages = [report.write(tmp_path, {})]
+    row = Disagreement(query=word, document=word, human=0, model=3, judges=(word, "b"))
+    pages.append(write_audit(tmp_path, [row], lambda *_: (word, f"{word} {word}"), "0 to 3")[0])
+    with browser(400) as window:
+        for page in pages:
+            window.open(page)
+            assert window.run(CUT) == [400, 400, []], page

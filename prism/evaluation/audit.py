@@ -23,7 +23,7 @@ _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}"
     "article{border-top:1px solid #8888;padding:1rem 0}.texts{display:grid;grid-template-columns:1fr 2fr;gap:1.5rem}"
     "pre{white-space:pre-wrap;overflow-wrap:anywhere;font:inherit;margin:0;max-height:24rem;overflow:auto}"
-    "h2{font-size:1rem}small{opacity:.75}@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}}"
+    "h1,h2,p{overflow-wrap:anywhere}h2{font-size:1rem}small{opacity:.75}@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}}"
     "@media(max-width:45rem){.texts{grid-template-columns:1fr}}"
 )
 
@@ -76,7 +76,8 @@ def write_audit(
 
 
 def _page(rows: Sequence[Disagreement], text_of: Callable[[str, str], tuple[str, str]], scale: str) -> Iterable[str]:
-    yield f"<!doctype html><html lang=en><meta charset=utf-8><title>Audit</title><style>{_STYLE}</style>"
+    yield "<!doctype html><html lang=en><meta charset=utf-8><title>Audit</title>"
+    yield f'<meta name=viewport content="width=device-width, initial-scale=1"><style>{_STYLE}</style>'
     yield f"<h1>{len(rows)} pairs to annotate again</h1><p>{_shown(scale)} Write the label you decide on into the"
     yield "column <code>decision</code> of decisions.csv; leave it empty where you cannot decide.</p>"
     for number, row in enumerate(rows, start=1):

@@ -36,7 +36,7 @@ STYLE: Final = (
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; text-wrap: balance; }
 h2 { font-size: 1.3rem; margin: 2.75rem 0 .75rem; padding-top: 1rem; border-top: 1px solid var(--rule); }
 p { max-width: 46rem; margin: .6rem 0; overflow-wrap: anywhere; }
@@ -48,6 +48,8 @@ aside { border-left: 4px solid var(--note-edge); background: var(--note); paddin
   max-width: 46rem; border-radius: 0 6px 6px 0; overflow-wrap: anywhere; }
 aside.warn { border-color: var(--warn-edge); background: var(--warn); }
 .scroll { overflow-x: auto; margin: 1rem 0; border: 1px solid var(--rule); border-radius: 8px; }
+.scroll::-webkit-scrollbar { height: .5rem; }
+.scroll::-webkit-scrollbar-thumb { background: var(--quiet); border-radius: 4px; }
 .scroll:focus-visible, .long:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 table { border-collapse: collapse; min-width: 100%; font-size: .92rem; }
 caption { text-align: left; padding: .55rem .8rem; font-weight: 600; max-width: calc(100vw - 3rem); }
@@ -67,11 +69,12 @@ pre { margin: 0; padding: .8rem; background: var(--band); font-size: .87rem; whi
   overflow-wrap: anywhere; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 figure { margin: 1.5rem 0; }
-figure picture { display: block; overflow-x: auto; }
-figure img { max-width: 100%; min-width: 34rem; height: auto; display: block; }
+figure img { width: auto; max-width: 100%; height: auto; display: block; }
 figcaption small { display: block; opacity: .85; overflow-wrap: anywhere; }
 dl { display: flex; flex-wrap: wrap; gap: .3rem 1.6rem; margin: .8rem 0 0; font-size: .9rem; }
 dl div { display: flex; gap: .4rem; } dt { color: var(--quiet); } dd { margin: 0; }
+@media (max-width: 30rem) { main { padding: 1.25rem .75rem 2.5rem; } h1 { font-size: 1.5rem; overflow-wrap: anywhere; }
+  th, td { padding: .35rem .55rem; max-width: 20rem; } tbody th { min-width: 5rem; max-width: 8rem; } }
 @media print { .scroll { overflow: visible; border: 0; } .long { max-height: none; } section { break-inside: auto; } }
 """
 )
