@@ -62,7 +62,8 @@ class RerankResult(Record):
     def context(self, *, max_tokens: int | None = None, count: CountTokens | None = None) -> str:
         """The evidence as a passage for an LLM: whole sources, best first, as long as they fit in `max_tokens`.
 
-        Source `[n]` is `result[n - 1]`; documents without evidence are left out. Tokens are counted as the reranker's
+        Source `[n]` is `result[n - 1]`. Left out are documents without evidence or with broken evidence, and
+        contributions that are broken or only say the query again. Tokens are counted as the reranker's
         own model counts them, or by `count`. A result read back from JSON or a pickle has left its tokenizer behind
         and needs `count`. Raises InputError without one.
         """
@@ -73,7 +74,7 @@ class RerankResult(Record):
             )
         text = ""
         for rank, judgment in enumerate(self.judgments, start=1):
-            if not judgment.evidence:
+            if not judgment.evidence or (judgment.check and judgment.check.broken):
                 continue
             longer = f"{text}\n{_source(rank, judgment)}" if text else _source(rank, judgment)
             if max_tokens is not None and count is not None and count(longer) > max_tokens:
@@ -150,7 +151,9 @@ def _source(rank: int, judgment: Judgment) -> str:
     if judgment.outcome is Outcome.CUT_OFF:
         header += " (cut off)"
     lines = [header]
-    if judgment.contribution:
+    about = judgment.contribution_check
+    says_something = judgment.outcome is not Outcome.UNINFORMATIVE and not (about and about.broken)
+    if judgment.contribution and says_something:
         lines.append(f"Contribution: {' '.join(printable(judgment.contribution).split())}")
     lines += [f"> {line}".rstrip() for line in printable(judgment.evidence or "").splitlines()]
     return "\n".join(lines) + "\n"
@@ -176,11 +179,20 @@ def notes(judgment: Judgment) -> list[str]:
     if judgment.outcome in (Outcome.CUT_OFF, Outcome.MALFORMED):
         quoted = judgment.evidence_source == "quoted"
         found.append("no sentence could be quoted" if quoted else f"written text {judgment.outcome.replace('_', ' ')}")
+    if judgment.outcome is Outcome.UNINFORMATIVE:
+        found.append("the contribution only says the query again")
+    found += _broken(judgment)
     if judgment.truncation:
         found.append(f"read {judgment.truncation.read_chars:,} of {judgment.truncation.total_chars:,} characters")
     if judgment.unsupported:
         found.append("not in the document: " + ", ".join(item.text for item in judgment.unsupported))
     return found
+
+
+def _broken(judgment: Judgment) -> list[str]:
+    checks = [judgment.check, judgment.contribution_check]
+    stretches = dict.fromkeys(stretch for check in checks if check for stretch in check.broken)
+    return [f"broken: {', '.join(stretches)}"] if stretches else []
 
 
 def _table(judgments: Sequence[Judgment]) -> Table:

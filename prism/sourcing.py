@@ -11,8 +11,9 @@ from typing import NamedTuple, Protocol
 
 from prism.judging import Pair
 from prism.result import Contributed, Judged
+from prism.template import Written
 from prism.text import clean
-from prism.types import EvidenceCheck, Judgment, Usage
+from prism.types import EvidenceCheck, Judgment, Outcome, Usage
 from prism.windows import Window
 
 MIN_EVIDENCE_TOKENS = 32
@@ -56,12 +57,23 @@ class Wanted(NamedTuple):
         """Checks against all that the model read, so that spans are offsets in the document as sent."""
         from prism import evidence as checks
 
-        if not evidence or not self.check:
+        if not (evidence or contribution) or not self.check:
             return None
+        read, title = self._read(rank)
+        return checks.check(evidence or "", read, contribution=contribution, query=self.query, title=title)
+
+    def outcome(self, rank: int, written: Written) -> Outcome:
+        """What became of a written text, once what it says is read too."""
+        from prism import evidence as checks
+
+        read, title = self._read(rank)
+        outcome, contribution, evidence = written
+        return checks.outcome_of(outcome, contribution, evidence, query=self.query, document=read, title=title)
+
+    def _read(self, rank: int) -> tuple[str, str | None]:
+        """Text and title of a document as the model read them."""
         pair = self.ranked[rank]
-        read = clean(pair.document.text[: pair.read_chars])
-        title = pair.document.title and clean(pair.document.title)
-        return checks.check(evidence, read, contribution=contribution, query=self.query, title=title)
+        return clean(pair.document.text[: pair.read_chars]), pair.document.title and clean(pair.document.title)
 
     def missing(self, count: int, reason: str) -> list[str]:
         """A warning that so many documents have no evidence, if there are any."""

@@ -97,8 +97,10 @@ class EvidenceSentence(Record):
 class Unsupported(Record):
     """Something the evidence states that the document does not contain."""
 
-    kind: Literal["number", "date", "url", "code", "name"]
+    kind: Literal["number", "date", "url", "code", "name", "negation"]
     text: str
+    """As written. Of a negation: the negating word with what it denies ("without locking"); where the document denies
+    what the text states, the document's own words."""
 
 
 class Fidelity(Record):
@@ -114,17 +116,41 @@ class Fidelity(Record):
         return 1.0 if self.checked == 0 else 1.0 - len(self.unsupported) / self.checked
 
 
-class EvidenceCheck(Record):
-    """Everything that was verified about one evidence text against its document."""
+class TextCheck(Record):
+    """What was verified about one written text against the document."""
 
     sentences: tuple[EvidenceSentence, ...]
     spans: tuple[Span, ...]
     """The sentences' spans, merged where they overlap, in reading order."""
     support: Support
-    """Mean support of the sentences, weighted by their length in characters."""
+    """Of evidence: mean support of the sentences, weighted by their length in characters. Of a contribution: share, by
+    weight, of its content words that the document or its title has."""
     fidelity: Fidelity
+    broken: tuple[str, ...] = ()
+    """Stretches that no writer meant: leaked template, a phrase again and again, letters that make no word."""
+
+
+class ContributionCheck(TextCheck):
+    """What was verified about a contribution."""
+
+    uninformative: bool = False
+    """Whether it says nothing that the query does not say."""
+
+
+class EvidenceCheck(TextCheck):
+    """Everything that was verified about what was written for one pair."""
+
     compression: float = Field(ge=0.0)
     """Length of the evidence over length of the document, in characters."""
+    contribution: ContributionCheck | None = None
+    """The same for the contribution; None where there is none."""
+
+    @property
+    def written(self) -> Fidelity:
+        """Fidelity of both texts together; what both lack counts once."""
+        both = [self.fidelity, *([self.contribution.fidelity] if self.contribution else [])]
+        absent = tuple(dict.fromkeys(item for found in both for item in found.unsupported))
+        return Fidelity(checked=sum(found.checked for found in both), unsupported=absent)
 
 
 class Outcome(StrEnum):
@@ -134,7 +160,9 @@ class Outcome(StrEnum):
     CUT_OFF = "cut_off"
     """The model ran into its token limit: what was written up to there is kept. Quoting: no sentence fits."""
     MALFORMED = "malformed"
-    """The model stopped without the agreed tags."""
+    """The model stopped without the agreed tags, or a text has broken stretches (`check` names them)."""
+    UNINFORMATIVE = "uninformative"
+    """Both texts are there, but the contribution only says the query again."""
     NOT_WRITTEN = "not_written"
     """Nothing was asked of the model: verdict no, evidence off, past `top_n`, the budget or `max_total_tokens`."""
 
@@ -204,11 +232,16 @@ class Judgment(Record):
 
     @property
     def support(self) -> float | None:
-        return self.check.support if self.check else None
+        return self.check.support if self.check and self.evidence else None
 
     @property
     def unsupported(self) -> tuple[Unsupported, ...]:
-        return self.check.fidelity.unsupported if self.check else ()
+        """Of contribution and evidence."""
+        return self.check.written.unsupported if self.check else ()
+
+    @property
+    def contribution_check(self) -> ContributionCheck | None:
+        return self.check.contribution if self.check else None
 
 
 class Vote(Record):

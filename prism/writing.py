@@ -116,7 +116,7 @@ class Writer:
         evidence = "\n".join(written.evidence for _, written in parsed if written.evidence) or None
         judgment = self.judgments[rank]
         update = {
-            "outcome": main.outcome,
+            "outcome": self._wanted.outcome(rank, main._replace(evidence=evidence)),
             "contribution": main.contribution,
             "evidence": evidence,
             "evidence_source": "written",

@@ -220,18 +220,20 @@ def test_check_puts_everything_together() -> None:
     assert [(s.start, s.end, s.support) for s in found.spans] == [(59, 86, 1.0)]
     assert found.support == pytest.approx(27 / (27 + 31))  # lengths of the two sentences
     assert found.compression == len(evidence) / len(ENGLISH)
-    assert [(u.kind, u.text) for u in found.fidelity.unsupported] == [
+    assert [(u.kind, u.text) for u in found.written.unsupported] == [
         ("number", "1999"),
         ("name", "Spain"),
         ("name", "Martians"),
     ]
-    assert found.fidelity.checked == 4  # and Peter, who is in the query
+    assert found.written.checked == 4  # and Peter, who is in the query
 
 
 def test_the_query_does_not_excuse_the_evidence() -> None:
     found = check("It helps Peter.", "It helps.", contribution="It helps Peter.", query="Peter?")
     assert [u.text for u in found.fidelity.unsupported] == ["Peter"]
-    assert found.fidelity.checked == 1
+    assert found.contribution is not None
+    assert found.contribution.fidelity.unsupported == ()
+    assert (found.fidelity.checked, found.contribution.fidelity.checked) == (1, 1)
 
 
 def test_overlapping_spans_are_merged() -> None:

@@ -9,6 +9,7 @@ import pytest
 from fakes import FakeEngine
 
 from prism.errors import InputError
+from prism.evidence import check
 from prism.reranker import Reranker
 from prism.result import RerankResult, printable
 from prism.template import PRISM, Template
@@ -45,6 +46,20 @@ def test_context_format() -> None:
         '[1] id="keys" title="Access keys"\nContribution: Says how.\n> Line one.\n> Line two.\n'
         "\n[3] document=2 (cut off)\n> Plain.\n"
     )
+
+
+def test_context_leaves_out_what_says_nothing() -> None:
+    broken = check("Line <|im_end|> two.", "Line two.", contribution="Says two.", query="q")
+    sound = check("Line two.", "Line two.", contribution="Says <|im_end|> two.", query="q")
+    result = result_of(
+        judged(0, "Line one.", contribution="It covers the harbour.", outcome=Outcome.UNINFORMATIVE),
+        judged(1, "Line <|im_end|> two.", contribution="Says two.", outcome=Outcome.MALFORMED, check=broken),
+        judged(2, "Line two.", contribution="Says <|im_end|> two.", outcome=Outcome.MALFORMED, check=sound),
+    )
+    assert result.context() == "[1] document=0\n> Line one.\n\n[3] document=2\n> Line two.\n"
+    shown = str(result)
+    assert "the contribution only says the query again" in shown
+    assert "broken: <|im_end|>" in shown
 
 
 def test_context_cannot_be_forged() -> None:

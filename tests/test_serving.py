@@ -83,6 +83,16 @@ def test_answer(client: httpx.Client, path: str) -> None:
         "relevant_spans": [{"start": start, "end": end, "score": pytest.approx(1.0)}],
         "support": pytest.approx(1.0),
         "unsupported": [],
+        "fidelity": 1.0,
+        "broken": [],
+        "contribution_check": {
+            "support": 1.0,  # "It helps." has no word that is about anything
+            "spans": [],
+            "fidelity": 1.0,
+            "unsupported": [],
+            "broken": [],
+            "uninformative": False,
+        },
     }
     assert (second["index"], second["verdict"], second["outcome"]) == (0, "no", "not_written")
     assert second["contribution"] is second["evidence"] is second["support"] is None

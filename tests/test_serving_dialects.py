@@ -385,6 +385,12 @@ def test_quoting_is_bounded_by_the_servers_limit(engine: FakeEngine) -> None:
 def test_checks(client: httpx.Client) -> None:
     def best(checks: Any) -> dict[str, Any]:
         result: dict[str, Any] = post(client, evidence={"checks": checks}).json()["results"][0]
+        about = result["contribution_check"]
+        if not checks:
+            assert about is None
+            return {name: result[name] for name in ("relevant_spans", "support", "unsupported")}
+        assert (about["support"] is None, about["spans"]) == (result["support"] is None, [])
+        assert (about["fidelity"], about["unsupported"]) == (result["fidelity"], result["unsupported"])
         return {name: result[name] for name in ("relevant_spans", "support", "unsupported")}
 
     spans = [{"start": 0, "end": len(EVIDENCE), "score": pytest.approx(1.0)}]

@@ -131,9 +131,9 @@ def _format(extract: Extract) -> float:
 def _checked(check: EvidenceCheck) -> dict[str, float | int]:
     backed = [bool(sentence.spans) for sentence in check.sentences]
     return {
-        "facts": check.fidelity.checked,
-        "unsupported": len(check.fidelity.unsupported),
-        "fidelity": check.fidelity.score,
+        "facts": check.written.checked,
+        "unsupported": len(check.written.unsupported),
+        "fidelity": check.written.score,
         "support": check.support,
         "unbacked": 1.0 - sum(backed) / max(1, len(backed)),
         "compression": check.compression,

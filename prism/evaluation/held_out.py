@@ -110,7 +110,7 @@ def evaluate(
         right[group.kind].append(_evidence_right(reranker, group, result))
         progress(index + 1)
     kinds = [group.kind for group in groups]
-    fidelities = [judgment.check.fidelity.score for judgment in judged if judgment.check]
+    fidelities = [judgment.check.written.score for judgment in judged if judgment.check]
     return HeldOutReport(
         overall=_ranks(ranks),
         by_kind={

@@ -3,22 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
+from prism.evidence import negation
 from prism.evidence.facts import facts
 from prism.evidence.fidelity import Haystack, verify
-from prism.evidence.spans import align
-from prism.types import EvidenceCheck, EvidenceSentence, Span
+from prism.evidence.soundness import broken, says_the_query_again
+from prism.evidence.spans import Aligner
+from prism.evidence.words import share_known
+from prism.text import normalised
+from prism.types import (
+    ContributionCheck,
+    EvidenceCheck,
+    EvidenceSentence,
+    Fidelity,
+    Outcome,
+    Span,
+    Unsupported,
+)
 
 
-def _merged(aligned: Iterable[EvidenceSentence]) -> tuple[Span, ...]:
+def merged(aligned: Iterable[EvidenceSentence]) -> tuple[Span, ...]:
     """All spans in reading order, overlapping ones made one with the higher support."""
-    merged: list[Span] = []
+    found: list[Span] = []
     for span in sorted((s for sentence in aligned for s in sentence.spans), key=lambda s: (s.start, s.end)):
-        if merged and span.start < merged[-1].end:
-            before = merged.pop()
+        if found and span.start < found[-1].end:
+            before = found.pop()
             span = Span(start=before.start, end=max(before.end, span.end), support=max(before.support, span.support))
-        merged.append(span)
-    return tuple(merged)
+        found.append(span)
+    return tuple(found)
+
+
+class _Source:
+    """A document and its title, prepared once for all that was written about them."""
+
+    def __init__(self, document: str, title: str | None, language: str | None) -> None:
+        self.document, self.title, self.language = document, title, language
+        self.texts = [document, *([title] if title is not None else [])]
+        self.aligner = Aligner(document, language)
+        self.haystacks = tuple(Haystack(text, language) for text in self.texts)
+
+    @cached_property
+    def plain(self) -> list[str]:
+        return [normalised(text).text for text in self.texts]
+
+    @cached_property
+    def denials(self) -> negation.Document:
+        return negation.Document(*self.plain)
+
+    def fidelity(self, text: str, aligned: Iterable[EvidenceSentence], *more: Haystack) -> Fidelity:
+        """Of one text: facts must occur in document, title or `more`; negations in document or title."""
+        looked_up = verify([(facts(text, self.language), (*self.haystacks, *more))])
+        checked, wrong = 0, []
+        for sentence in aligned:
+            if sentence.support == 1.0 and sentence.spans:
+                continue  # word for word
+            written = normalised(sentence.text).text
+            backed = [normalised(self.document[s.start : s.end]).text for s in sentence.spans]
+            checked += sum(1 for _ in negation.denials(written))
+            wrong += negation.unsupported(written, self.denials, backed)
+            lost = negation.lost(written, self.denials, backed)
+            checked, wrong = checked + len(lost), wrong + lost
+        absent = [Unsupported(kind="negation", text=each) for each in dict.fromkeys(wrong)]
+        return Fidelity(checked=looked_up.checked + checked, unsupported=(*looked_up.unsupported, *absent))
+
+    def contribution(self, text: str, query: str | None) -> ContributionCheck:
+        aligned = self.aligner.align(text)
+        asked = (Haystack(query, self.language),) if query is not None else ()
+        return ContributionCheck(
+            sentences=aligned,
+            spans=merged(aligned),
+            support=share_known(normalised(text).text, self.plain),
+            fidelity=self.fidelity(text, aligned, *asked),
+            broken=broken(text, [*self.texts, query or ""]),
+            uninformative=query is not None and says_the_query_again(text, query),
+        )
 
 
 def check(
@@ -33,20 +92,37 @@ def check(
     """Verify one evidence text, and the contribution if given, against its document.
 
     Facts of the evidence must occur in the document or its title; those of the contribution, there or in the query.
+    What either text denies must be denied in the document or its title; the query excuses no negation.
     Compression is len(evidence) / len(document) in code points; an empty document counts as one.
     """
-    aligned = align(evidence, document, language=language)
+    source = _Source(document, title, language)
+    aligned = source.aligner.align(evidence)
     length = sum(sentence.end - sentence.start for sentence in aligned)
     support = sum(sentence.support * (sentence.end - sentence.start) for sentence in aligned) / max(length, 1)
-    read = tuple(Haystack(text, language) for text in (document, title) if text is not None)
-    looked_up = [(facts(evidence, language), read)]
-    if contribution is not None:
-        asked = (Haystack(query, language),) if query is not None else ()
-        looked_up.append((facts(contribution, language), (*read, *asked)))
     return EvidenceCheck(
         sentences=aligned,
-        spans=_merged(aligned),
+        spans=merged(aligned),
         support=min(1.0, support),
-        fidelity=verify(looked_up),
+        fidelity=source.fidelity(evidence, aligned),
+        broken=broken(evidence, [*source.texts, query or ""]),
         compression=len(evidence) / max(len(document), 1),
+        contribution=None if contribution is None else source.contribution(contribution, query),
     )
+
+
+def outcome_of(
+    outcome: Outcome,
+    contribution: str | None,
+    evidence: str | None,
+    *,
+    query: str,
+    document: str,
+    title: str | None = None,
+) -> Outcome:
+    """What became of texts that were written in the agreed form, once they are read: needs no alignment."""
+    if outcome is not Outcome.COMPLETE or contribution is None or evidence is None:
+        return outcome
+    sources = [document, title or "", query]
+    if broken(contribution, sources) or broken(evidence, sources):
+        return Outcome.MALFORMED
+    return Outcome.UNINFORMATIVE if says_the_query_again(contribution, query) else outcome

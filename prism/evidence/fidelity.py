@@ -27,6 +27,7 @@ from prism.evidence.facts import (
 )
 from prism.evidence.letters import language_of
 from prism.evidence.numbers import ANY_NUMBER, GAP, values
+from prism.evidence.words import shared_start
 from prism.types import Fidelity, Unsupported
 
 MAX_FACTS = 5_000
@@ -102,11 +103,7 @@ def _plain_word(word: str) -> str:
 
 def _inflected(word: str, other: str, language: str) -> bool:
     """Whether two words differ in their endings only: a longer one anywhere, an exchanged one in Russian."""
-    shared = 0
-    for a, b in zip(word, other, strict=False):
-        if a != b:
-            break
-        shared += 1
+    shared = shared_start(word, other)
     rest = max(len(word), len(other)) - shared
     if language == "ru":
         return shared >= 3 and rest <= 3 and shared * 2 > max(len(word), len(other))

@@ -359,23 +359,35 @@ def _approximate(text: str, document: _Document, near: int) -> tuple[tuple[Span,
 # --- all sentences ---------------------------------------------------------------------------------------------------
 
 
+class Aligner:
+    """A document prepared once, to which any number of texts are aligned."""
+
+    def __init__(self, document: str, language: str | None = None) -> None:
+        self._sent, self._language = normalised(document), language
+        self._document = _Document(self._sent.text, plain_sentences(self._sent.text, language))
+
+    def align(self, text: str) -> tuple[EvidenceSentence, ...]:
+        """See `align`."""
+        self._document.work = _WORK
+        ours = normalised(text)
+        aligned: list[EvidenceSentence] = []
+        near = 0
+        for start, end in plain_sentences(ours.text, self._language):
+            found, support = _find(ours.text[start:end], self._document, near)
+            near = found[-1].end if found else near
+            spans = tuple(_as_sent(span, self._sent) for span in found)
+            first, last = ours.sent(start, end)
+            aligned.append(EvidenceSentence(text=text[first:last], start=first, end=last, spans=spans, support=support))
+        return tuple(aligned)
+
+
 def align(evidence: str, document: str, *, language: str | None = None) -> tuple[EvidenceSentence, ...]:
     """The sentences of the evidence, each with the document spans that back it (support: see the module).
 
     A sentence that occurs more than once is taken to come from the place nearest to where the sentence before it
     ended. Spans of one sentence are in reading order and do not overlap.
     """
-    ours, theirs = normalised(evidence), normalised(document)
-    prepared = _Document(theirs.text, plain_sentences(theirs.text, language))
-    aligned: list[EvidenceSentence] = []
-    near = 0
-    for start, end in plain_sentences(ours.text, language):
-        found, support = _find(ours.text[start:end], prepared, near)
-        near = found[-1].end if found else near
-        spans = tuple(_as_sent(span, theirs) for span in found)
-        first, last = ours.sent(start, end)
-        aligned.append(EvidenceSentence(text=evidence[first:last], start=first, end=last, spans=spans, support=support))
-    return tuple(aligned)
+    return Aligner(document, language).align(evidence)
 
 
 def _find(sentence: str, document: _Document, near: int) -> tuple[tuple[Span, ...], float]:

@@ -135,7 +135,7 @@ def check(row: Mapping[str, Any], attempt: Attempt, limits: Limits) -> Texts | l
         evidence, document, contribution=contribution, query=str(row["query"]), title=str(title) if title else None
     )
     problems = [*_form(row, contribution, evidence, limits)]
-    unsupported = [item.text for item in found.fidelity.unsupported]
+    unsupported = [item.text for item in found.written.unsupported]
     if len(unsupported) > limits.max_unsupported:
         problems.append(Problem("unsupported fact", f"not in the document: {', '.join(unsupported[:5])}"))
     unbacked = [sentence.text for sentence in found.sentences if not sentence.spans]
@@ -145,7 +145,7 @@ def check(row: Mapping[str, Any], attempt: Attempt, limits: Limits) -> Texts | l
         problems.append(Problem("weak support", "the evidence is too far from the document's own words"))
     if problems:
         return problems
-    measured = {"support": found.support, "fidelity": found.fidelity.score, "compression": found.compression}
+    measured = {"support": found.support, "fidelity": found.written.score, "compression": found.compression}
     return Texts(contribution, evidence, {name: round(value, 4) for name, value in measured.items()})
 
 

@@ -21,7 +21,19 @@ from typing import Any, Literal
 from prism.result import RerankResult
 from prism.serving.schema import RerankRequest, SpanOut
 from prism.text import clean
-from prism.types import EvidenceSource, Judgment, Outcome, Record, Truncation, Unsupported, Usage, Verdict, WindowScore
+from prism.types import (
+    ContributionCheck,
+    EvidenceSource,
+    Judgment,
+    Outcome,
+    Record,
+    Span,
+    Truncation,
+    Unsupported,
+    Usage,
+    Verdict,
+    WindowScore,
+)
 
 WARNINGS = "X-Prism-Warnings"
 _LEAST_ODDS = 1e-12
@@ -89,6 +101,21 @@ class ErrorOut(Record):
     type: str
 
 
+class ContributionOut(Record):
+    """What was verified about the contribution."""
+
+    support: float | None
+    """Share of its content words that the document or its title has; null when the check `spans` was not asked for."""
+    spans: tuple[SpanOut, ...]
+    fidelity: float | None
+    """Share of its facts and negations that the document has; null when the check `facts` was not asked for."""
+    unsupported: tuple[Unsupported, ...] | None
+    broken: tuple[str, ...]
+    """Stretches that no writer meant."""
+    uninformative: bool
+    """Whether it only says the query again."""
+
+
 class ResultOut(Record):
     """One document; best first, documents with an `error` last."""
 
@@ -107,7 +134,13 @@ class ResultOut(Record):
     relevant_spans: tuple[SpanOut, ...]
     support: float | None
     unsupported: tuple[Unsupported, ...] | None
-    """null when the check `facts` was not asked for."""
+    """Of contribution and evidence; null when the check `facts` was not asked for."""
+    fidelity: float | None
+    """Share of the evidence's facts and negations that the document has; null without evidence or the check `facts`."""
+    broken: tuple[str, ...]
+    """Stretches of the evidence that no writer meant."""
+    contribution_check: ContributionOut | None
+    """null without a contribution or without checks."""
     truncation: Truncation | None = None
     windows: tuple[WindowScore, ...] | None = None
     """With `on_long_document: window`: what each window of a long document scored."""
@@ -196,7 +229,8 @@ def result_out(judgment: Judgment, request: RerankRequest) -> ResultOut:
     if judgment.error:
         optional["error"] = ErrorOut(message=judgment.error, type="invalid_document")
     checks = request.checks()
-    spans = tuple(SpanOut(start=s.start, end=s.end, score=s.support) for s in judgment.spans if "spans" in checks)
+    spans = _spans(judgment.spans, checks)
+    check, about = judgment.check, judgment.contribution_check
     return ResultOut(
         index=judgment.index,
         relevance_score=told_score(judgment, request),
@@ -208,7 +242,26 @@ def result_out(judgment: Judgment, request: RerankRequest) -> ResultOut:
         relevant_spans=request.relevant_spans.choose(spans) if request.relevant_spans else spans,
         support=judgment.support if "spans" in checks else None,
         unsupported=judgment.unsupported if "facts" in checks else None,
+        fidelity=check.fidelity.score if check and judgment.evidence and "facts" in checks else None,
+        broken=check.broken if check else (),
+        contribution_check=_contribution_out(about, checks) if about else None,
         **optional,
+    )
+
+
+def _spans(spans: Sequence[Span], checks: Sequence[str]) -> tuple[SpanOut, ...]:
+    return tuple(SpanOut(start=s.start, end=s.end, score=s.support) for s in spans if "spans" in checks)
+
+
+def _contribution_out(check: ContributionCheck, checks: Sequence[str]) -> ContributionOut:
+    facts = check.fidelity if "facts" in checks else None
+    return ContributionOut(
+        support=check.support if "spans" in checks else None,
+        spans=_spans(check.spans, checks),
+        fidelity=facts.score if facts else None,
+        unsupported=facts.unsupported if facts else None,
+        broken=check.broken,
+        uninformative=check.uninformative,
     )
 
 

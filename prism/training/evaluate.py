@@ -185,7 +185,7 @@ def _writing(texts: Sequence[tuple[Example, Judgment]]) -> dict[str, float]:
     recalls = [recall for example, judgment in texts if (recall := _gold_recall(example, judgment)) is not None]
     measures = {"parse_rate": sum(j.outcome is Outcome.COMPLETE for _, j in texts) / len(texts)}
     if checks:
-        measures["fidelity"] = sum(check.fidelity.score for check in checks) / len(checks)
+        measures["fidelity"] = sum(check.written.score for check in checks) / len(checks)
     if recalls:
         measures["gold_recall"] = sum(recalls) / len(recalls)
     return measures
