@@ -23,6 +23,7 @@ from pathlib import Path
 from prism.evidence import check
 from prism.evidence.sentences import sentences
 from prism.evidence.soundness import broken, says_the_query_again
+from prism.text import normalised
 
 SETS = {"en": ("squad-dev.en", "medquad.en", "boolq-dev.en"), "zh": ("cmrc2018-train.zh",), "ja": ("jaquad.ja",)}
 PASSAGES = {
@@ -64,7 +65,7 @@ def texts(data: Path, language: str, limit: int) -> Iterator[tuple[str, str]]:
         with gzip.open(data / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
             for line in islice(lines, 0, limit * 20, 20):
                 row = json.loads(line)
-                yield row["question"], row["passage"][:1500]
+                yield row["question"], normalised(row["passage"][:1500]).text
 
 
 def cut(passage: str, language: str) -> list[str]:

@@ -6,6 +6,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -85,15 +86,19 @@ def normalised(text: str) -> Normalised:
 
 def _plain(raw: str, text: str, start: int, before: Sequence[str]) -> str:
     """One cluster of `text`, beginning at `start`, in its plainest spelling; `before` is what stands before it."""
-    raw = _HIDDEN.sub("", raw)
+    if before and before[-1][-1:].isdecimal():
+        if raw == "，" and _LIST_COMMA.match(text, start):
+            return ", "
+        if _RAISED.match(raw):
+            return "^" + _spelt(raw)
+    return _spelt(raw)
+
+
+@lru_cache(maxsize=4096)
+def _spelt(raw: str) -> str:
     if raw == "…":
         return raw
-    behind_digit = bool(before) and before[-1][-1:].isdecimal()
-    if raw == "，" and behind_digit and _LIST_COMMA.match(text, start):
-        return ", "
-    if behind_digit and _RAISED.match(raw):
-        raw = "^" + raw
-    return unicodedata.normalize("NFKC", raw[:_MOST_FOLLOWING]).translate(_HYPHENS)
+    return unicodedata.normalize("NFKC", _HIDDEN.sub("", raw)[:_MOST_FOLLOWING]).translate(_HYPHENS)
 
 
 def straight(text: str) -> str:

@@ -78,7 +78,7 @@ def test_without_counts_tokens_are_estimated_and_it_says_so() -> None:
         completion = ask(server)
     assert not completion.counted
     assert completion.completion_tokens == 1  # four bytes
-    assert completion.cost_usd > 0
+    assert completion.cost_usd == (completion.prompt_tokens * Decimal("0.15") + Decimal("0.6")) / 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,8 @@ def test_an_answer_without_content_is_paid_for_and_not_asked_again(body: dict[st
             ask(server)
         assert len(server.requests) == 1
     assert caught.value.kind == kind
-    assert caught.value.cost_usd > 0
+    # By hand, in millionths: 100 x 0.15 + 2 x 0.6 where `reply` counts, else 10 x 0.15.
+    assert caught.value.cost_usd == Decimal("0.0000162" if "usage" in body else "0.0000015")
 
 
 def many(server: ChatServer, times: int, **more: Any) -> tuple[Account, list[Any]]:

@@ -101,7 +101,13 @@ def test_each_fault_is_found():
 
 
 def test_short_documents_may_be_copied_whole():
-    assert isinstance(check(row(), written(evidence=DOCUMENT), Limits(short_chars=len(DOCUMENT) + 1)), Texts)
+    copied = written(evidence=DOCUMENT)
+    texts = check(row(), copied, Limits(short_chars=len(DOCUMENT) + 1))
+    assert isinstance(texts, Texts)
+    assert texts.evidence == DOCUMENT
+    (problem,) = check(row(), copied, Limits(short_chars=len(DOCUMENT)))
+    assert isinstance(problem, Problem)
+    assert problem.kind == "too long"
 
 
 def test_which_pairs_are_yes():

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import threading
 import time
@@ -159,7 +158,8 @@ def test_a_small_budget_caps_the_text_and_a_tiny_one_writes_nothing(reranker: Re
     reranker.rerank(QUERY, [GOOD, FAIR], evidence_tokens=35)
     assert engine.calls[1:] == [("write", 1, 35)]
     engine.calls.clear()
-    assert reranker.rerank(QUERY, [GOOD], evidence_tokens=31).warnings
+    spent = "evidence_tokens=31 was spent: 1 of 1 documents with verdict yes have no evidence"
+    assert reranker.rerank(QUERY, [GOOD], evidence_tokens=31).warnings == (spent,)
     assert engine.calls == [("score", 1)]
 
 
@@ -387,7 +387,7 @@ def test_a_hostile_document_leaves_the_others_alone(tiny: Reranker, name: str) -
     hostile = next(judgment for judgment in result if judgment.index == 3)
     assert (hostile.error is not None) == (name == "blank")
     assert (hostile.truncation is not None) == (name == "long")
-    assert json.loads(result.model_dump_json())["judgments"]
+    assert RerankResult.model_validate_json(result.model_dump_json()) == result
 
 
 def test_load_from_a_directory(tiny_checkpoint: Path) -> None:

@@ -115,7 +115,8 @@ def test_options(client: httpx.Client, engine: FakeEngine) -> None:
     assert engine.calls == [("score", 2)]
     assert body["results"][0]["evidence"] is None
     assert post(client, threshold=0.95).json()["results"][0]["verdict"] == "no"
-    assert post(client, evidence_tokens=0).json()["meta"]["warnings"]
+    spent = "evidence_tokens=0 was spent: 1 of 1 documents with verdict yes have no evidence"
+    assert post(client, evidence_tokens=0).json()["meta"]["warnings"] == [spent]
     cut = post(client, documents=[GOOD * 20], max_prompt_tokens=100).json()["results"][0]
     assert cut["truncation"]["total_chars"] == len(GOOD) * 20
 
@@ -133,7 +134,7 @@ def test_booleans_as_clients_send_them(client: httpx.Client, truth: Any, lie: An
     assert "document" not in post(client, return_documents=lie).json()["results"][0]
     assert post(client, stream=truth).headers["content-type"].startswith("text/event-stream")
     assert post(client, stream=lie).headers["content-type"] == "application/json"
-    assert post(client, evidence=truth).json()["results"][0]["evidence"]
+    assert post(client, evidence=truth).json()["results"][0]["evidence"] == "p=0.9 The harbour froze in 1963."
     assert post(client, evidence=lie).json()["results"][0]["evidence"] is None
 
 

@@ -51,6 +51,9 @@ class _Source:
     def denials(self) -> negation.Document:
         return negation.Document(*self.plain)
 
+    def broken(self, text: str, query: str | None) -> tuple[str, ...]:
+        return broken(text, [*self.plain, normalised(query or "").text])
+
     def fidelity(self, text: str, aligned: Iterable[EvidenceSentence], *more: Haystack) -> Fidelity:
         """Of one text: facts must occur in document, title or `more`; negations in document or title."""
         looked_up = verify([(facts(text, self.language), (*self.haystacks, *more))])
@@ -75,7 +78,7 @@ class _Source:
             spans=merged(aligned),
             support=share_known(normalised(text).text, self.plain),
             fidelity=self.fidelity(text, aligned, *asked),
-            broken=broken(text, [*self.texts, query or ""]),
+            broken=self.broken(text, query),
             uninformative=query is not None and says_the_query_again(text, query),
         )
 
@@ -104,7 +107,7 @@ def check(
         spans=merged(aligned),
         support=min(1.0, support),
         fidelity=source.fidelity(evidence, aligned),
-        broken=broken(evidence, [*source.texts, query or ""]),
+        broken=source.broken(evidence, query),
         compression=len(evidence) / max(len(document), 1),
         contribution=None if contribution is None else source.contribution(contribution, query),
     )
@@ -122,7 +125,7 @@ def outcome_of(
     """What became of texts that were written in the agreed form, once they are read: needs no alignment."""
     if outcome is not Outcome.COMPLETE or contribution is None or evidence is None:
         return outcome
-    sources = [document, title or "", query]
+    sources = [normalised(source).text for source in (document, title or "", query)]
     if broken(contribution, sources) or broken(evidence, sources):
         return Outcome.MALFORMED
     return Outcome.UNINFORMATIVE if says_the_query_again(contribution, query) else outcome

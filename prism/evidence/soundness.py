@@ -37,13 +37,15 @@ _SHARED = 6  # letters two words begin with before they count as kin
 _CLOSED_ENDINGS = ("ed", "ing", "ly", "ness", "ment")  # behind these hardly anything grows
 _SINGLE = frozenset("a i o e y x n s t d m к в с о у и а я")  # letters that stand alone
 _MOST_UNITS = 2_000
+_LONGEST_RUN = 12  # units that may be said again and again
+_FEWEST = 2  # a phrase said twice is a figure of speech
 
 
 def broken(text: str, sources: Sequence[str]) -> tuple[str, ...]:
     """Stretches of a text that no writer meant, as written: leaked template, a phrase again and again, letters that
-    make no word. What one of the `sources` (document, title, query) has as well is not counted."""
+    make no word. What one of the `sources` (document, title, query; all `normalised`) has as well is not counted."""
     plain = straight(normalised(text).text)
-    texts = [straight(normalised(source).text) for source in sources]
+    texts = [straight(source) for source in sources]
     whole = "\n".join(texts)
     found = [match[0].strip() for match in _LEAK.finditer(plain) if match[0].strip() not in whole]
     return tuple(dict.fromkeys((*found, *_repeated(plain, whole), *_no_words(plain, texts))))
@@ -53,17 +55,22 @@ def _repeated(text: str, whole: str) -> Iterator[str]:
     """Runs of units said three times on end, or one unit said five times."""
     units = [(match.start(), match.end(), match[0].casefold()) for match in UNIT.finditer(text)][:_MOST_UNITS]
     forms = [form for _, _, form in units]
+    times = {size: _times(forms, size) for size in range(1, _LONGEST_RUN + 1)}
     at = 0
     while at < len(forms):
-        size = next((n for n in range(1, 13) if _runs(forms, at, n) >= _needed(forms[at : at + n])), 0)
-        if not size:
-            at += 1
-            continue
-        runs = _runs(forms, at, size)
-        stretch = text[units[at][0] : units[at + size * runs - 1][1]]
-        if stretch.casefold() not in whole.casefold():
+        said = ((size, times[size][at]) for size in times if times[size][at] > _FEWEST)
+        size, often = next(((n, k) for n, k in said if k >= _needed(forms[at : at + n])), (1, 1))
+        if often > 1 and text[units[at][0] : units[at + size * often - 1][1]].casefold() not in whole.casefold():
             yield text[units[at][0] : units[at + size - 1][1]] + " …"
-        at += size * runs
+        at += size * often
+
+
+def _times(forms: Sequence[str], size: int) -> list[int]:
+    """For each place, how often the `size` forms there stand on end."""
+    alike = [0] * (len(forms) + 1)  # so many forms from here on equal those `size` later
+    for at in range(len(forms) - size - 1, -1, -1):
+        alike[at] = alike[at + 1] + 1 if forms[at] == forms[at + size] else 0
+    return [1 + alike[at] // size for at in range(len(forms))]
 
 
 def _needed(run: Sequence[str]) -> int:
@@ -71,17 +78,7 @@ def _needed(run: Sequence[str]) -> int:
     if not any(form.isalpha() for form in run):
         return 1_000_000
     dense = sum(bool(UNSPACED_CHAR.match(form)) for form in run)
-    return 5 if len(run) - dense / 2 < 2 else 3
-
-
-def _runs(forms: Sequence[str], at: int, size: int) -> int:
-    """How often `forms[at : at + size]` stands there on end."""
-    runs = 1
-    while forms[at + runs * size : at + (runs + 1) * size] == forms[at : at + size] and at + (runs + 1) * size <= len(
-        forms
-    ):
-        runs += 1
-    return runs
+    return 5 if len(run) - dense / 2 < 2 else _FEWEST + 1
 
 
 def _no_words(text: str, sources: Sequence[str]) -> Iterator[str]:
