@@ -94,6 +94,7 @@ class Checkpoint:
         format, TemplateError when no template fits.
         """
         home = locate(source, revision)
+        _refuse_pointers(home, source)
         stored = stored_config(home)
         if stored is None and merge.is_adapter(home):
             stored = stored_config(locate(merge.base_of(home)))
@@ -204,6 +205,7 @@ def _plain(home: Path, source: str | Path, stored: PrismConfig | None) -> Path:
     if not (home / "config.json").is_file():
         raise CheckpointError(f"{source} is not a checkpoint: neither config.json nor {merge.ADAPTER} is in it")
     _require_safe_weights(home, source)
+    _require_whole(home, source)
     return home
 
 
@@ -238,13 +240,57 @@ def _require_safe_weights(path: Path, source: str | Path) -> None:
     raise CheckpointError(f"{source} has {found}: expected *.safetensors")
 
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
+
+
+def _refuse_pointers(home: Path, source: str | Path) -> None:
+    for file in sorted(item for item in home.iterdir() if item.is_file()) if home.is_dir() else [home]:
+        with file.open("rb") as content:
+            if content.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise CheckpointError(
+                    f"{source}: {file.name} is a Git LFS pointer, not the file itself: run `git lfs pull` there"
+                )
+
+
+def _require_whole(path: Path, source: str | Path) -> None:
+    """Raises CheckpointError for an index whose shards are not there, and for a missing tokenizer."""
+    _read_object(path / "config.json")
+    index = path / "model.safetensors.index.json"
+    shards = _read_object(index).get("weight_map") if index.is_file() else {}
+    for shard in sorted({str(name) for name in shards.values()} if isinstance(shards, dict) else ()):
+        if not (path / shard).is_file():
+            raise CheckpointError(f"{source} lacks {shard}, which {index.name} names: is the download complete?")
+    if not any(any(path.glob(name)) for name in _TOKENIZER_FILES):
+        raise CheckpointError(f"{source} has no tokenizer: expected {', '.join(_TOKENIZER_FILES[:3])} or the like")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {_one_line(error)}: is the download complete?") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
 def _load_tokenizer(path: Path, source: str | Path, trust_remote_code: bool) -> Any:
+    from importlib.metadata import version
+
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot load the tokenizer of {source}: {_one_line(error)}") from error
+    except Exception as error:
+        if type(error) is not Exception:  # the tokenizers library raises bare Exceptions; all else is another's fault
+            raise
+        raise CheckpointError(
+            f"tokenizers {version('tokenizers')} cannot read the tokenizer.json of {source}, which a newer version may"
+            f" have written: upgrade tokenizers, or fetch the file again ({_one_line(error)})"
+        ) from error
 
 
 def _config(
@@ -275,7 +321,7 @@ def _within_context(spec: TemplateSpec, path: Path) -> TemplateSpec:
 
 
 def _context(path: Path) -> int | None:
-    config = json.loads((path / "config.json").read_bytes())
+    config = _read_object(path / "config.json")
     context = config.get("text_config", config).get("max_position_embeddings")
     return context if isinstance(context, int) else None
 
@@ -286,11 +332,9 @@ def stored_config(home: Path) -> PrismConfig | None:
     if not path.is_file():  # also where `home` is a file itself
         return None
     try:
-        return PrismConfig.model_validate(json.loads(path.read_bytes()))
+        return PrismConfig.model_validate(_read_object(path))
     except ValidationError as error:
         raise CheckpointError(f"{path}: {first_problem(error)}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {_one_line(error)}") from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -186,3 +186,39 @@ def test_a_file_is_no_checkpoint(tmp_path):
     file.write_bytes(b"")
     with pytest.raises(CheckpointError, match="is a file: pass the folder"):
         Checkpoint.load(file)
+
+
+def test_a_tokenizer_of_a_newer_library_says_so(saved):
+    file = saved / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["type"] = "FutureBPE"
+    file.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"cannot read the tokenizer.json of .*upgrade tokenizers"):
+        Checkpoint.load(saved)
+
+
+def test_a_git_lfs_pointer_is_named(saved):
+    for name in ("model.safetensors", "tokenizer.json", "prism.json", "config.json"):
+        kept = (saved / name).read_bytes()
+        (saved / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 1\n")
+        with pytest.raises(CheckpointError, match=rf"{name} is a Git LFS pointer.*git lfs pull"):
+            Checkpoint.load(saved)
+        (saved / name).write_bytes(kept)
+    Checkpoint.load(saved)
+
+
+def test_missing_and_odd_files_are_named(saved):
+    index = saved / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"lacks model-00002-of-00002.safetensors, which model.safetensors.index"):
+        Checkpoint.load(saved)
+    index.unlink()
+    config = (saved / "config.json").read_bytes()
+    (saved / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"config.json: expected a JSON object, got list"):
+        Checkpoint.load(saved)
+    (saved / "config.json").write_bytes(config)
+    for file in saved.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match=r"has no tokenizer: expected tokenizer.json"):
+        Checkpoint.load(saved)
