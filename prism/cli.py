@@ -127,7 +127,9 @@ def rerank(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     files: Annotated[
         list[str] | None,
-        typer.Argument(help=".jsonl: one document a line; any other file: one document; - or none: standard input."),
+        typer.Argument(
+            help="JSON (.jsonl, .ndjson, .json, .gz): a document an object; else one a file; - or none: stdin."
+        ),
     ] = None,
     model: Model = "mini",
     top_n: Annotated[int | None, typer.Option(help="Show this many.")] = None,
@@ -147,8 +149,9 @@ def rerank(
 ) -> None:
     """Judge documents for a query.
 
-    Lines of .jsonl files are objects with `text` (or `document` or `contents`) and optionally `id` and `title`.
-    Standard input is read the same way if its lines are JSON objects, else as one document a line.
+    JSON files hold objects with `text` (or `document` or `contents`) and optionally `id` and `title`, one a line or in
+    an array; packed files (.gz) are read too. Standard input is read the same way if it begins like JSON, else as one
+    document a line.
     """
     documents = list(_read_sources(files or ["-"]))
     if not documents:
@@ -359,77 +362,69 @@ def _load(model: str, **options: Any) -> Reranker:
 
 
 def _read_sources(sources: Sequence[str]) -> Iterator[Document]:
+    from prism.files.jsonl import read_objects
+    from prism.files.lines import is_json, open_bytes, read_text_file
     from prism.types import Document
 
     for source in sources:
-        text = _read_text(source)
         if source == "-":
-            yield from _read_lines(text)
-        elif source.endswith(".jsonl"):
-            yield from _read_jsonl(source, text)
+            yield from _read_standard_input()
+        elif is_json(source):
+            yield from (_document(place, row) for _, place, row in read_objects(Path(source)))
         else:
-            yield Document(text=text, id=source)
+            with open_bytes(Path(source)) as stream:
+                yield Document(text=read_text_file(stream, source), id=source)
 
 
-def _read_text(source: str) -> str:
-    try:
-        if source != "-":
-            content = Path(source).read_bytes()
-        else:
-            if sys.stdin.isatty():
-                typer.echo("reading documents from standard input, one a line; end with Ctrl-D", err=True)
-            content = sys.stdin.buffer.read()
-        return content.decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read {source}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{source}:{line}: not UTF-8 text: convert the file first") from error
+def _read_standard_input() -> Iterator[Document]:
+    """Read like a JSON file if it begins like one, else one document a line; blank lines are skipped."""
+    from io import BufferedReader, BytesIO
 
-
-def _read_lines(text: str) -> Iterator[Document]:
-    """JSONL if the first line is a JSON object, else one document a line; blank lines are skipped."""
+    from prism.files.jsonl import objects_of
+    from prism.files.lines import byte_lines, decode, unpacked
     from prism.types import Document
 
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if lines and lines[0][1].lstrip().startswith("{") and _parses(lines[0][1]):
-        yield from _read_jsonl("standard input", text)
-    else:
-        yield from (Document(text=line, id=f"line {number}") for number, line in lines)
+    if sys.stdin.isatty():
+        typer.echo("reading documents from standard input, one a line; end with Ctrl-D", err=True)
+    name = "standard input"
+    stream = unpacked(BufferedReader(BytesIO(sys.stdin.buffer.read())))
+    lines = list(byte_lines(stream, name))
+    content = b"".join(line for _, line in lines)
+    if _is_json(content):
+        yield from (_document(place, row) for _, place, row in objects_of(BytesIO(content), name))
+        return
+    for number, line in lines:
+        text = decode(line, f"{name}:{number}")
+        if text.strip():
+            yield Document(text=text, id=f"line {number}")
 
 
-def _parses(line: str) -> bool:
+def _is_json(content: bytes) -> bool:
+    """Whether the first line is an object, or the whole is an array of objects."""
+    head = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    first = head.split(b"\n", 1)[0]
     try:
-        json.loads(line)
+        value = json.loads(first if head.startswith(b"{") and first.strip() != b"{" else head)
     except (ValueError, RecursionError):
         return False
-    return True
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
 
 
-def _read_jsonl(source: str, text: str) -> Iterator[Document]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield _read_record(f"{source}:{number}", line)
-
-
-def _read_record(place: str, line: str) -> Document:
+def _document(place: str, row: dict[str, Any] | DataError) -> Document:
+    from prism.files.ids import DOCUMENT_IDS, id_in
     from prism.types import Document
 
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{place}: expected an object with text, got {type(record).__name__}")
-    name = next((name for name in ("text", "document", "contents") if name in record), None)
+    if isinstance(row, DataError):
+        raise row
+    name = next((name for name in ("text", "document", "contents") if name in row), None)
     if name is None:
-        raise DataError(f"{place}: expected text, document or contents, got {', '.join(record)[:80] or 'nothing'}")
-    text = record[name]
+        raise DataError(f"{place}: expected text, document or contents, got {', '.join(row)[:80] or 'nothing'}")
+    text = row[name]
     if not isinstance(text, str):
         raise DataError(f"{place}: expected a string in {name}, got {json.dumps(text)[:80]}")
-    id_ = next((record[name] for name in ("id", "doc_id", "_id") if record.get(name) is not None), place)
-    title = record.get("title")
-    return Document(text=text, id=str(id_), title=None if title is None else str(title))
+    title = row.get("title")
+    id_ = id_in(row, ("id", *DOCUMENT_IDS, "_id"), place)
+    return Document(text=text, id=place if id_ is None else id_, title=None if title is None else str(title))
 
 
 # --- printing --------------------------------------------------------------------------------------------------------

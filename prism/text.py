@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -109,6 +109,28 @@ def straight(text: str) -> str:
 def clean(text: str) -> str:
     """Lone surrogates, which no tokenizer or UTF-8 stream accepts, become U+FFFD one for one: offsets stay right."""
     return _SURROGATES.sub("\ufffd", text)
+
+
+def clean_all(value: Any) -> Any:
+    """`clean` on every text in what JSON gave."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [clean_all(item) for item in value]
+    if isinstance(value, dict):
+        return {clean(key): clean_all(item) for key, item in value.items()}
+    return value
+
+
+def as_id(value: object) -> str:
+    """An id as text: a string as it is, a whole number (`1.0` is 1) in digits. Raises ValueError for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # beyond, floats skip whole numbers
+        return str(int(value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError("expected a string or a whole number")
 
 
 def stable_id(*parts: str) -> str:

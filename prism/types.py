@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -17,7 +18,11 @@ from pydantic import (
     model_validator,
 )
 
+from prism.text import as_id
+
 Verdict = Literal["yes", "no"]
+Id = Annotated[str, BeforeValidator(as_id)]
+"""Names a query or a document."""
 EvidenceSource = Literal["written", "quoted"]
 """`written`: in the model's own words, with a contribution; `quoted`: sentences of the document, word for word."""
 EvidenceChoice = Literal["written", "quoted", "auto"]
@@ -54,7 +59,7 @@ class Document(Record):
     """One candidate text."""
 
     text: str
-    id: str | None = None
+    id: Id | None = None
     """The caller's name for the document; shown in results and in the rendered context."""
     title: str | None = None
     """Shown to the model above the text. Spans never point into it."""
@@ -270,8 +275,8 @@ class Example(Record):
 
     query: str
     document: str
-    doc_id: str | None = None
-    query_id: str | None = None
+    doc_id: Id | None = None
+    query_id: Id | None = None
     title: str | None = None
     source: str | None = None
     language: str | None = None

@@ -135,7 +135,7 @@ def test_labels_off_the_scale(files: list[str], tmp_path: Path) -> None:
 
 def test_wrong_calls_end_in_one_line(files: list[str], tmp_path: Path) -> None:
     fails("at least two label files", files[0])
-    fails("cannot read", files[0], str(tmp_path / "absent.qrels"))
+    fails("no file", files[0], str(tmp_path / "absent.qrels"))
     fails("cannot read", files[0], str(tmp_path))
     other = tmp_path / "other.qrels"
     other.write_text("q9 0 a 1\n")
@@ -262,7 +262,7 @@ def test_records_of_prism_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"query_id": "q", "doc_id": "d", "label": "1"}', r":1: label '1' is not a whole number"),
+        ('{"query_id": "q", "doc_id": "d", "label": "1.5"}', r":1: label '1.5' is not a whole number"),
         ('{"query_id": "q", "doc_id": "d", "label": true}', r":1: label True is not a whole number"),
         ('{"query_id": "q", "doc_id": "d", "label": 1, "votes": {"a": 400}}', r":1: label 400 is off the scale"),
         ('{"label": 1}', r":1: no pair named"),

@@ -60,7 +60,7 @@ def test_online_table(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("system;ctr\na;0.2\n", r"online\.csv:1: expected comma-separated `system`"),
+        ("system;ctr\na;0.2\n", r"online\.csv:1: no column 'system': expected comma-separated `system`"),
         ("system,ctr\na;0.2\n", r":2: expected 2 comma-separated"),
         ("system,likes\na,3\n", r":1: expected .* got system, likes"),
         ("system,ctr\nz,0.2\n", r":2: no run of system 'z'"),

@@ -233,9 +233,9 @@ def test_store_copies_and_keeps_the_rest(tmp_path):
     ("line", "message"),
     [
         ("{", r":1: not JSON"),
-        ("[]", r":1: expected an object, got list"),
-        ('{"query": "q"}', r":1: expected a text in 'document', got NoneType"),
-        ('{"query": " ", "document": "d"}', r":1: expected a text in 'query'"),
+        ("[1]", r":1: expected an object, got int"),
+        ('{"query": "q"}', r":1: document: expected text, got nothing"),
+        ('{"query": " ", "document": "d"}', r":1: query: expected text, got a blank"),
         ('{"query": "q", "document": "d"}', r":1: expected verdict yes or no, or a label"),
         ('{"query": "q", "document": "d", "label": 12}', r":1: expected verdict .* got '12'"),
         ('{"query": "q", "document": "d", "verdict": "maybe"}', r"got 'maybe'"),

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from prism import cli
 from prism.data.contributions import echoes
 from prism.data.corpus_pairs import CorpusPairs, pairs_from_corpus
-from prism.data.jsonl import Drops, Line, read_corpus, write_rows
 from prism.data.mining import Mining, known_positives, mine
 from prism.data.passages import words
-from prism.data.sources import Text
+from prism.data.sources import Text, read_corpus
 from prism.data.unspaced import is_unspaced
 from prism.errors import DataError, InputError
+from prism.files.jsonl import Drops, Line, write_rows
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 needs = pytest.mark.skipif(not (DATA / "corpora").is_dir(), reason="needs ../shared/data (README: data)")

@@ -15,10 +15,10 @@ from http_server import HttpServer, Reply, Request
 from typer.testing import CliRunner
 
 from prism import cli
-from prism.data.jsonl import write_rows
 from prism.data.llm_queries import read_queries, read_rewrite
 from prism.data.queries import keywords
 from prism.errors import InputError
+from prism.files.jsonl import write_rows
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 needs = pytest.mark.skipif(not (DATA / "qa").is_dir(), reason="needs ../shared/data (README: data)")

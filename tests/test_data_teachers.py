@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 
 from prism import cli
 from prism.data.http_api import Stopped
-from prism.data.jsonl import Drops, Line
 from prism.data.teacher_api import ApiTeacher
 from prism.data.teacher_local import load_teacher
 from prism.data.teacher_store import Cost, TeacherStore, score_key
 from prism.data.teachers import BudgetReached, Limits, estimate, score_locally, score_with_api, scored, squashed
 from prism.errors import CheckpointError, DataError, InputError
+from prism.files.jsonl import Drops, Line
 
 ROOT = Path(__file__).parents[1]
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})

@@ -24,11 +24,11 @@ from prism.evaluation.ranking import (
     measure,
     measure_queries,
     put_on_top,
-    read_qrels,
     read_run,
     rerank,
     write_run,
 )
+from prism.files.trec import read_qrels
 from prism.types import Document, Judgment
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data/beir"
@@ -164,9 +164,14 @@ def test_missing_and_empty_runs(tmp_path: Path) -> None:
         read_run(tmp_path / "r.run")
 
 
-def test_ids_with_spaces_do_not_get_into_a_run(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'a b'"):
-        write_run(tmp_path / "r.run", {"q": ["a b"]}, "t")
+def test_a_run_whose_ids_hold_spaces_is_separated_by_tabs(tmp_path: Path) -> None:
+    run = {"how to.txt": ["a b", "c"]}
+    write_run(tmp_path / "r.run", run, "t")
+    assert (tmp_path / "r.run").read_text() == "how to.txt\tQ0\ta b\t1\t2\tt\nhow to.txt\tQ0\tc\t2\t1\tt\n"
+    assert read_run(tmp_path / "r.run") == run
+    for id_ in ("a\tb", "a\nb"):
+        with pytest.raises(DataError, match="no run can hold a tab or line end"):
+            write_run(tmp_path / "r.run", {"q": [id_]}, "t")
 
 
 @pytest.mark.parametrize(
@@ -186,14 +191,14 @@ def test_qrels_of_beir_and_trec(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("q1\tb", r"qrels:3: expected 3 columns .* got 2"),
-        ("q1\t\t1", r"qrels:3: expected 3 columns"),
+        ("q1\tb", r"qrels:3: got 2 columns, expected 4 columns"),
+        ("q1\t\t1", r"qrels:3: column 2 is empty, expected 4 columns"),
         ("q1\tb\tyes", r"qrels:3: label 'yes' is not a whole number"),
         ("q1\tb\t0.5", r"qrels:3: label '0.5' is not a whole number"),
         ("q1\tb\tinf", r"qrels:3: label 'inf'"),
         ("q1\ta\t1", r"qrels:3: 'q1' 'a' is labelled 1, but 2 above"),
-        ("q1\tb\t99999", r"qrels:3: label '99999' is off any scale"),
-        ("q1\tb\t-11", r"qrels:3: label '-11' is off any scale"),
+        ("q1\tb\t99999", r"qrels:3: label 99999 is off the scale -10 to 100"),
+        ("q1\tb\t-11", r"qrels:3: label -11 is off the scale -10 to 100"),
         ("q1 b 1", r"qrels:3: separated by spaces, the lines above by tabs"),
         ("q1\t0\tb\t1", r"qrels:3: 4 columns, the lines above have 3"),
     ],
@@ -373,8 +378,8 @@ def test_beir_finds_sets_under_their_other_name(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "line", "message"),
     [
-        ("corpus.jsonl", '{"_id": "d9", "te', r"corpus.jsonl:4: not a JSON object"),
-        ("corpus.jsonl", "[1]", r"corpus.jsonl:4: expected a JSON object, got list"),
+        ("corpus.jsonl", '{"_id": "d9", "te', r"corpus.jsonl:4: not JSON"),
+        ("corpus.jsonl", "[1]", r"corpus.jsonl:4: expected an object, got list"),
         ("corpus.jsonl", '{"text": "no id"}', r"corpus.jsonl:4: no `_id`"),
         ("corpus.jsonl", '{"_id": "d1", "text": "again"}', r"corpus.jsonl:4: id 'd1' stands twice"),
         ("corpus.jsonl", '{"_id": "d9", "text": 7}', r"corpus.jsonl:4: `text` is int, expected a string"),
@@ -496,7 +501,7 @@ def test_state_survives_a_cut_at_any_byte(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         assert list(state.read()) == ["q1"]
         assert path.stat().st_size == first
-    assert set(said) == {"dropped line 2 of s.jsonl: it was cut off; its query is ranked again"}
+    assert set(said) == {"dropped line 2 of s.jsonl: it was cut off; it is done again"}
     path.write_bytes(whole[:first] + b"\0" * 40)
     assert list(state.read()) == ["q1"]
     path.write_bytes(b"garbage\n" + whole)

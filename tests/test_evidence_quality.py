@@ -350,7 +350,7 @@ def test_own_sets(tmp_path):
     ("line", "message"),
     [
         ("{", "mine.jsonl:1: not JSON"),
-        ("[]", "mine.jsonl:1: expected a JSON object"),
+        ("[1]", "mine.jsonl:1: expected an object"),
         ('{"query": "q"}', "mine.jsonl:1: document: expected str"),
         ('{"query": " ", "document": "d"}', "mine.jsonl:1: query or document is blank"),
         ('{"query": "q", "document": "d", "gold": ["e"]}', "mine.jsonl:1: gold 'e' is not in the document"),

@@ -20,7 +20,7 @@ from http_server import HttpServer, Reply, Request
 from typer.testing import CliRunner
 
 from prism.cli import app
-from prism.data.jsonl import Drops, read_pairs
+from prism.files.jsonl import Drops, read_pairs
 from prism.labeling.asking import Asked, Kept
 from prism.labeling.chat import ChatClient, Provider
 from prism.labeling.money import Price

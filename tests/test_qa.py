@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from prism import cli
 from prism.data.asked import Asked, gather
 from prism.data.contributions import contribute, echoes, stated, telling
-from prism.data.jsonl import Drops
 from prism.data.passages import evidence_text
 from prism.data.placing import Overlap, cut_texts, holds_answer, place
 from prism.data.qa import build
@@ -29,6 +28,7 @@ from prism.data.sources import Text
 from prism.data.splits import query_key
 from prism.errors import DataError
 from prism.evaluation.held_out import read_groups
+from prism.files.jsonl import Drops
 from prism.types import Example
 
 THINGS = ["lantern", "copper", "turbine", "glacier", "ledger", "orchard", "signal", "valley", "engine", "bridge"]

@@ -14,8 +14,9 @@ import pytrec_eval
 from prism.errors import DataError, InputError
 from prism.evaluation.beir_report import MEASURE, compare
 from prism.evaluation.chance import shuffled_ndcg
-from prism.evaluation.ranking import measure, measure_queries, read_qrels, read_run, read_scores
+from prism.evaluation.ranking import measure, measure_queries, read_run, read_scores
 from prism.evaluation.statistics import compare_paired
+from prism.files.trec import read_qrels
 
 # --- trec_eval -------------------------------------------------------------------------------------------------------
 

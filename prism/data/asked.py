@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prism.data.jsonl import Drops, Line, Row, read_rows, require_text
 from prism.data.sources import Text
 from prism.errors import DataError
 from prism.evidence.letters import language_of
+from prism.files.jsonl import Drops, Line, Row, read_rows, require_text
 from prism.text import stable_id
 
 EVALUATION_SETS = ("beir", "scifact", "xquad")

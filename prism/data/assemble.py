@@ -20,10 +20,10 @@ from pydantic import Field, ValidationError
 
 from prism.data.balance import Balanced, Cell, balance, cell_of
 from prism.data.card import Tally, majority, write_card
-from prism.data.jsonl import Drops, JsonlWriter, Line, OnBad, Row, read_pairs, read_rows, reject
 from prism.data.leakage import LeakageCheck
 from prism.data.splits import split_of
 from prism.errors import DataError
+from prism.files.jsonl import Drops, JsonlWriter, Line, OnBad, Row, read_pairs, read_rows, reject
 from prism.types import Example, Record, Verdict, first_problem
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prism.data.jsonl import Drops, OnBad, Row, read_pairs
 from prism.errors import DataError, InputError
+from prism.files.jsonl import Drops, OnBad, Row, read_pairs
 from prism.text import stable_id
 
 

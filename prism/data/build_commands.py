@@ -22,7 +22,7 @@ from prism.data.command_app import (
     finish,
     progress,
 )
-from prism.data.jsonl import Drops, read_pairs, read_rows, write_report, write_rows, write_text
+from prism.files.jsonl import Drops, read_pairs, read_rows, write_report, write_rows, write_text
 
 
 @app.command()

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prism.data.jsonl import Drops, Row, report_path, write_text
+from prism.files.jsonl import Drops, Row, report_path, write_text
 from prism.result import printable
 from prism.types import Example
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from prism.data.jsonl import OnBad, Row
+from prism.files.jsonl import OnBad, Row
 
 app = typer.Typer(no_args_is_help=True, help="Make training data: pairs, negatives, teacher scores, splits, checks.")
 

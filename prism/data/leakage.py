@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple
 
 from rapidfuzz import fuzz, process
 
-from prism.data.jsonl import Drops, Line, Row, read_rows
 from prism.data.splits import units
 from prism.errors import DataError, InputError
 from prism.evidence.sentences import UNSPACED_CHAR
+from prism.files.jsonl import Drops, Line, Row, read_rows
 
 RUN = 8
 """Units in a run: words, or characters of scripts without spaces."""

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prism.data.answers import AnswerStore, Question, answer_key
-from prism.data.jsonl import Drops, Line, Row
 from prism.data.queries import Rewrite, renamed
 from prism.data.sources import Text
 from prism.data.splits import query_key
+from prism.files.jsonl import Drops, Line, Row
 from prism.text import stable_id
 
 Messages = list[dict[str, str]]

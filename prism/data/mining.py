@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 from rapidfuzz import fuzz
 
-from prism.data.jsonl import Drops, Line, Row
 from prism.data.sources import Text
 from prism.data.splits import query_key
 from prism.errors import InputError
+from prism.files.ids import DOCUMENT_IDS, QUERY_IDS, id_in
+from prism.files.jsonl import Drops, Line, Row
 from prism.text import stable_id
 
 _QUERIES_AT_ONCE = 256
@@ -78,15 +79,15 @@ class Known:
 
     def __init__(self, row: Row, place: str) -> None:
         self.query, self.place = str(row["query"]), place
-        self.query_id = str(row.get("query_id") or stable_id(self.query))
+        self.query_id = id_in(row, QUERY_IDS, place) or stable_id(self.query)
         self.ids: set[str] = set()
         self.texts: list[str] = []
 
     def add(self, row: Row) -> None:
         if row.get("verdict", "yes") == "no":
             return
-        if row.get("doc_id") is not None:
-            self.ids.add(str(row["doc_id"]))
+        if (id_ := id_in(row, DOCUMENT_IDS, self.place)) is not None:
+            self.ids.add(id_)
         if isinstance(row.get("document"), str):
             self.texts.append(row["document"])
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
+import tempfile
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from prism.data.jsonl import Drops, OnBad, Row, parse_row, reject
 from prism.errors import DataError, InputError
+from prism.files.jsonl import Drops, OnBad, Row, dumps, parse_row, read_rows
 
 
 def mix(
@@ -18,7 +20,7 @@ def mix(
     """Rows of the files, interleaved so that every stretch of the result has the proportions of `weights`.
 
     Without `total` the mixture ends when the first file is used up; with it, files that are too short are read again in
-    a new order. Only line offsets are held in memory. `mixed_from` names the file of each row.
+    a new order. Only offsets are held in memory. `mixed_from` names the file of each row.
     """
     if not weights or any(weight <= 0 for weight in weights.values()):
         raise InputError("give at least one file, each with a weight above 0")
@@ -36,18 +38,19 @@ def mix(
 
 
 class _Shuffled:
-    """Lines of one file in random order, again and again."""
+    """Records of one file in random order, again and again. They are copied to disk first, so a file may be packed."""
 
     def __init__(self, path: Path, seed: int, files: ExitStack, drops: Drops, on_bad: OnBad) -> None:
-        if path.suffix == ".gz":
-            raise InputError(f"{path}: mixing reads lines in random order, which .gz does not allow: unpack it first")
         self._path, self._rng = path, random.Random(seed)
-        self._offsets = _offsets(path, drops, on_bad)
-        if not self._offsets:
+        self._file = files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # the stack closes it
+        self._starts = array("q")
+        for _, row in read_rows(path, drops, on_bad):
+            self._starts.append(self._file.tell())
+            self._file.write(dumps(row).encode() + b"\n")
+        if not self._starts:
             raise DataError(f"{path}: no records to mix")
         self._order: list[int] = []
         self._rounds = 0
-        self._file = files.enter_context(path.open("rb"))
 
     @property
     def used_up(self) -> bool:
@@ -55,27 +58,10 @@ class _Shuffled:
 
     def next(self) -> Row:
         if not self._order:
-            self._order = self._rng.sample(range(len(self._offsets)), len(self._offsets))
+            self._order = self._rng.sample(range(len(self._starts)), len(self._starts))
             self._rounds += 1
-        self._file.seek(self._offsets[self._order.pop()])
+        self._file.seek(self._starts[self._order.pop()])
         return {**parse_row(self._file.readline(), str(self._path)), "mixed_from": self._path.name}
-
-
-def _offsets(path: Path, drops: Drops, on_bad: OnBad) -> Sequence[int]:
-    """Where the well-formed lines start, in bytes."""
-    if not path.is_file():
-        raise DataError(f"no file {path}: expected a .jsonl file")
-    offsets, at = array("q"), 0
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                if line.strip():
-                    parse_row(line, f"{path}:{number}")
-                    offsets.append(at)
-            except DataError as error:
-                reject(error, f"{path}:{number}", drops, on_bad)
-            at += len(line)
-    return offsets
 
 
 def parse_weights(files: Sequence[str]) -> dict[Path, float]:
@@ -87,4 +73,6 @@ def parse_weights(files: Sequence[str]) -> dict[Path, float]:
             weights[Path(name)] = float(weight)
         except ValueError as error:
             raise InputError(f"{file}: expected FILE or FILE=WEIGHT") from error
+        if not math.isfinite(weights[Path(name)]):
+            raise InputError(f"{file}: the weight is no number: expected one above 0")
     return weights

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from prism.data.command_app import Bad, CorpusFile, Out, PairsFile, Seed, app, count_lines, finish, progress
-from prism.data.jsonl import Drops, Line, OnBad, read_corpus, read_pairs, read_queries, write_report, write_rows
+from prism.data.sources import read_corpus
 from prism.errors import InputError
+from prism.files.jsonl import Drops, Line, OnBad, read_pairs, read_queries, write_report, write_rows
 
 
 @app.command()

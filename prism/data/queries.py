@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from prism.data.jsonl import Drops, Line, Row
 from prism.data.splits import query_key
+from prism.files.jsonl import Drops, Line, Row
 from prism.text import stable_id
 
 Language = Literal["en", "de", "zh", "ru"]

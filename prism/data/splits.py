@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from prism.data.jsonl import Drops, JsonlWriter, OnBad, read_queries
 from prism.errors import InputError
 from prism.evidence.sentences import UNIT
+from prism.files.jsonl import Drops, JsonlWriter, OnBad, read_queries
 from prism.text import stable_id
 
 

@@ -15,10 +15,10 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from prism.data.http_api import Refused, Stopped, Unanswered
-from prism.data.jsonl import Drops, Line, Row
 from prism.data.teacher_api import Answer, ApiTeacher
 from prism.data.teacher_store import Cost, TeacherStore, score_key
 from prism.errors import DataError, EngineError, InputError, PrismError
+from prism.files.jsonl import Drops, Line, Row
 
 if TYPE_CHECKING:
     import httpx

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from prism.data.jsonl import Drops, Line, OnBad, Row, reject
 from prism.errors import DataError
+from prism.files.jsonl import Drops, Line, OnBad, Row, reject
 from prism.types import Record
 
 PUBLISHED_POWER = 1.609

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from prism.data.answers import Answered, AnswerStore, Question, answer_key
 from prism.data.http_api import Address, ask
-from prism.data.jsonl import Drops, Line, Row
 from prism.errors import InputError
+from prism.files.jsonl import Drops, Line, Row
 from prism.text import clean, stable_id
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from scipy import stats
 
 from prism.errors import DataError, InputError
+from prism.files.tables import read_table
 from prism.types import Record
 
 ONLINE: Mapping[str, bool] = {
@@ -77,23 +77,14 @@ def read_online(path: Path, systems: Sequence[str]) -> dict[str, dict[str, float
     Raises DataError with file and line for another separator, an unknown column or system, a system twice or missing, a
     value that is no number, a rate outside [0, 1] or a negative count.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: convert the file first") from error
-    reader = csv.DictReader(lines)
-    columns = list(reader.fieldnames or ())
-    if "system" not in columns or len(columns) < 2 or set(columns) - {"system", *ONLINE}:
+    table = read_table(path, ("system",), f"`system` and any of {', '.join(ONLINE)}")
+    if len(table.columns) < 2 or set(table.columns) - {"system", *ONLINE}:
         expected = f"comma-separated `system` and any of {', '.join(ONLINE)}"
-        raise DataError(f"{path}:1: expected {expected}, got {', '.join(columns)[:120] or 'nothing'}")
-    found: dict[str, dict[str, float]] = {name: {} for name in columns if name != "system"}
+        raise DataError(f"{path}:1: expected {expected}, got {', '.join(table.columns)[:120]}")
+    found: dict[str, dict[str, float]] = {name: {} for name in table.columns if name != "system"}
     seen: set[str] = set()
-    for row in reader:
-        where, system = f"{path}:{reader.line_num}", (row["system"] or "").strip()
-        if None in row or None in row.values():
-            raise DataError(f"{where}: expected {len(columns)} comma-separated values: fix the line")
+    for where, row in table.rows:
+        system = row["system"].strip()
         if system not in systems:
             raise DataError(f"{where}: no run of system {system!r}: expected one of {', '.join(systems)[:120]}")
         if system in seen:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -16,6 +16,11 @@ from typing import NamedTuple
 
 from prism.errors import DataError
 from prism.evaluation.report import write_whole
+from prism.files.ids import read_id
+from prism.files.jsonl import dumps, parse_row, write_text
+from prism.files.lines import is_json, text_lines
+from prism.files.tables import read_table
+from prism.files.trec import Judged, LabelTableReader, judged_row, read_label
 from prism.result import printable
 
 COLUMNS = ("query", "document", "human", "model", "decision")
@@ -97,48 +102,68 @@ def _shown(text: str) -> str:
 
 def read_decisions(path: Path, human: Mapping[tuple[str, str], int], top: int) -> dict[tuple[str, str], int]:
     """Decided pairs. Raises DataError with file and line: other columns, an unknown pair, a label not in 0 to `top`."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    reader = csv.DictReader(text.splitlines())
-    if missing := [name for name in ("query", "document", "decision") if name not in (reader.fieldnames or ())]:
-        raise DataError(f"{path}:1: no column {missing[0]!r}: expected comma-separated {', '.join(COLUMNS)}")
     decided: dict[tuple[str, str], int] = {}
-    for row in reader:
-        where, pair = f"{path}:{reader.line_num}", (row["query"], row["document"])
-        if None in row or None in row.values():
-            raise DataError(f"{where}: expected {len(reader.fieldnames or ())} comma-separated values: fix the line")
+    for where, row in read_table(path, ("query", "document", "decision"), ", ".join(COLUMNS)).rows:
+        pair = read_id(row["query"], "query", where), read_id(row["document"], "document", where)
         if pair not in human:
             raise DataError(f"{where}: people never labelled query {pair[0]!r} document {pair[1]!r}: check the ids")
         if pair in decided:
             raise DataError(f"{where}: query {pair[0]!r} document {pair[1]!r} is decided above: keep one of the lines")
         if row["decision"].strip():
-            decided[pair] = _label(row["decision"].strip(), top, where)
+            decided[pair] = _decision(row["decision"].strip(), top, where)
     return decided
 
 
-def _label(text: str, top: int, where: str) -> int:
+def _decision(text: str, top: int, where: str) -> int:
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (value.is_integer() and 0 <= value <= top):
-        raise DataError(f"{where}: decision {text!r} is not a whole number from 0 to {top}: fix the line")
-    return int(value)
+        return read_label(text, where, (0, top))
+    except DataError as error:
+        raise DataError(f"{where}: decision {text!r} is not a whole number from 0 to {top}: fix the line") from error
 
 
-def patch(qrels: Path, decided: Mapping[tuple[str, str], int], out: Path) -> int:
-    """A copy of the label file with the decided labels, otherwise the same text. Returns how many labels changed."""
-    changed, lines = 0, []
-    for line in qrels.read_text(encoding="utf-8").splitlines(keepends=True):
-        columns = line.split("\t") if "\t" in line else line.split()
-        pair = (columns[0].strip(), columns[-2].strip()) if len(columns) >= 3 else ("", "")
-        label = columns[-1].strip() if columns else ""
-        if pair in decided and float(label) != decided[pair]:
-            head, _, tail = line.rpartition(label)
-            line = f"{head}{decided[pair]}{tail}"
-            changed += 1
-        lines.append(line)
-    write_whole(out, "".join(lines))
+def patch(labels: Path, decided: Mapping[tuple[str, str], int], out: Path) -> int:
+    """A copy of the label file with the decided labels, otherwise the same lines. Returns how many labels changed.
+
+    Raises DataError unless each decided pair stands in the file.
+    """
+    read = _json_line if is_json(labels) else _TableLine()
+    changed, lines, left = 0, [], set(decided)
+    for where, line in text_lines(labels):
+        found = read(line, where)
+        if found is not None and (found[0].query, found[0].document) in decided:
+            judged, written = found
+            pair = judged.query, judged.document
+            left.discard(pair)
+            if judged.label != decided[pair]:
+                line = written(decided[pair])
+                changed += 1
+        lines.append(line + "\n")
+    if left:
+        query, document = min(left)
+        raise DataError(f"{labels}: query {query!r} document {document!r} is decided, but no line of its own has it")
+    write_text(out, "".join(lines))
     return changed
+
+
+_Found = tuple[Judged, Callable[[int], str]] | None
+"""The pair on a line, and the line with another label."""
+
+
+class _TableLine:
+    def __init__(self) -> None:
+        self._table = LabelTableReader()
+
+    def __call__(self, line: str, where: str) -> _Found:
+        judged = self._table.read(line, where)
+        if judged is None:
+            return None
+        last = re.search(r"\S+(?=\s*\Z)", line)
+        assert last is not None
+        return judged, lambda label: f"{line[: last.start()]}{label}{line[last.end() :]}"
+
+
+def _json_line(line: str, where: str) -> _Found:
+    row = parse_row(line, where)
+    judged = judged_row(row, where)
+    name = "label" if "label" in row else "score"
+    return None if judged is None else (judged, lambda label: dumps({**row, name: label}))

@@ -17,11 +17,16 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from prism.errors import DataError
-from prism.evaluation.ranking import Judged, Qrels, collect_qrels, line_with, parse_label, read_qrels
+from prism.evaluation.ranking import Qrels
+from prism.files.ids import fits_tables, id_in
+from prism.files.jsonl import read_objects
+from prism.files.lines import ending
+from prism.files.trec import Judged, collect_qrels, judged_row, line_with, read_qrels
 from prism.types import Document
 
 BEIR_QA = ("nfcorpus", "scifact", "scidocs", "fiqa", "trec-covid", "touche2020", "dbpedia", "nq", "hotpotqa")
@@ -133,7 +138,7 @@ def _folder(name: str, root: Path) -> Path:
 
 
 def _is_set(folder: Path) -> bool:
-    return (folder / "corpus.jsonl").is_file() or (folder / "corpus").is_dir()
+    return any((folder / name).exists() for name in ("corpus.jsonl", "corpus.jsonl.gz", "corpus"))
 
 
 def _download(name: str, split: str) -> Path:
@@ -157,17 +162,18 @@ def _read_split(folder: Path, split: str) -> tuple[Qrels, Path]:
     """The qrels, and the file or folder they stand in."""
     places = [folder / "qrels", folder / "default", folder / "data", folder]
     for place in places:
-        for suffix in ("tsv", "trec", "qrels", "txt"):
+        for suffix in ("tsv", "trec", "qrels", "txt", "tsv.gz"):
             if (place / f"{split}.{suffix}").is_file():
                 path = place / f"{split}.{suffix}"
                 return read_qrels(path), path
         rows = [
             *place.glob(f"{split}.jsonl"),
+            *place.glob(f"{split}.jsonl.gz"),
             *sorted(place.glob(f"{split}-*.parquet")),
             *place.glob(f"{split}.parquet"),
         ]
         if rows:
-            return collect_qrels((where, _judged(row, where)) for path in rows for where, row in _read(path)), place
+            return collect_qrels(chain.from_iterable(_judged(_read(path)) for path in rows)), place
     here = sorted({path.name.split(".")[0].split("-")[0] for path in (folder / "qrels").glob("*.*")})
     raise DataError(f"no qrels for split {split!r} in {folder}: {', '.join(here) or 'no split at all'} found in qrels/")
 
@@ -176,12 +182,8 @@ def _place(source: Path, id_: str) -> str:
     return line_with(source, id_) if source.is_file() else str(source)
 
 
-def _judged(row: Mapping[str, Any], where: str) -> Judged:
-    try:
-        query, document, label = row["query-id"], row["corpus-id"], row["score"]
-    except KeyError as error:
-        raise DataError(f"{where}: no field {error}: expected query-id, corpus-id and score") from error
-    return Judged(str(query), str(document), parse_label(label, where))
+def _judged(rows: Iterator[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, Judged]]:
+    return ((where, judged) for where, row in rows if (judged := judged_row(row, where)) is not None)
 
 
 # --- corpus and queries ----------------------------------------------------------------------------------------------
@@ -192,24 +194,27 @@ def _rows_by_id(folder: Path, table: str, split: str) -> Iterator[tuple[str, Map
     seen: set[str] = set()
     for path in _table_files(folder, table, split):
         for where, row in _read(path):
-            id_ = row.get("_id", row.get("id"))
-            if not isinstance(id_, str | int) or str(id_) == "":
+            id_ = id_in(row, ("_id", "id"), where)
+            if id_ is None:
                 raise DataError(f"{where}: no `_id`: expected a row with _id and text")
-            if str(id_) in seen:
-                raise DataError(f"{where}: id {str(id_)!r} stands twice in the {table}: keep one row of the two")
+            if not fits_tables(id_):
+                raise DataError(f"{where}: id {id_!r} holds a tab or line end, which no run can: give it another")
+            if id_ in seen:
+                raise DataError(f"{where}: id {id_!r} stands twice in the {table}: keep one row of the two")
             for field in ("title", "text"):
                 if not isinstance(row.get(field), str | None):
                     raise DataError(
                         f"{where}: `{field}` is {type(row[field]).__name__}, expected a string: fix the row"
                     )
-            seen.add(str(id_))
-            yield str(id_), row
+            seen.add(id_)
+            yield id_, row
 
 
 def _table_files(folder: Path, table: str, split: str) -> list[Path]:
     """Files of one table. The hub has them per table, and where a table is cut by split, the asked split counts."""
     patterns = (
         f"{table}.jsonl",
+        f"{table}.jsonl.gz",
         f"{table}/{split}*.parquet",
         f"{table}/{table}*.parquet",
         f"{table}/*.parquet",
@@ -225,21 +230,14 @@ def _table_files(folder: Path, table: str, split: str) -> list[Path]:
 
 def _read(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(`file:line`, row) of a JSONL or parquet file."""
-    return _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
+    return _read_parquet(path) if ending(path) == ".parquet" else _read_json(path)
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:  # JSON or UTF-8
-                raise DataError(f"{path}:{number}: not a JSON object: is the download complete?") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
-            yield f"{path}:{number}", row
+def _read_json(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for _, place, row in read_objects(path):
+        if isinstance(row, DataError):
+            raise row
+        yield place, row
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

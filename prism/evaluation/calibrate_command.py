@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from prism.errors import CheckpointError, DataError, InputError
+from prism.files.ids import QUERY_IDS, id_in
+from prism.files.jsonl import Drops, Row, read_rows, require_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,30 +95,18 @@ def calibrate(
 
 def read_pairs(path: Path, limit: int | None = None) -> list[Labelled]:
     """Labelled pairs. Raises DataError naming file and line at the first one that is not."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    rows = [_pair(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    rows = [_pair(line.row, line.place) for line in read_rows(path, Drops())]
     if not rows:
         raise DataError(f"{path}: no pairs: expected JSONL lines with query, document, and verdict or label")
     return rows[:limit]
 
 
-def _pair(line: bytes, where: str) -> Labelled:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON: {' '.join(str(error).split())}") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: expected an object, got {type(row).__name__}")
-    for name in ("query", "document"):
-        if not isinstance(row.get(name), str) or not row[name].strip():
-            raise DataError(f"{where}: expected a text in {name!r}, got {type(row.get(name)).__name__}")
+def _pair(row: Row, where: str) -> Labelled:
+    query, document = (require_text(row, name, where) for name in ("query", "document"))
     verdict, label = row.get("verdict"), row.get("label")
     if verdict in ("yes", "no"):
         relevant = verdict == "yes"
-    elif isinstance(label, int | float) and 0 <= label <= 9:  # bool is an int
+    elif isinstance(label, int | float) and 0 <= label <= 9:  # true and false are labels here
         relevant = label >= 1
     else:
         raise DataError(
@@ -126,8 +115,8 @@ def _pair(line: bytes, where: str) -> Labelled:
     title = row.get("title")
     from prism.types import Document
 
-    document = Document(text=row["document"], id=where, title=title if isinstance(title, str) else None)
-    return Labelled(row["query"], str(row.get("query_id") or row["query"]), document, relevant)
+    read = Document(text=document, id=where, title=title if isinstance(title, str) else None)
+    return Labelled(query, id_in(row, QUERY_IDS, where) or query, read, relevant)
 
 
 def held_out(group: str) -> bool:

@@ -21,6 +21,7 @@ from prism.evaluation.beir import BeirSet
 from prism.evaluation.ranking import QueryReranker, Run
 from prism.evaluation.report import shown
 from prism.evaluation.rerankers import parse_spec
+from prism.files.trec import line_with
 
 Say = Callable[[str], None]
 K1, B = 0.9, 0.4
@@ -105,7 +106,7 @@ def run_column(data: BeirSet, name: str, path: Path, decided: Mapping[str, Any])
     strange = next((d for ranked in run.values() for d in ranked if d not in data.corpus), None)
     if strange is not None or not any(run.values()):
         kind, id_ = ("document", strange) if strange is not None else ("query", next(iter(given)))
-        where = ranking.line_with(path, id_)
+        where = line_with(path, id_)
         raise DataError(f"{where}: {kind} {id_!r} is not in {data.name} {data.split}: is the run of another data set?")
     return Column(name, run, scores, time.perf_counter() - start, {**decided, "run": shown(path)})
 

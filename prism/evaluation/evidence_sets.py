@@ -11,18 +11,17 @@ a list of verbatim stretches of the document) and `answers`.
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from prism.data.asked import gather
-from prism.data.jsonl import Drops
 from prism.data.passages import cut
 from prism.data.sources import Text
 from prism.errors import DataError, InputError
 from prism.evidence.sentences import sentences
+from prism.files.jsonl import Drops, read_objects
+from prism.files.lines import is_json
 from prism.text import clean, stable_id
 from prism.types import Document, Record
 
@@ -63,7 +62,7 @@ def load_cases(name: str, root: Path) -> list[Case]:
     """Cases of a set by name, or of a JSONL file. Raises DataError naming file and line, InputError for the name."""
     if name in SETS:
         return list(_unique(SETS[name](root)))
-    if name.endswith(".jsonl"):
+    if is_json(name):
         return list(_unique(_own(Path(name))))
     raise InputError(f"no data set {name!r}: expected one of {', '.join(SETS)}, or a .jsonl file")
 
@@ -82,18 +81,10 @@ def _unique(cases: Iterable[Case]) -> Iterator[Case]:
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if not path.is_file():
         raise DataError(f"no file {path}: point --data at the folder that holds the sets")
-    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}:{number}: not JSON: is the file complete?") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
-            yield f"{path}:{number}", row
+    for _, place, row in read_objects(path):
+        if isinstance(row, DataError):
+            raise row
+        yield place, row
 
 
 def _field(row: Mapping[str, Any], name: str, kind: type, place: str) -> Any:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from pydantic import Field
 
 from prism.errors import DataError, InputError
+from prism.files.ids import fits_tables
+from prism.files.jsonl import write_text
+from prism.files.ledger import append_line, read_ledger
+from prism.files.trec import run_lines
 from prism.types import Document, Judgment, Record, Usage
 
 Run = Mapping[str, Sequence[str]]
@@ -27,17 +30,7 @@ Qrels = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> label; relevant from 1 on."""
 
 MEASURES = ("nDCG@10", "nDCG@5", "nDCG@1", "nDCG", "Recall@100", "MRR@10", "MRR", "MAP", "P@1")
-_LABELS = (-10, 100)
-"""Beyond these a number is no label but a score or an id in the wrong column."""
 _TREC_NAMES = {"Recall": "R", "MRR": "RR", "MAP": "AP"}
-
-
-class Judged(NamedTuple):
-    """One line of a qrels file."""
-
-    query: str
-    document: str
-    label: int
 
 
 # --- measures --------------------------------------------------------------------------------------------------------
@@ -116,116 +109,30 @@ def by_score(scores: Mapping[str, float]) -> list[str]:
 def read_scores(path: Path) -> dict[str, dict[str, float]]:
     """The scores of a TREC run: query -> document -> score."""
     scores: dict[str, dict[str, float]] = {}
-    for where, line in _lines(path):
-        columns = line.split()
-        if len(columns) != 6:
-            raise DataError(f"{where}: got {len(columns)} columns, expected `query Q0 document rank score tag`: fix it")
-        query, _, document, _, text, _ = columns
+    for where, (query, document, score) in run_lines(path):
         ranked = scores.setdefault(query, {})
         if document in ranked:
             raise DataError(f"{where}: document {document!r} stands twice for query {query!r}: keep one of the lines")
-        ranked[document] = _score(text, where)
+        ranked[document] = score
     if not scores:
         raise DataError(f"{path}: the run is empty: expected lines `query Q0 document rank score tag`")
     return scores
 
 
 def write_run(path: Path, run: Run, tag: str) -> None:
-    """Write a TREC run; scores count down so that every reader sees this order (see `_with_scores`)."""
+    """Write a TREC run; scores count down so that every reader sees this order (see `_with_scores`).
+
+    Separated by spaces, as trec_eval wants it; by tabs where an id holds a space, as BEIR's qrels are.
+    """
     tag = "_".join(tag.split()) or "run"
     lines = []
     for query, ranked in run.items():
         for rank, (document, score) in enumerate(_descending(query, ranked), start=1):
-            if len(f"x{query}x".split()) != 1 or len(f"x{document}x".split()) != 1:
-                raise DataError(f"id with a space cannot stand in a TREC run: query {query!r}, document {document!r}")
-            lines.append(f"{query} Q0 {document} {rank} {score:.0f} {tag}\n")
-    path.write_text("".join(lines), encoding="utf-8")
-
-
-def read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """BEIR's qrels (tab-separated `query-id corpus-id score` under a header) or TREC's (`query 0 document label`)."""
-    return collect_qrels(_qrels_lines(path))
-
-
-def _qrels_lines(path: Path) -> Iterator[tuple[str, Judged]]:
-    """Lines that all look like the first one. Raises DataError at the first that does not."""
-    layout: tuple[str, int] | None = None
-    for where, line in _lines(path):
-        columns = [column.strip() for column in (line.split("\t") if "\t" in line else line.split())]
-        if layout is None and {"query-id", "corpus-id"} & set(columns):
-            if columns[:3] != ["query-id", "corpus-id", "score"]:
-                raise DataError(f"{where}: header {' '.join(columns)!r}: expected query-id, corpus-id, score")
-            continue
-        judged = _judged(columns, where)
-        found = ("tabs" if "\t" in line else "spaces", len(columns))
-        layout = layout or found
-        if found[0] != layout[0]:
-            raise DataError(f"{where}: separated by {found[0]}, the lines above by {layout[0]}: use one of the two")
-        if found[1] != layout[1]:
-            raise DataError(f"{where}: {found[1]} columns, the lines above have {layout[1]}: fix the line")
-        yield where, judged
-
-
-def collect_qrels(judged: Iterable[tuple[str, Judged]]) -> dict[str, dict[str, int]]:
-    """Qrels from (where it stands, judged pair). Raises DataError when a pair carries two labels, or there is none."""
-    qrels: dict[str, dict[str, int]] = {}
-    where = "qrels"
-    for where, (query, document, label) in judged:
-        if qrels.setdefault(query, {}).setdefault(document, label) != label:
-            known = qrels[query][document]
-            raise DataError(f"{where}: {query!r} {document!r} is labelled {label}, but {known} above: keep one of them")
-    if not qrels:
-        raise DataError(f"{where}: no labelled pair: expected `query-id corpus-id score` or TREC's 4 columns")
-    return qrels
-
-
-def parse_label(value: object, where: str) -> int:
-    """A whole number from -10 (TREC has negative ones for spam) to 100, also when written `1.0`."""
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = math.nan
-    if not number.is_integer():  # False for nan and inf
-        raise DataError(f"{where}: label {value!r} is not a whole number: fix the line")
-    if not _LABELS[0] <= number <= _LABELS[1]:
-        raise DataError(f"{where}: label {value!r} is off any scale ({_LABELS[0]} to {_LABELS[1]}): fix the line")
-    return int(number)
-
-
-def _judged(columns: Sequence[str], where: str) -> Judged:
-    if len(columns) not in (3, 4) or not all(columns):
-        expected = "3 columns `query-id corpus-id score` or 4 columns `query 0 document label`"
-        raise DataError(f"{where}: expected {expected}, got {len(columns)}: fix the line")
-    return Judged(columns[0], columns[-2], parse_label(columns[-1], where))
-
-
-def _score(text: str, where: str) -> float:
-    try:
-        score = float(text)
-    except ValueError:
-        score = math.nan
-    if not math.isfinite(score):
-        raise DataError(f"{where}: score {text!r} is not a finite number: fix the line")
-    return score
-
-
-def line_with(path: Path, word: str) -> str:
-    """`file:line` of the first line with this word (an id), for messages about it."""
-    return next((where for where, line in _lines(path) if word in line.split()), str(path))
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(`file:line`, text) of the lines that are not blank."""
-    if not path.is_file():
-        raise DataError(f"no file {path}: check the path")
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}:{number}: not UTF-8 text: is this the right file?") from error
-            if text.strip():
-                yield f"{path}:{number}", text
+            if not fits_tables(query + document):
+                raise DataError(f"no run can hold a tab or line end in an id: query {query!r}, document {document!r}")
+            lines.append((query, "Q0", document, str(rank), f"{score:.0f}", tag))
+    spaced = any(len(f"x{query}x x{document}x".split()) != 2 for query, _, document, *_ in lines)
+    write_text(path, "".join(("\t" if spaced else " ").join(line) + "\n" for line in lines))
 
 
 # --- reranking, resumable --------------------------------------------------------------------------------------------
@@ -291,30 +198,13 @@ class State:
 
     def read(self) -> dict[str, Reranked]:
         """Task id -> what is finished. A last line that was cut off when the program died is dropped from the file."""
-        finished: dict[str, Reranked] = {}
-        content = self.path.read_bytes() if self.path.is_file() else b""
-        start = 0
-        for number, line in enumerate(content.splitlines(keepends=True), start=1):
-            try:
-                if not line.endswith(b"\n"):
-                    raise ValueError("cut off")
-                done = Reranked.model_validate_json(line)
-            except ValueError as error:  # pydantic's own is one
-                if start + len(line) < len(content):
-                    raise DataError(f"{self.path}:{number}: not a finished query: start over with --fresh") from error
-                os.truncate(self.path, start)
-                self._say(f"dropped line {number} of {self.path.name}: it was cut off; its query is ranked again")
-                break
-            finished[done.id] = done
-            start += len(line)
-        return finished
+        what, cure = "a finished query", "start over with --fresh"
+        lines = read_ledger(self.path, Reranked.model_validate_json, what=what, cure=cure, say=self._say)
+        return {done.id: done for done in lines}
 
     def append(self, done: Reranked) -> None:
         """One write per task, on disk before the next one counts."""
-        with self.path.open("ab") as file:
-            file.write(done.model_dump_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path, done.model_dump_json())
 
 
 def rerank(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ from scipy import optimize, stats
 
 from prism.errors import DataError, InputError
 from prism.evaluation.statistics import Interval
+from prism.files.ids import read_id
+from prism.files.tables import read_table
 from prism.types import Record
 
 POPULARITY = ("tail", "torso", "head")
@@ -36,27 +37,16 @@ def read_queries(path: Path) -> list[QueryRow]:
 
     Raises DataError with file and line: no such column, another separator, a query twice, names mixed with numbers.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: convert the file first") from error
-    reader = csv.DictReader(lines)
-    if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
-        got = ", ".join(reader.fieldnames or ()) or "nothing"
-        raise DataError(
-            f"{path}:1: no column {missing[0]!r}: expected comma-separated {', '.join(_COLUMNS)}, got {got}"
-        )
+    table = read_table(path, _COLUMNS)
     rows: dict[str, QueryRow] = {}
-    for row in reader:
-        where = f"{path}:{reader.line_num}"
-        if None in row or any(not (row[name] or "").strip() for name in _COLUMNS):
-            raise DataError(f"{where}: expected {len(reader.fieldnames or ())} comma-separated values, none empty")
-        if row["query"] in rows:
-            raise DataError(f"{where}: query {row['query']!r} stands twice: keep one of the lines")
-        rows[row["query"]] = QueryRow(row["query"], row["interest"].strip(), _popularity(row["popularity"].strip()))
-        if type(rows[row["query"]].popularity) is not type(next(iter(rows.values())).popularity):
+    for where, row in table.rows:
+        if any(not row[name].strip() for name in _COLUMNS):
+            raise DataError(f"{where}: expected {len(table.columns)} comma-separated values, none empty")
+        query = read_id(row["query"], "query", where)
+        if query in rows:
+            raise DataError(f"{where}: query {query!r} stands twice: keep one of the lines")
+        rows[query] = QueryRow(query, row["interest"].strip(), _popularity(row["popularity"].strip()))
+        if type(rows[query].popularity) is not type(next(iter(rows.values())).popularity):
             raise DataError(
                 f"{where}: popularity {row['popularity']!r}: a number above and a name here, or the reverse"
             )

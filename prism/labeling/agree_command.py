@@ -90,10 +90,12 @@ def agree(
 
 def _read_all(path: Path, scale: Scale | None) -> list[LabelFile]:
     """A label file; of JSONL, each juror's part as well."""
-    from prism.labeling.label_files import WIDEST, read_labels
-    from prism.labeling.label_records import RECORDS, read_records
+    from prism.files.lines import is_json
+    from prism.files.trec import WIDEST
+    from prism.labeling.label_files import read_labels
+    from prism.labeling.label_records import read_records
 
-    return read_records(path, scale or WIDEST) if path.suffix in RECORDS else [read_labels(path, scale)]
+    return read_records(path, scale or WIDEST) if is_json(path) else [read_labels(path, scale)]
 
 
 def parse_scale(text: str) -> Scale:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Generic, TypeVar
 
 from pydantic import Field
 
-from prism.errors import DataError
+from prism.files.jsonl import dumps
+from prism.files.ledger import append_line, read_ledger
 from prism.labeling.failures import Stop, Undelivered
-from prism.text import clean
 from prism.types import Record
 
 R = TypeVar("R", bound=Record)
@@ -41,32 +40,16 @@ class Kept(Generic[R]):
 
         Raises DataError naming file and line when anything else is not one of our lines.
         """
-        finished: dict[str, R] = {}
-        content = self.path.read_bytes() if self.path.is_file() else b""
-        start = 0
-        for number, line in enumerate(content.splitlines(keepends=True), start=1):
-            try:
-                if not line.endswith(b"\n"):
-                    raise ValueError("cut off")
-                row = json.loads(line)
-                finished[str(row["key"])] = self._kind.model_validate(row["value"])
-            except (ValueError, KeyError, TypeError) as error:  # pydantic's own is a ValueError
-                if start + len(line) < len(content):
-                    raise DataError(f"{self.path}:{number}: not a finished record: move the file away") from error
-                os.truncate(self.path, start)
-                self._say(f"dropped line {number} of {self.path.name}: it was cut off; it is done again")
-                break
-            start += len(line)
-        return finished
+        cure = "move the file away"
+        return dict(read_ledger(self.path, self._read, what="a finished record", cure=cure, say=self._say))
+
+    def _read(self, line: bytes) -> tuple[str, R]:
+        row = json.loads(line)
+        return str(row["key"]), self._kind.model_validate(row["value"])
 
     def append(self, key: str, value: R) -> None:
         """One write, on disk when this returns."""
-        line = json.dumps({"key": key, "value": value.model_dump(mode="json")}, ensure_ascii=False)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.write(clean(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path, dumps({"key": key, "value": value.model_dump(mode="json")}))
 
 
 class Asked(Record):

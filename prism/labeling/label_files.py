@@ -7,8 +7,7 @@ or by spaces throughout, with or without a header line; or JSONL as `prism label
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,14 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prism.errors import DataError, InputError
+from prism.files.lines import is_json
+from prism.files.trec import WIDEST, judged_lines
 
 Scale = tuple[int, int]
 """Lowest and highest label."""
-WIDEST: Scale = (-10, 100)
-"""Beyond this a number is taken for something other than a label, such as a score or an id."""
-
-_WHOLE = re.compile(r"[+-]?[0-9]{1,9}(?:\.0*)?")
-_LABEL_COLUMN = {"label", "score", "relevance", "rel", "grade", "judgment", "judgement"}
 
 
 class Place(NamedTuple):
@@ -62,87 +58,24 @@ def read_labels(path: Path, scale: Scale | None = None) -> LabelFile:
     missing or empty file, text that is not UTF-8, wrong columns, separators that change, a label that is not a whole
     number or is off the scale, and a pair that stands twice. JSONL: as `read_records` says.
     """
-    from prism.labeling.label_records import RECORDS, read_records
+    from prism.labeling.label_records import read_records
 
-    if path.suffix in RECORDS:
+    if is_json(path):
         return read_records(path, scale or WIDEST)[0]
     labels: dict[Place, int] = {}
     lines: dict[Place, int] = {}
-    layout: _Layout | None = None
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
-        columns, found = _split(line, where)
-        if layout is None:
-            if _is_header(columns):
-                continue
-            layout = found
-        _check_layout(found, layout, where)
-        place = Place(columns[0], columns[-2])
+    for where, judged in judged_lines(path, scale or WIDEST):
+        place = Place(judged.query, judged.document)
         if place in labels:
             raise DataError(
                 f"{where}: query {_short(place.query)} document {_short(place.document)} stands twice,"
                 f" first in line {lines[place]}: keep one of them"
             )
-        labels[place] = _label(columns[-1], scale or WIDEST, where)
-        lines[place] = number
+        labels[place] = judged.label
+        lines[place] = int(where.rpartition(":")[2])
     if not labels:
         raise DataError(f"{path}: no labels: expected lines `query 0 document label` or `query document label`")
     return LabelFile(name=path.name.rpartition(".")[0] or path.name, path=path, labels=labels, lines=lines)
-
-
-class _Layout(NamedTuple):
-    separator: str
-    columns: int
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text) of the lines that are not blank."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}: check the path") from error
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}:{number}: not UTF-8 text: is this a label file?") from error
-        if text.strip():
-            yield number, text
-
-
-def _split(line: str, where: str) -> tuple[list[str], _Layout]:
-    tabs = "\t" in line.strip()
-    columns = [column.strip() for column in line.strip().split("\t")] if tabs else line.split()
-    expected = "4 columns `query 0 document label` or 3 columns `query document label`"
-    if len(columns) not in (3, 4):
-        if tabs and len(line.split()) in (3, 4):
-            raise DataError(f"{where}: tabs and spaces are mixed: separate all columns by one of the two")
-        raise DataError(f"{where}: got {len(columns)} columns, expected {expected}: fix the line")
-    if not all(columns):
-        raise DataError(f"{where}: column {columns.index('') + 1} is empty, expected {expected}: fix the line")
-    return columns, _Layout("tabs" if tabs else "spaces", len(columns))
-
-
-def _is_header(columns: Sequence[str]) -> bool:
-    return columns[-1].lower() in _LABEL_COLUMN
-
-
-def _check_layout(found: _Layout, first: _Layout, where: str) -> None:
-    if found.separator != first.separator:
-        raise DataError(
-            f"{where}: separated by {found.separator}, the lines above by {first.separator}: use one of the two"
-        )
-    if found.columns != first.columns:
-        raise DataError(f"{where}: {found.columns} columns, the lines above have {first.columns}: fix the line")
-
-
-def _label(text: str, scale: Scale, where: str) -> int:
-    if not _WHOLE.fullmatch(text):
-        raise DataError(f"{where}: label {_short(text)} is not a whole number: fix the line")
-    label = int(float(text))
-    if not scale[0] <= label <= scale[1]:
-        raise DataError(f"{where}: label {label} is off the scale {scale[0]} to {scale[1]}: fix the line")
-    return label
 
 
 def _short(text: str) -> str:

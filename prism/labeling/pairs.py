@@ -6,7 +6,6 @@ panels of recorded votes, which need ids but no texts. Nothing is held in memory
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,7 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prism.errors import DataError
-from prism.text import clean, stable_id
+from prism.files.ids import DOCUMENT_IDS, QUERY_IDS, id_in
+from prism.files.jsonl import is_array, parse_row, read_objects, require_text
+from prism.files.lines import byte_lines, decode, is_json, is_packed, open_bytes
+from prism.files.trec import Judged, LabelTableReader
+from prism.text import stable_id
 from prism.types import Document
 
 
@@ -54,32 +57,69 @@ Item = LabelPair | BadLine | Repeated
 
 
 def read_pairs(path: Path) -> Iterator[Item]:
-    """Every line that is not blank. Raises DataError when there is no such file."""
-    return (item for _, item in scan(path) if item is not None)
+    """Every line that is not blank, of a file packed or not. Raises DataError when there is no such file."""
+    _require_file(path)
+    with _Seen() as seen:
+        for item in _items(path):
+            if (found := seen.first(item)) is not None:
+                yield found
+
+
+def _items(path: Path) -> Iterator[LabelPair | BadLine | None]:
+    if not is_json(path):
+        read = LineReader(path)
+        with open_bytes(path) as stream:
+            yield from (read(number, line) for number, line in byte_lines(stream, str(path)))
+        return
+    for number, where, row in read_objects(path):
+        try:
+            if isinstance(row, DataError):
+                raise row
+            yield _from_row(number, row, where)
+        except DataError as error:
+            yield BadLine(number, str(error).removeprefix(f"{where}: "))
 
 
 def scan(path: Path) -> Iterator[tuple[bytes, Item | None]]:
-    """Every line as it stands, and what it is; None for a blank line or a header."""
+    """Every line as it stands, and what it is; None for a blank line or a header. For files whose lines are records:
+
+    raises DataError for packed files and JSON arrays, and when there is no such file.
+    """
+    _require_file(path)
+    with path.open("rb") as file, _Seen() as seen:
+        read = LineReader(path)
+        if is_packed(file):
+            raise DataError(f"{path}: a packed file cannot be read in parts: unpack it, or run without --workers")
+        for number, line in byte_lines(file, str(path)):
+            if number == 1 and is_json(path) and is_array(line):
+                raise DataError(f"{path}: a JSON array cannot be read in parts: write one object a line")
+            yield line, seen.first(read(number, line))
+
+
+def _require_file(path: Path) -> None:
     if not path.is_file():
         raise DataError(f"no pairs {path}: expected JSONL with query and document, or qrels")
-    with path.open("rb") as file, _Seen() as seen:
-        for number, line in enumerate(file, start=1):
-            pair = parse_line(path, number, line)
-            if isinstance(pair, LabelPair) and not seen.add(pair.id):
-                yield line, Repeated(number)
-            else:
-                yield line, pair
 
 
-def parse_line(path: Path, number: int, line: bytes) -> LabelPair | BadLine | None:
-    """One line of a pairs file; its name says of which kind. None for a blank line or a header."""
-    if not line.strip():
-        return None
-    parse = _from_json if path.suffix in (".jsonl", ".json", ".ndjson") else _from_qrels
-    try:
-        return parse(number, line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except UnicodeDecodeError:
-        return BadLine(number, "not UTF-8 text")
+class LineReader:
+    """Lines of a pairs file; its name says of which kind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._json, self._table = path, is_json(path), LabelTableReader()
+
+    def __call__(self, number: int, line: bytes) -> LabelPair | BadLine | None:
+        """One line: None for a blank line or a header."""
+        where = f"{self._path}:{number}"
+        try:
+            text = decode(line, where)
+            if not text.strip():
+                return None
+            if self._json:
+                return _from_row(number, parse_row(text, where), where)
+            judged = self._table.read(text, where)
+            return None if judged is None else _from_judged(number, judged)
+        except DataError as error:
+            return BadLine(number, str(error).removeprefix(f"{where}: "))
 
 
 def count_lines(path: Path) -> int:
@@ -90,44 +130,23 @@ def count_lines(path: Path) -> int:
         return sum(1 for line in file if line.strip())
 
 
-def _from_json(number: int, line: str) -> LabelPair | BadLine:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return BadLine(number, f"not JSON: {str(error)[:120]}")
-    if not isinstance(record, dict):
-        return BadLine(number, f"expected an object with query and document, got {type(record).__name__}")
-    names = ("query_id", "doc_id", "title")
-    query_id, doc_id, title = (None if record.get(name) is None else clean(str(record[name])) for name in names)
-    texts = []
-    for name in ("query", "document"):
-        text = record.get(name)
-        if text is None and query_id and doc_id and not ("query" in record or "document" in record):
-            text = ""  # ids alone: enough for recorded votes
-        elif not isinstance(text, str):
-            return BadLine(number, f"expected a string in {name}, got {type(text).__name__}")
-        elif not text.strip():
-            return BadLine(number, f"{name} is blank")
-        texts.append(text)
-    query, text = texts
+def _from_row(number: int, row: dict[str, Any], where: str) -> LabelPair:
+    query_id, doc_id = id_in(row, QUERY_IDS, where), id_in(row, DOCUMENT_IDS, where)
+    title = row.get("title")
+    if query_id and doc_id and row.get("query") is None and row.get("document") is None:
+        query = text = ""  # ids alone: enough for recorded votes
+    else:
+        query, text = (require_text(row, name, where) for name in ("query", "document"))
     id_ = stable_id(query, text) if text else stable_id("", query_id or "", doc_id or "")
-    document = Document(text=text, id=doc_id, title=title)
-    return LabelPair(id_, number, query, document, query_id, doc_id, record)
+    document = Document(text=text, id=doc_id, title=None if title is None else str(title))
+    return LabelPair(id_, number, query, document, query_id, doc_id, row)
 
 
-def _from_qrels(number: int, line: str) -> LabelPair | BadLine | None:
-    columns = line.split()
-    if columns[:3] == ["query-id", "corpus-id", "score"]:
-        return None
-    if len(columns) not in (3, 4):
-        return BadLine(
-            number, f"expected `query 0 document label` or `query document label`, got {len(columns)} columns"
-        )
-    query_id, doc_id = columns[0], columns[-2]
+def _from_judged(number: int, judged: Judged) -> LabelPair:
+    query_id, doc_id = judged.query, judged.document
     record = {"query_id": query_id, "doc_id": doc_id}
-    return LabelPair(
-        stable_id("", query_id, doc_id), number, "", Document(text="", id=doc_id), query_id, doc_id, record
-    )
+    document = Document(text="", id=doc_id)
+    return LabelPair(stable_id("", query_id, doc_id), number, "", document, query_id, doc_id, record)
 
 
 class _Seen:
@@ -138,9 +157,12 @@ class _Seen:
         self._db.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
         self._db.execute("BEGIN")
 
-    def add(self, id_: str) -> bool:
-        """False when it was there."""
-        return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (id_,)).rowcount == 1
+    def first(self, item: LabelPair | BadLine | None) -> Item | None:
+        """The item; Repeated when its pair was there before."""
+        if isinstance(item, LabelPair):
+            new = self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (item.id,)).rowcount == 1
+            return item if new else Repeated(item.line)
+        return item
 
     def __enter__(self) -> _Seen:
         return self

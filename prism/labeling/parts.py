@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 from prism.errors import DataError
-from prism.labeling.pairs import LabelPair, parse_line, scan
+from prism.labeling.pairs import LabelPair, LineReader, scan
 from prism.labeling.run import Counts
 from prism.types import Record
 
@@ -65,8 +65,9 @@ def read_part(path: Path, part: Part) -> Iterator[LabelPair]:
             lines = BytesIO(file.read(part.size))
     except OSError as error:
         raise DataError(f"{path}: {error}: pairs must lie where every worker can read them") from error
+    read = LineReader(path)
     for number, line in enumerate(lines, start=part.first_line):
-        pair = None if number in skip else parse_line(path, number, line)
+        pair = None if number in skip else read(number, line)
         if isinstance(pair, LabelPair):
             yield pair
         elif pair is not None:

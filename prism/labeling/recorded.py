@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anyio import to_thread
 
 from prism.errors import DataError, InputError
+from prism.files.ids import DOCUMENT_IDS, QUERY_IDS, id_in
+from prism.files.jsonl import read_objects
+from prism.files.lines import is_json
+from prism.files.trec import judged_lines, read_label
 from prism.labeling.answers import Answer, dated, failed
 from prism.labeling.pairs import LabelPair
 from prism.labeling.panel import RecordedJuror
@@ -85,55 +88,27 @@ def read_recorded(path: Path) -> Iterator[tuple[str, Recorded]]:
     """
     if not path.is_file():
         raise DataError(f"no recorded votes {path}: check the juror's path in the panel file")
-    parse = _recorded_json if path.suffix in (".jsonl", ".json", ".ndjson") else _recorded_qrels
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}:{number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{where}: not UTF-8 text: is this the right file?") from error
-            recorded = parse(text, where) if text.strip() else None
-            if recorded is not None:
-                yield where, recorded
+    if is_json(path):
+        for _, where, row in read_objects(path):
+            if isinstance(row, DataError):
+                raise row
+            yield where, _recorded(row, where)
+    else:
+        for where, judged in judged_lines(path):
+            yield where, Recorded(stable_id("", judged.query, judged.document), judged.label, None)
 
 
-def _recorded_qrels(line: str, where: str) -> Recorded | None:
-    columns = line.split()
-    if columns[:3] == ["query-id", "corpus-id", "score"]:
-        return None
-    if len(columns) not in (3, 4):
-        raise DataError(
-            f"{where}: expected `query 0 document label` or `query document label`, got {len(columns)} columns"
-        )
-    return Recorded(stable_id("", columns[0], columns[-2]), _whole(columns[-1], where), None)
-
-
-def _recorded_json(line: str, where: str) -> Recorded:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON: {error}") from error
-    if not isinstance(record, Mapping) or "label" not in record:
+def _recorded(row: Mapping[str, Any], where: str) -> Recorded:
+    if "label" not in row:
         raise DataError(f"{where}: expected an object with label")
-    if isinstance(record.get("pair_id"), str):
-        key = record["pair_id"]
-    elif record.get("query_id") is not None and record.get("doc_id") is not None:
-        key = stable_id("", str(record["query_id"]), str(record["doc_id"]))
-    elif isinstance(record.get("query"), str) and isinstance(record.get("document"), str):
-        key = stable_id(record["query"], record["document"])
+    query_id, doc_id = id_in(row, QUERY_IDS, where), id_in(row, DOCUMENT_IDS, where)
+    if isinstance(row.get("pair_id"), str):
+        key = row["pair_id"]
+    elif query_id is not None and doc_id is not None:
+        key = stable_id("", query_id, doc_id)
+    elif isinstance(row.get("query"), str) and isinstance(row.get("document"), str):
+        key = stable_id(row["query"], row["document"])
     else:
         raise DataError(f"{where}: no pair named: expected pair_id, query_id and doc_id, or query and document")
-    label = None if record["label"] is None else _whole(record["label"], where)
-    return Recorded(key, label, str(record.get("failure") or "unknown") if label is None else None)
-
-
-def _whole(value: object, where: str) -> int:
-    """A whole number, also when written `1.0`; true and false are not numbers."""
-    try:
-        number = float("nan" if isinstance(value, bool) else str(value))
-    except ValueError:
-        number = float("nan")
-    if not number.is_integer():
-        raise DataError(f"{where}: label {value!r} is not a whole number: fix the line")
-    return int(number)
+    label = None if row["label"] is None else read_label(row["label"], where)
+    return Recorded(key, label, str(row.get("failure") or "unknown") if label is None else None)

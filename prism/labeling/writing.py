@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from prism.data.jsonl import Drops, JsonlWriter, Line, Row
+from prism.files.jsonl import Drops, JsonlWriter, Line, Row
 from prism.labeling.asking import Asked, Kept, Say, ask_all
 from prism.labeling.failures import BadAnswer
 from prism.labeling.money import Price

@@ -14,7 +14,7 @@ import typer
 from prism.errors import InputError
 
 if TYPE_CHECKING:
-    from prism.data.jsonl import Drops, Line, OnBad
+    from prism.files.jsonl import Drops, Line, OnBad
     from prism.labeling.asking import Asked
     from prism.labeling.chat import ChatClient, Provider
     from prism.labeling.writing import Writer
@@ -98,14 +98,14 @@ class _Reading:
     def lines(self, drops: Drops) -> Iterator[Line]:
         from itertools import islice
 
-        from prism.data.jsonl import read_pairs
+        from prism.files.jsonl import read_pairs
         from prism.labeling.writing import is_yes
 
         lines = read_pairs(self.labels, drops, self._on_bad)
         yield from islice((line for line in lines if is_yes(line.row, self._yes_from)), self._limit)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        from prism.data.jsonl import Drops
+        from prism.files.jsonl import Drops
 
         return (line.row for line in self.lines(Drops()))
 
@@ -195,7 +195,7 @@ def _judge(writer: Writer, read: _Reading, client: ChatClient, model: str, least
 
 def _report(writer: Writer, read: _Reading, out: Path, asked: Asked, judged: dict[str, str]) -> None:
     from prism.data.command_app import finish as echo_report
-    from prism.data.jsonl import Drops, write_report
+    from prism.files.jsonl import Drops, write_report
     from prism.labeling.writing import RUBRIC_ID, finish
 
     drops = Drops()

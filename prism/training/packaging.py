@@ -8,7 +8,7 @@ from typing import Any
 
 from prism import catalogue
 from prism.checkpoint import CONFIG_NAME, Checkpoint, PrismConfig
-from prism.data.jsonl import write_text
+from prism.files.jsonl import write_text
 from prism.merge import ADAPTER, ADAPTER_WEIGHTS
 from prism.template import Template
 from prism.training.model import merged

@@ -15,8 +15,8 @@ from typing import Any
 from rich.console import Console
 
 from prism.checkpoint import CONFIG_NAME
-from prism.data.jsonl import write_text
 from prism.errors import RecipeError
+from prism.files.jsonl import write_text
 from prism.template import Template
 from prism.training.batches import collator
 from prism.training.dataset import as_dataset

@@ -1,0 +1,1 @@
+"""Formats in and out: one reader for one format, whichever command reads it."""
