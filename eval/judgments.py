@@ -46,9 +46,9 @@ from prism.evaluation.label_baselines import embedded, lsa
 from prism.evaluation.recorded import as_pairs, read_recorded, write_labels
 from prism.evaluation.report import Report, Section, command_line, versions
 from prism.labeling.asking import Kept, ask_all
-from prism.labeling.failures import BadAnswer
 from prism.labeling.label_files import read_labels
 from prism.labeling.rubrics import RUBRICS, Rubric
+from prism.llm.failures import BadAnswer
 from prism.text import stable_id
 from prism.types import Record
 

@@ -335,7 +335,7 @@ def _replace_unencodable() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    from prism.result import printable
+    from prism.text import printable
 
     typer.echo(f"error: {' '.join(printable(message).split())}", err=True)
     raise typer.Exit(2)
@@ -439,13 +439,13 @@ def _console() -> Console:
 def _plain(text: str, style: str = "") -> Text:
     from rich.text import Text
 
-    from prism.result import printable
+    from prism.text import printable
 
     return Text(printable(text), style)
 
 
 def _print_result(result: RerankResult, *, as_json: bool, context: int | None) -> None:
-    from prism.result import printable
+    from prism.text import printable
 
     for warning in result.warnings:
         typer.echo(f"warning: {printable(warning)}", err=True)

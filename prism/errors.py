@@ -10,7 +10,7 @@ PrismError
 ├── PanelError         a panel file is wrong, or does not fit the votes it would add to
 └── EngineError        the model could not compute what was asked
     ├── LabelMissing   a label's log-probability was not returned: never replaced by a guess
-    └── ChatError      an LLM behind an API gave no usable answer; its kinds are in prism.labeling.chat
+    └── ChatError      an LLM behind an API gave no usable answer; its kinds are in prism.llm.chat
 
 Each message says what was got, what was expected and what to do next, in one line.
 """

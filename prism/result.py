@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import html
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PrivateAttr
 
 from prism.errors import InputError
+from prism.text import printable as printable
 from prism.types import Judgment, Outcome, Record, Usage
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 CountTokens = Callable[[str], int]
-
-# Control characters but tab and newline, line and paragraph separators, bidirectional overrides, lone surrogates.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class RerankResult(Record):
@@ -135,11 +132,6 @@ class Judged(Record):
 
 Event = Ranked | Contributed | Judged | RerankResult
 """What `Reranker.astream` yields: one `Ranked`, then evidence as it is found, last the whole result."""
-
-
-def printable(text: str) -> str:
-    """Text that can only be read: what could steer a terminal becomes U+FFFD, one for one, so offsets stay right."""
-    return _UNPRINTABLE.sub("\ufffd", text.replace("\r", " "))
 
 
 # --- for an LLM ------------------------------------------------------------------------------------------------------

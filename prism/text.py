@@ -10,6 +10,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
+# Control characters but tab and newline, line and paragraph separators, bidirectional overrides, lone surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 INVISIBLE = (
     "\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb"
@@ -120,6 +122,11 @@ def clean_all(value: Any) -> Any:
     if isinstance(value, dict):
         return {clean(key): clean_all(item) for key, item in value.items()}
     return value
+
+
+def printable(text: str) -> str:
+    """Text that can only be read: what could steer a terminal becomes U+FFFD, one for one, so offsets stay right."""
+    return _UNPRINTABLE.sub("\ufffd", text.replace("\r", " "))
 
 
 def as_id(value: object) -> str:

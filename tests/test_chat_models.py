@@ -14,8 +14,8 @@ from prism.evaluation import judge
 from prism.evaluation.chat_models import LocalChat, parse_endpoint
 from prism.evaluation.evidence_quality import Extract
 from prism.evaluation.evidence_sets import make_case
-from prism.labeling.chat import ChatClient
-from prism.labeling.failures import BadAnswer, Rejected
+from prism.llm.chat import ChatClient
+from prism.llm.failures import BadAnswer, Rejected
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -154,7 +154,7 @@ def test_rerank_input_errors(tiny: list[str], files: list[str], tmp_path: Path) 
     fails("bad.jsonl:2: not UTF-8", "rerank", "q", file(b'{"text": "a"}\n\xff'), *tiny)
     fails("bad.jsonl:1: not JSON", "rerank", "q", file(b"[" * 100_000), *tiny)
     fails("standard input:2: not JSON", "rerank", "q", *tiny, stdin='{"text": "a"}\nplain\n')
-    fails("cannot read", "rerank", "q", str(tmp_path / "absent.txt"), *tiny)
+    fails("no file", "rerank", "q", str(tmp_path / "absent.txt"), *tiny)
     fails("cannot read", "rerank", "q", str(tmp_path), *tiny)
     fails("no documents", "rerank", "q", file(b""), *tiny)
     fails("no documents", "rerank", "q", *tiny, stdin="\n")
@@ -296,7 +296,7 @@ def test_as_a_process(tmp_path: Path) -> None:
     assert all(command in shown.stdout for command in ("rerank", "demo", "serve", "train", "version"))
     failed = prism("rerank", "q", str(tmp_path / "absent.txt"))
     assert (failed.returncode, failed.stdout) == (2, "")
-    assert failed.stderr.startswith("error: cannot read")
+    assert failed.stderr.startswith("error: no file")
     assert "Traceback" not in failed.stderr
     assert prism("rerank").returncode == 2
     assert prism("nonsense").returncode == 2

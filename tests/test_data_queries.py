@@ -330,9 +330,9 @@ def test_a_search_that_fails_is_dropped_and_one_that_stops_is_said(tmp_path: Pat
         done = run(*base, "--url", server.url)
         assert done.exit_code == 0, done.stderr
     assert [row["query"] for row in load(tmp_path / "w.jsonl")] == ["good"]
-    assert "dropped 1: 422 too odd" in done.stderr
+    assert "rejected the request (422): too odd" in done.stderr
     assert "dropped 1: nothing found" in done.stderr
-    with HttpServer(lambda request: Reply("no", 403)) as server:
+    with HttpServer(lambda request: Reply("no", 401)) as server:
         failed = run(*base, "--url", server.url)
         assert failed.exit_code == 2
-        assert "the key may not do this" in failed.stderr
+        assert "refused the key (401)" in failed.stderr

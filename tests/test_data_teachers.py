@@ -19,13 +19,13 @@ from http_server import HttpServer, Reply, Request
 from typer.testing import CliRunner
 
 from prism import cli
-from prism.data.http_api import Stopped
-from prism.data.teacher_api import ApiTeacher
 from prism.data.teacher_local import load_teacher
 from prism.data.teacher_store import Cost, TeacherStore, score_key
 from prism.data.teachers import BudgetReached, Limits, estimate, score_locally, score_with_api, scored, squashed
 from prism.errors import CheckpointError, DataError, InputError
 from prism.files.jsonl import Drops, Line
+from prism.llm.failures import Stop
+from prism.llm.rerank_api import ApiTeacher
 
 ROOT = Path(__file__).parents[1]
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
@@ -151,15 +151,14 @@ def test_one_refused_document_is_found_by_halving(tmp_path: Path) -> None:
         with TeacherStore(tmp_path / "s", teacher.name) as store:
             found, drops = run(rows, teacher, store)
             assert store.spent().unanswered_calls == 0
+    refused = "rejected the request (422): bad document"
     assert len(found) == 6
     assert drops.report() == {
-        "the teacher refused it: 422 bad document": {"count": 1, "first": ["pairs.jsonl:7"]},
+        f"the teacher refused it: {teacher.url} {refused}": {"count": 1, "first": ["pairs.jsonl:7"]},
     }
 
 
-@pytest.mark.parametrize(
-    ("status", "words"), [(401, "key is missing or wrong"), (402, "out of credit"), (404, "--model")]
-)
+@pytest.mark.parametrize(("status", "words"), [(401, "refused the key"), (402, "out of credit"), (404, "--model")])
 def test_a_teacher_that_will_not_answer_stops_the_run_and_loses_nothing(
     status: int, words: str, tmp_path: Path
 ) -> None:
@@ -174,10 +173,10 @@ def test_a_teacher_that_will_not_answer_stops_the_run_and_loses_nothing(
     with HttpServer(answer) as server:
         teacher = api(server)
         with TeacherStore(tmp_path / "s", teacher.name) as store:
-            with pytest.raises(Stopped, match=words) as stopped:
+            with pytest.raises(Stop, match=words) as stopped:
                 run(made(5, 2), teacher, store, concurrency=1)
             assert store.spent().pairs == 2
-    assert len(server.requests) == 2
+    assert len(server.requests) == 3  # after an answer, a harmless question tells whether it is the account
     assert "2 scores are kept" in str(stopped.value)
     assert "secret" not in str(stopped.value)
 

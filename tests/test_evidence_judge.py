@@ -19,7 +19,7 @@ from prism.evaluation import judge, reader
 from prism.evaluation.evidence_quality import Extract
 from prism.evaluation.evidence_sets import make_case
 from prism.labeling.asking import Kept, ask_all
-from prism.labeling.chat import ChatClient, Provider
+from prism.llm.chat import ChatClient, Provider
 
 SCRIPT = Path(__file__).resolve().parents[1] / "eval" / "evidence_quality.py"
 GRADES = {"accuracy": 4, "coverage": 3, "faithfulness": 5, "self_containedness": 4, "concision": 2}
@@ -174,8 +174,10 @@ def test_what_is_answered_is_not_asked_again(tmp_path):
     path = tmp_path / "kept.jsonl"
     questions = {str(number): f"question {number}" for number in range(6)}
 
+    broke = [True]
+
     def answer(request: Request) -> Reply:
-        if len(server.requests) == 4:
+        if broke and len(server.requests) >= 4:  # a harmless question is refused, too
             return Reply({"error": {"message": "no credit", "code": "insufficient_quota"}}, 429)
         return said("1963") if len(server.requests) != 2 else Reply(b"", 200)
 
@@ -185,6 +187,7 @@ def test_what_is_answered_is_not_asked_again(tmp_path):
         assert "credit" in first.stopped
         before = set(Kept(path, reader.Answer).read())
         assert 0 < len(before) < 6
+        broke.clear()
         second = ask(server, path, questions)
         assert second.stopped is None
         assert second.answered == 6 - len(before)

@@ -23,8 +23,8 @@ from prism.evaluation.beir import BeirSet
 from prism.evaluation.judging import Judged, grade, judge_report
 from prism.evaluation.label_baselines import embedded, lsa
 from prism.evaluation.recorded import as_pairs, read_recorded, write_labels
-from prism.labeling.failures import BadAnswer
 from prism.labeling.rubrics import RUBRICS
+from prism.llm.failures import BadAnswer
 from prism.types import Judgment, Usage
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,9 +8,10 @@ import anyio
 import pytest
 from chat_server import ChatServer, reply
 
-from prism.labeling.allowance import Account
-from prism.labeling.chat import ChatClient, Completion, Provider, most_tokens
-from prism.labeling.failures import (
+from prism.llm.allowance import Account
+from prism.llm.chat import ChatClient, Completion, Provider, most_tokens
+from prism.llm.classify import Caller, read_error
+from prism.llm.failures import (
     BadAnswer,
     KeyRefused,
     OutOfCredit,
@@ -20,8 +21,7 @@ from prism.labeling.failures import (
     Unavailable,
     WrongEndpoint,
 )
-from prism.labeling.money import Budget, Price, from_pico, to_pico
-from prism.labeling.replies import read_error
+from prism.llm.money import Budget, Price, from_pico, to_pico
 from prism.types import Usage
 
 KEY = "sk-very-secret-0123456789"
@@ -138,7 +138,7 @@ def test_the_servers_wait_goes_before_ours() -> None:
     ],
 )
 def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
-    error = read_error("acme", 429, headers, b"", Provider(base_url="http://x"))
+    error = read_error(Caller("acme"), 429, headers, b"")
     assert isinstance(error, Unavailable)
     assert error.retry_after_s == seconds
 
@@ -166,11 +166,9 @@ def test_a_pause_holds_back_the_whole_provider() -> None:
     ("step", "failure", "words"),
     [
         (401, KeyRefused, "refused the key"),
-        (403, KeyRefused, "refused the key"),
-        ((400, {}, {"error": {"message": "API key not valid. Please pass a valid API key."}}), KeyRefused, "ACME_KEY"),
+        ((403, {}, {"error": {"code": "invalid_api_key", "message": "no"}}), KeyRefused, "ACME_KEY"),
         (402, OutOfCredit, "out of credit"),
         ((429, {}, {"error": {"code": "insufficient_quota", "message": "quota"}}), OutOfCredit, "top it up"),
-        ((400, {}, {"error": {"message": "Your credit balance is too low"}}), OutOfCredit, "top it up"),
         (404, WrongEndpoint, "base_url and model"),
         ((429, {"retry-after": "86400"}, {}), RateLimited, "86,400 s"),
         ((400, {}, {"error": {"message": "maximum context length"}}), Rejected, "maximum context length"),

@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 from prism.cli import app
 from prism.files.jsonl import Drops, read_pairs
 from prism.labeling.asking import Asked, Kept
-from prism.labeling.chat import ChatClient, Provider
-from prism.labeling.money import Price
 from prism.labeling.writing import Attempt, Limits, Problem, Texts, Writer, check, finish, is_yes, parse
+from prism.llm.chat import ChatClient, Provider
+from prism.llm.money import Price
 
 ROOT = Path(__file__).resolve().parents[1]
 FACT = "The harbour at Lindau froze in 1963, for the first time in a lifetime."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prism.files.jsonl import Drops, Row, report_path, write_text
-from prism.result import printable
+from prism.text import printable
 from prism.types import Example
 
 if TYPE_CHECKING:

@@ -52,7 +52,7 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 def finish(report: Row, out: Path) -> None:
     """One line on what was made, one for each reason something was dropped."""
-    from prism.result import printable
+    from prism.text import printable
 
     typer.echo(f"{out}: {report['records']:,} records")
     for reason, found in report["dropped"].items():

@@ -1,7 +1,7 @@
 """What an LLM is asked when it rewrites questions or makes up queries, and how its answer is read.
 
 Nothing an LLM writes is taken on trust: a rewrite that loses a number is dropped, and so is a query that talks about
-"the document" or repeats another. The requests themselves are made by `prism.labeling.chat`.
+"the document" or repeats another. The requests themselves are made by `prism.llm.chat`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from prism.data.queries import Rewrite, renamed
 from prism.data.sources import Text
 from prism.data.splits import query_key
 from prism.files.jsonl import Drops, Line, Row
+from prism.llm.replies import own_words
 from prism.text import stable_id
 
 Messages = list[dict[str, str]]
@@ -61,7 +62,7 @@ def query_question(model: str, text: Text, count: int, max_chars: int) -> Questi
 
 def read_rewrite(question: str, answer: str) -> Rewrite:
     """Keywords out of an answer, or why they are not used."""
-    lines = [line.strip().strip("\"'`") for line in answer.strip().splitlines() if line.strip()]
+    lines = [line.strip().strip("\"'`") for line in own_words(answer).splitlines() if line.strip()]
     if len(lines) != 1:
         return Rewrite(None, "the answer is not one line")
     text = lines[0]
@@ -82,7 +83,7 @@ def read_queries(answer: str, count: int) -> tuple[list[str], list[str]]:
     """(queries, why others were dropped) out of an answer with one query per line; at most `count`."""
     queries: dict[str, str] = {}
     problems: list[str] = []
-    for line in answer.splitlines():
+    for line in own_words(answer).splitlines():
         text = _BULLET.sub("", line).strip().strip('"“”`')
         if not text:
             continue

@@ -115,10 +115,10 @@ def score(
     Interrupt it, kill it, run out of budget: the same command goes on where it stopped, and pays for no pair twice
     (except calls that were under way when it died; how many that were is in the report).
     """
-    from prism.data.teacher_api import ApiTeacher
     from prism.data.teacher_local import LocalTeacher, load_teacher
     from prism.data.teacher_store import TeacherStore
     from prism.data.teachers import Limits, estimate, score_locally, score_with_api, scored
+    from prism.llm.rerank_api import ApiTeacher
 
     limits = Limits(
         batch_size=batch_size,

@@ -160,8 +160,8 @@ def _searched(
     from aiolimiter import AsyncLimiter
 
     from prism.data.answers import ask_all
-    from prism.data.http_api import Stopped
     from prism.data.websearch import questions
+    from prism.llm.failures import Stop
 
     async def run() -> dict[str, str]:
         limiter = AsyncLimiter(1, 60.0 / rate) if rate else None
@@ -171,7 +171,7 @@ def _searched(
                 lambda query: search.search(client, query, limiter),
                 store,
                 concurrency=concurrency,
-                stops=(Stopped,),
+                stops=(Stop,),
                 advance=advance,
             )
 
@@ -218,9 +218,9 @@ class _Llm:
         import anyio
 
         from prism.data.answers import Answered, ask_all
-        from prism.labeling.chat import ChatClient, Provider
-        from prism.labeling.failures import Stop
-        from prism.labeling.money import Price
+        from prism.llm.chat import ChatClient, Provider
+        from prism.llm.failures import Stop
+        from prism.llm.money import Price
 
         price = Price(**self.price)
 

@@ -9,16 +9,20 @@ has been asked.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
-from prism.data.http_api import Refused, Stopped, Unanswered
-from prism.data.teacher_api import Answer, ApiTeacher
+import anyio
+
 from prism.data.teacher_store import Cost, TeacherStore, score_key
 from prism.errors import DataError, EngineError, InputError, PrismError
 from prism.files.jsonl import Drops, Line, Row
+from prism.llm.failures import Evidence, Stop, Unavailable, Undelivered
+from prism.llm.rerank_api import Answer, ApiTeacher
 
 if TYPE_CHECKING:
     import httpx
@@ -83,6 +87,10 @@ class Batch(NamedTuple):
         )
 
 
+_HARMLESS = Batch("what is water", ("Water is a liquid at room temperature.",), ())
+"""Texts nobody refuses, and no pair of anybody's: whoever refuses them refuses everything."""
+
+
 def document_text(row: Row) -> str:
     """What a teacher reads: the title above the text, as the template has it."""
     title = row.get("title")
@@ -125,13 +133,13 @@ class ApiScoring:
     def __init__(self, teacher: ApiTeacher, store: TeacherStore, limits: Limits, advance: Advance) -> None:
         self._teacher, self._store, self._limits, self._advance = teacher, store, limits, advance
         self._spent, self._reserved, self._silent = store.spent().cost, 0.0, 0
+        self._evidence = Evidence()
         self.stopped: PrismError | None = None
         self.failures: dict[str, str] = {}
         """Key -> why it has no score."""
 
     async def run(self, batches: Iterable[Batch]) -> None:
         """Ask for every batch, `concurrency` at a time."""
-        import anyio
         import httpx
 
         limiter = self._limiter()
@@ -175,28 +183,59 @@ class ApiScoring:
         estimate = batch.estimate(self._limits)
         if not self._affordable(estimate.cost):
             return ()
-        call = self._store.sent(len(batch.keys), estimate)
+        call, asked_at = self._store.sent(len(batch.keys), estimate), time.monotonic()
         self._reserved += estimate.cost
         try:
             answer = await self._teacher.ask(client, batch.query, batch.documents, limiter)
-        except Refused as error:
-            self._store.refused(call)
-            return batch.halves() if len(batch.keys) > 1 else self._fail(batch, f"the teacher refused it: {error}")
-        except Unanswered as error:  # the call stays `sent`: it may have been billed
+        except Unavailable as error:  # the call stays `sent`: it may have been billed
             self._spent += estimate.cost
             self._silent += 1
             if self._silent >= _SILENT_CALLS:
                 self.stopped = error
             return self._fail(batch, "the teacher gave no answer")
-        except Stopped as error:
+        except (Undelivered, Stop) as error:
             self._store.refused(call)
-            self.stopped = error
-            return ()
+            return await self._refused(batch, error, asked_at, client, limiter)
         finally:
             self._reserved -= estimate.cost
         self._silent = 0
+        self._evidence.answered()
         self._keep(call, batch, answer, estimate)
         return ()
+
+    async def _refused(
+        self,
+        batch: Batch,
+        error: Undelivered | Stop,
+        asked_at: float,
+        client: httpx.AsyncClient,
+        limiter: AsyncLimiter | None,
+    ) -> Sequence[Batch]:
+        """Of the account: the run stops. Of some text: it is found by halving, and fails alone."""
+        single = len(batch.keys) == 1
+        harmless = partial(self._try_harmless, client, limiter)
+        found = await self._evidence.believed(error, asked_at, harmless, single=single)
+        if isinstance(found, Stop):
+            self.stopped = self.stopped or found
+            return ()
+        return self._fail(batch, f"the teacher refused it: {found}") if single else batch.halves()
+
+    async def _try_harmless(self, client: httpx.AsyncClient, limiter: AsyncLimiter | None) -> Exception | None:
+        """Ask about texts that nobody refuses. Returns how that failed; None when it was answered."""
+        estimate = _HARMLESS.estimate(self._limits)
+        if self.stopped or not self._affordable(estimate.cost):
+            return self.stopped
+        call = self._store.sent(0, estimate)
+        try:
+            answer = await self._teacher.ask(client, _HARMLESS.query, _HARMLESS.documents, limiter)
+        except Unavailable as error:
+            self._spent += estimate.cost
+            return error
+        except (Undelivered, Stop) as error:
+            self._store.refused(call)
+            return error
+        self._keep(call, _HARMLESS, answer, estimate)
+        return None
 
     def _affordable(self, cost: float) -> bool:
         budget = self._limits.budget
@@ -208,10 +247,12 @@ class ApiScoring:
         return False
 
     def _keep(self, call: int, batch: Batch, answer: Answer, estimate: Cost) -> None:
+        """Scores to the store, costs to the accounts. A batch without keys leaves none."""
         tokens = estimate.tokens if answer.tokens is None else answer.tokens
         searches = estimate.searches if answer.searches is None else answer.searches
         cost = self._limits.cost(tokens, searches)
-        self._store.paid(call, cost, {batch.keys[index]: score for index, score in answer.scores.items()})
+        scores = {batch.keys[index]: score for index, score in answer.scores.items()} if batch.keys else {}
+        self._store.paid(call, cost, scores)
         self._spent += cost.cost
         for index, key in enumerate(batch.keys):
             if index not in answer.scores:
@@ -235,13 +276,13 @@ def score_with_api(
 
     Raises what stopped the run (wrong key, no credit, budget, dead server); the store keeps all that was paid for.
     """
-    import anyio
-
     scoring = ApiScoring(teacher, store, limits, advance)
     anyio.run(scoring.run, unscored(read(), teacher.name, store, limits.batch_size, advance))
     if scoring.stopped:
         pairs = store.spent().pairs
-        raise type(scoring.stopped)(f"{scoring.stopped}. {pairs} scores are kept; the same command goes on from there")
+        kept = f"{pairs} scores are kept; the same command goes on from there"
+        scoring.stopped.args = (f"{scoring.stopped}. {kept}",)
+        raise scoring.stopped
     return scoring.failures
 
 

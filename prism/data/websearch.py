@@ -9,15 +9,17 @@ from __future__ import annotations
 import html
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from prism.data.answers import Answered, AnswerStore, Question, answer_key
-from prism.data.http_api import Address, ask
 from prism.errors import InputError
 from prism.files.jsonl import Drops, Line, Row
+from prism.llm.failures import Evidence, Stop, Undelivered
+from prism.llm.http import Address, ask
 from prism.text import clean, stable_id
 
 if TYPE_CHECKING:
@@ -57,10 +59,17 @@ class WebSearch:
     """Of each page's text."""
     attempts: int = 6
     longest_wait_s: float = 60.0
+    evidence: Evidence = field(default_factory=Evidence, compare=False)
 
     @classmethod
     def from_environment(
-        cls, engine: Engine, url: str | None = None, key_env: str | None = None, **options: int
+        cls,
+        engine: Engine,
+        url: str | None = None,
+        key_env: str | None = None,
+        *,
+        results: int = 10,
+        max_chars: int = 4_000,
     ) -> WebSearch:
         """The key is read from `key_env`, by default the engine's usual variable. SearXNG needs an address, no key."""
         default_url, default_env = _DEFAULTS[engine]
@@ -75,18 +84,34 @@ class WebSearch:
         address = url or default_url or ""
         if engine == "searxng" and not address.rstrip("/").endswith("/search"):
             address = address.rstrip("/") + "/search"
-        return cls(engine, address, key, **options)
+        return cls(engine, address, key, results, max_chars)
 
     def question(self, query: str) -> Question:
         """What the store files an answer under."""
         return Question(answer_key("search", self.engine, self.url, query, self.results, self.max_chars), query)
 
     async def search(self, client: httpx.AsyncClient, query: str, limiter: AsyncLimiter | None = None) -> Answered:
-        """Hits for a query, best first, with the time. Raises what `prism.data.http_api.ask` raises."""
-        address = Address(self.url, self.key, self.attempts, self.longest_wait_s)
-        hits = await ask(lambda: self._send(client, query), self._read, address, limiter)
+        """Hits for a query, best first, with the time. Raises Rejected, Unavailable or Stop."""
+        asked_at = time.monotonic()
+        try:
+            hits = await self._hits(client, query, limiter)
+        except (Undelivered, Stop) as error:
+
+            async def try_harmless() -> Exception | None:
+                try:
+                    await self._hits(client, "water", limiter)
+                except (Undelivered, Stop) as refused:
+                    return refused
+                return None
+
+            raise await self.evidence.believed(error, asked_at, try_harmless) from error
+        self.evidence.answered()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return Answered({"retrieved_at": now, "hits": [hit._asdict() for hit in hits]})
+
+    async def _hits(self, client: httpx.AsyncClient, query: str, limiter: AsyncLimiter | None) -> list[Hit]:
+        address = Address(self.url, self.key, attempts=self.attempts, longest_wait_s=self.longest_wait_s)
+        return await ask(lambda: self._send(client, query), self._read, address, limiter)
 
     async def _send(self, client: httpx.AsyncClient, query: str) -> httpx.Response:
         if self.engine == "exa":

@@ -21,7 +21,7 @@ from prism.files.jsonl import dumps, parse_row, write_text
 from prism.files.lines import is_json, text_lines
 from prism.files.tables import read_table
 from prism.files.trec import Judged, LabelTableReader, judged_row, read_label
-from prism.result import printable
+from prism.text import printable
 
 COLUMNS = ("query", "document", "human", "model", "decision")
 _STYLE = (

@@ -19,9 +19,9 @@ from pydantic import ValidationError
 
 from prism.errors import InputError
 from prism.evaluation.columns import identity
-from prism.labeling.chat import ChatClient, Completion, Messages, Provider
-from prism.labeling.failures import BadAnswer, Rejected
-from prism.labeling.money import Price
+from prism.llm.chat import ChatClient, Completion, Messages, Provider
+from prism.llm.failures import BadAnswer, Rejected
+from prism.llm.money import Price
 from prism.text import clean
 from prism.types import Usage, first_problem
 

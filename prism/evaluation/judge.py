@@ -24,14 +24,15 @@ from pydantic import Field, ValidationError
 from prism.evaluation.evidence_quality import SAMPLES, Extract, Value
 from prism.evaluation.evidence_sets import Case
 from prism.labeling.agreement import coincidence_tables, interval, krippendorff_alpha, resample
-from prism.labeling.failures import BadAnswer
-from prism.labeling.money import Price
+from prism.llm.failures import BadAnswer
+from prism.llm.money import Price
+from prism.llm.replies import own_words
 from prism.text import stable_id
 from prism.types import Record
 
 if TYPE_CHECKING:
     from prism.evaluation.chat_models import ChatModel
-    from prism.labeling.chat import Messages
+    from prism.llm.chat import Messages
 
 Criterion = Literal["accuracy", "coverage", "faithfulness", "self_containedness", "concision"]
 OF_CONTRIBUTION: tuple[Criterion, ...] = ("accuracy", "coverage")
@@ -148,7 +149,7 @@ def messages(case: Case, extract: Extract) -> Messages:
 
 def read_scores(text: str, *, wants_contribution: bool) -> tuple[Scores | None, str | None]:
     """(scores, None) or (None, why not). The last JSON object of the answer counts; nothing is repaired or guessed."""
-    objects = _OBJECT.findall(text)
+    objects = _OBJECT.findall(own_words(text))
     if not objects:
         return None, "unparseable"
     try:

@@ -20,14 +20,15 @@ from prism.evaluation.answers import contains_answer, exact_match, token_f1
 from prism.evaluation.evidence_quality import SAMPLES, Count, Value
 from prism.evaluation.evidence_sets import Case
 from prism.labeling.agreement import interval, resample
-from prism.labeling.failures import BadAnswer
-from prism.labeling.money import Price
+from prism.llm.failures import BadAnswer
+from prism.llm.money import Price
+from prism.llm.replies import own_words
 from prism.text import stable_id
 from prism.types import Record
 
 if TYPE_CHECKING:
     from prism.evaluation.chat_models import ChatModel
-    from prism.labeling.chat import Messages
+    from prism.llm.chat import Messages
 
 PROMPT = """\
 Answer the question from the context, as briefly as you can: copy the shortest stretch of the context that answers it,
@@ -78,7 +79,7 @@ class Reader:
             )
         except BadAnswer as error:
             return Answer(text=None, failure=error.kind, cost_usd=error.cost_usd)
-        return Answer(text=completion.text.strip(), cost_usd=completion.cost_usd)
+        return Answer(text=own_words(completion.text), cost_usd=completion.cost_usd)
 
 
 class Context(Record):

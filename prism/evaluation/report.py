@@ -47,7 +47,7 @@ from pydantic import BaseModel
 
 import prism
 from prism.errors import InputError
-from prism.result import printable
+from prism.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

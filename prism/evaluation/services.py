@@ -15,43 +15,25 @@ import sqlite3
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import httpx
-import tenacity
 
 from prism.errors import EngineError, InputError
 from prism.evaluation.rerankers import Spec, document_text
-from prism.result import printable
-from prism.text import clean
+from prism.llm.failures import Evidence, Stop, Unavailable, Undelivered
+from prism.llm.http import Address, ask_now
+from prism.llm.rerank_api import DIALECTS, rerank_url
+from prism.text import clean, printable
 from prism.types import Document, Judgment, Usage
 
 ATTEMPTS: Final = 6
 LONGEST_WAIT_S: Final = 60.0
 TIMEOUT_S: Final = 120.0
-
-
-class Dialect(NamedTuple):
-    """How one service is asked."""
-
-    url: str
-    key: str
-    """The environment variable with the key."""
-    limit: str
-    """The field that says how many results to return."""
-    results: str
-    """The field of the answer that holds them."""
-    fields: Mapping[str, Any]
-
-
-DIALECTS: Final = {
-    "cohere": Dialect("https://api.cohere.com/v2/rerank", "COHERE_API_KEY", "top_n", "results", {}),
-    "jina": Dialect("https://api.jina.ai/v1/rerank", "JINA_API_KEY", "top_n", "results", {"return_documents": False}),
-    "voyage": Dialect(
-        "https://api.voyageai.com/v1/rerank", "VOYAGE_API_KEY", "top_k", "data", {"return_documents": False}
-    ),
-}
+_REFUSED_IN_A_ROW = 3
+"""After so many refused documents, with none answered, it is the query that is refused."""
 
 
 class ServiceReply(NamedTuple):
@@ -79,71 +61,108 @@ class ServiceReranker:
     ) -> None:
         """`fields` go into every request. Raises InputError when there is no key for a service that needs one."""
         self._dialect = DIALECTS[spec.kind]
-        self._spec, self._url = spec, spec.url or self._dialect.url
+        self._spec, self._url = spec, rerank_url(spec.kind, spec.url)
         key = environment.get(self._dialect.key, "")
         if not key and spec.url is None:
             raise InputError(f"no key for {spec.kind}: set the environment variable {self._dialect.key}")
-        self._fields = {**self._dialect.fields, **(fields or {})}
+        self._fields = fields or {}
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(timeout=TIMEOUT_S, headers=headers)
+        self._address = Address(self._url, key, self._dialect.key, ATTEMPTS, LONGEST_WAIT_S, "model name and address")
         self._kept = _Kept(cache)
+        self._evidence, self._doubting = Evidence(), threading.Lock()
         self._sleep = sleep
 
     def rerank(
         self, query: str, documents: Sequence[Document], *, instruction: str | None = None, **_: object
     ) -> ServiceReply:
+        """Judge documents. An empty one is not sent, and one that is refused is found by halving: both fail alone.
+
+        Raises EngineError when the service does not answer, InputError when it refuses the account.
+        """
         if instruction is not None:
             raise InputError(f"{self._spec.kind} takes no instruction: leave --instruction out for services")
-        body = {
-            "model": self._spec.name,
-            "query": clean(query),
-            "documents": [clean(document_text(document)) for document in documents],
-            self._dialect.limit: len(documents),
-            **self._fields,
-        }
-        key = hashlib.sha256(json.dumps([self._url, body], sort_keys=True).encode()).hexdigest()
-        answer, seconds = self._kept.get(key) or (None, 0.0)
-        if answer is None:
-            answer, seconds = self._ask(body)
-            self._read(answer, len(documents), seconds)  # only what can be read is kept
-            self._kept.put(key, answer, seconds)
-        return self._read(answer, len(documents), seconds)
+        texts = {index: clean(document_text(document)) for index, document in enumerate(documents)}
+        failed = {index: "the document is empty" for index, text in texts.items() if not text.strip()}
+        asking = _Asking(query=clean(query), texts=texts, failed=failed)
+        self._ask_all([index for index in texts if index not in failed], asking)
+        errors = [Judgment(index=index, score=None, verdict=None, error=why) for index, why in asking.failed.items()]
+        judged = sorted([*asking.judgments, *errors], key=lambda judgment: judgment.index)
+        return ServiceReply(judged, asking.usage, asking.seconds, asking.requests)
 
     def close(self) -> None:
         self._client.close()
         self._kept.close()
 
-    def _ask(self, body: Mapping[str, Any]) -> tuple[Any, float]:
-        retry = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Busy),
-            wait=_wait,
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
-            sleep=self._sleep,
-            reraise=True,
-        )
+    def _ask_all(self, indices: Sequence[int], asking: _Asking) -> None:
+        """Ask about these documents in one request; in halves where it is refused."""
+        if not indices or asking.given_up:
+            asking.failed.update(dict.fromkeys(indices, asking.given_up))
+            return
+        asked_at = time.monotonic()
         try:
-            return retry(self._ask_once, body)
-        except _Busy as error:
-            raise EngineError(f"{self._url} failed {ATTEMPTS} times, last: {error}: run again to go on") from error
+            reply = self._reply(asking.query, [asking.texts[index] for index in indices])
+        except (Undelivered, Stop) as error:
+            self._refused(indices, asking, error, asked_at)
+            return
+        asking.add(reply, indices)
 
-    def _ask_once(self, body: Mapping[str, Any]) -> tuple[Any, float]:
-        start = time.perf_counter()
+    def _refused(self, indices: Sequence[int], asking: _Asking, error: Undelivered | Stop, asked_at: float) -> None:
+        if isinstance(error, Unavailable):
+            raise EngineError(f"{error}: run again to go on") from error
+        with self._doubting:
+            single = len(indices) == 1
+            doubted = (single or isinstance(error, Stop)) and self._evidence.doubts(error, asked_at)
+            harmless = self._try_harmless() if doubted else None
+            found = self._evidence.verdict(error, harmless, doubted)
+        if isinstance(found, Stop):
+            raise InputError(str(found)) from error
+        if not single:
+            middle = len(indices) // 2
+            self._ask_all(indices[:middle], asking)
+            self._ask_all(indices[middle:], asking)
+            return
+        asking.failed[indices[0]] = f"refused: {found}"[:200]
+        if not asking.judgments and len(asking.failed) >= _REFUSED_IN_A_ROW:
+            asking.given_up = f"refused with other documents of the query: {found}"[:200]
+
+    def _try_harmless(self) -> Exception | None:
+        """Ask about texts that nobody refuses. Returns how that failed; None when it was answered."""
         try:
+            self._ask(self._body("what is water", ["Water is a liquid at room temperature."]), 1)
+        except (Undelivered, Stop) as error:
+            return error
+        return None
+
+    def _body(self, query: str, texts: Sequence[str]) -> dict[str, Any]:
+        return {**self._dialect.body(self._spec.name, query, texts), **self._fields}
+
+    def _reply(self, query: str, texts: Sequence[str]) -> ServiceReply:
+        body = self._body(query, texts)
+        key = hashlib.sha256(json.dumps([self._url, body], sort_keys=True).encode()).hexdigest()
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._ask(body, len(texts))  # only what can be read is kept
+            self._kept.put(key, *kept)
+        return self._read(kept[0], len(texts), kept[1])
+
+    def _ask(self, body: Mapping[str, Any], documents: int) -> tuple[Any, float]:
+        """The answer, and the seconds of the request that brought it. Raises Undelivered, Stop or EngineError."""
+        seconds = 0.0
+
+        def send() -> httpx.Response:
+            nonlocal seconds
+            start = time.perf_counter()
             response = self._client.post(self._url, json=body)
-        except httpx.TransportError as error:
-            raise _Busy(f"{type(error).__name__}: {error}", None) from error
-        seconds = time.perf_counter() - start
-        if response.status_code in (408, 429) or response.status_code >= 500:
-            raise _Busy(f"status {response.status_code}", _retry_after(response))
-        if response.status_code in (401, 403):
-            raise InputError(f"{self._url} refused the key: check the environment variable {self._dialect.key}")
-        if response.status_code != 200:
-            said = printable(response.text[:200])
-            raise EngineError(f"{self._url} answered {response.status_code}: {said!r}: check model name and address")
-        try:
-            return response.json(), seconds
-        except ValueError as error:
-            raise EngineError(f"{self._url} did not answer in JSON: is it a rerank endpoint?") from error
+            seconds = time.perf_counter() - start
+            if response.status_code == 200 and response.content.lstrip()[:1] not in (b"{", b"["):
+                raise EngineError(f"{self._url} did not answer in JSON: is it a rerank endpoint?")
+            return response
+
+        answer = ask_now(send, lambda body: body, self._address, self._sleep)
+        self._read(answer, documents, seconds)
+        self._evidence.answered()
+        return answer, seconds
 
     def _read(self, answer: Any, documents: int, seconds: float) -> ServiceReply:
         """Raises EngineError unless the answer has results of this dialect, each for a document that was sent."""
@@ -163,27 +182,29 @@ class ServiceReranker:
             ) from error
 
 
-class _Busy(Exception):
-    """Worth another try."""
+@dataclass
+class _Asking:
+    """One query on its way, in as many requests as it takes."""
 
-    def __init__(self, what: str, after_s: float | None) -> None:
-        super().__init__(what)
-        self.after_s = after_s
+    query: str
+    texts: Mapping[int, str]
+    failed: dict[int, str]
+    """Document -> why it has no score."""
+    judgments: list[Judgment] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+    seconds: float = 0.0
+    requests: int = 0
+    given_up: str = ""
+    """Why nothing more is asked about this query."""
 
-
-def _wait(state: tenacity.RetryCallState) -> float:
-    """What the service asked for, else 1, 2, 4 ... seconds."""
-    error = state.outcome.exception() if state.outcome else None
-    after = error.after_s if isinstance(error, _Busy) else None
-    return min(LONGEST_WAIT_S, 2.0 ** (state.attempt_number - 1) if after is None else after)
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    try:
-        seconds = float(response.headers.get("Retry-After", ""))
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    def add(self, reply: ServiceReply, indices: Sequence[int]) -> None:
+        """What was answered about these documents."""
+        self.judgments += [
+            judgment.model_copy(update={"index": indices[judgment.index]}) for judgment in reply.judgments
+        ]
+        self.usage += reply.usage
+        self.seconds += reply.seconds
+        self.requests += reply.requests
 
 
 def _judgment(result: Mapping[str, Any], documents: int) -> Judgment:

@@ -224,7 +224,7 @@ def _short(estimate: Estimate) -> str:
 
 
 def _plain(name: str) -> str:
-    from prism.result import printable
+    from prism.text import printable
 
     return " ".join(printable(name).split())
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from prism.errors import InputError
 from prism.labeling.comparison import Agreement
-from prism.result import printable
+from prism.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

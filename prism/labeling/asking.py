@@ -19,7 +19,7 @@ from pydantic import Field
 
 from prism.files.jsonl import dumps
 from prism.files.ledger import append_line, read_ledger
-from prism.labeling.failures import Stop, Undelivered
+from prism.llm.failures import Stop, Undelivered
 from prism.types import Record
 
 R = TypeVar("R", bound=Record)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prism.errors import EngineError
-from prism.labeling.failures import KeyRefused, Unavailable
-from prism.labeling.replies import read_error, without_key
+from prism.llm.classify import Caller, read_error, without_key
+from prism.llm.failures import Evidence, KeyRefused, Stop, Unavailable, Undelivered
+from prism.llm.http import Address, retrying
+from prism.llm.rerank_api import rerank_url
 from prism.text import clean
 from prism.types import Document, Judgment
 
@@ -37,12 +40,38 @@ class Endpoint:
     def __init__(self, settings: EndpointJuror) -> None:
         self._settings = settings
         self._http: httpx.AsyncClient | None = None
+        self._evidence = Evidence()
+
+    @property
+    def _caller(self) -> Caller:
+        settings, variable = self._settings, self._settings.key_env
+        key = os.environ.get(variable, "").strip() if variable else ""
+        shown = variable or "no variable (the panel names none in key_env)"
+        return Caller(settings.name, key, shown, settings.max_wait_s, "url and model")
 
     async def arerank(
         self, query: str, documents: Sequence[Document], *, instruction: str | None = None, evidence: bool = False
     ) -> Scored:
         """Score documents; passing troubles are tried again with growing waits. Raises ChatError or EngineError."""
-        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+        asked_at = time.monotonic()
+        try:
+            return await self._scored(query, documents, instruction, evidence)
+        except (Undelivered, Stop) as error:
+            single = len(documents) == 1
+            raise await self._evidence.believed(error, asked_at, self._try_harmless, single=single) from None
+
+    async def _try_harmless(self) -> Exception | None:
+        """Ask about texts that nobody refuses. Returns how that failed; None when it was answered."""
+        try:
+            await self._scored("what is water", [Document(text="Water is a liquid.")], None, False)
+        except (Undelivered, Stop) as error:
+            return error
+        return None
+
+    async def _scored(
+        self, query: str, documents: Sequence[Document], instruction: str | None, evidence: bool
+    ) -> Scored:
+        from tenacity import AsyncRetrying
 
         body: dict[str, Any] = {
             "model": self._settings.model,
@@ -54,13 +83,10 @@ class Endpoint:
         }
         if instruction:
             body["instruction"] = instruction
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(Unavailable),
-            stop=stop_after_attempt(self._settings.max_attempts),
-            wait=wait_random_exponential(multiplier=0.5, max=_LONGEST_WAIT_S),
-            reraise=True,
-        )
-        answer: Any = await retrying(self._post, body)
+        settings = self._settings
+        address = Address(settings.url, None, attempts=settings.max_attempts, longest_wait_s=_LONGEST_WAIT_S)
+        answer: Any = await AsyncRetrying(**retrying(address))(self._post, body)
+        self._evidence.answered()
         return Scored(self._read(answer, len(documents)))
 
     async def _post(self, body: Mapping[str, Any]) -> Any:
@@ -70,12 +96,12 @@ class Endpoint:
             self._http = httpx.AsyncClient(timeout=self._settings.timeout_s)
         name = self._settings.name
         try:
-            response = await self._http.post(f"{self._settings.url}/rerank", json=body, headers=self._headers())
+            response = await self._http.post(rerank_url("jina", self._settings.url), json=body, headers=self._headers())
         except httpx.HTTPError as error:
             why = " ".join(str(error).split())[:200] or type(error).__name__
             raise Unavailable("connection", f"{name}: no answer from {self._settings.url}: {why}") from None
         if response.status_code != 200:
-            raise read_error(name, response.status_code, response.headers, response.content, self._settings)
+            raise read_error(self._caller, response.status_code, response.headers, response.content)
         try:
             return json.loads(response.content)
         except ValueError:
@@ -95,7 +121,7 @@ class Endpoint:
         results = answer.get("results") if isinstance(answer, dict) else None
         found = [_judgment(result, count) for result in results] if isinstance(results, list) else []
         if sorted(judgment.index for judgment in found if judgment) != list(range(count)):
-            said = without_key(json.dumps(answer)[:200], self._settings)
+            said = without_key(json.dumps(answer)[:200], self._caller.key)
             raise EngineError(f"{self._settings.name}: expected one result for each of {count} documents, got {said}")
         return [judgment for judgment in found if judgment]
 

@@ -6,10 +6,10 @@ import os
 from decimal import Decimal
 from pathlib import Path
 
-from prism.labeling.chat import estimate_tokens
 from prism.labeling.pairs import BadLine, LabelPair, Repeated, read_pairs
 from prism.labeling.panel import ApiJuror, Juror, Panel
 from prism.labeling.store import Store
+from prism.llm.chat import estimate_tokens
 from prism.types import Record, Usage
 
 

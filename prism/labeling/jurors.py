@@ -15,20 +15,21 @@ from typing import Protocol
 from anyio import to_thread
 
 from prism.errors import InputError, PrismError
-from prism.labeling.allowance import Allowance
 from prism.labeling.answers import Answer, dated, failed
-from prism.labeling.chat import ChatClient
 from prism.labeling.endpoint import Endpoint
-from prism.labeling.failures import BadAnswer, Broken, Rejected, Undelivered
 from prism.labeling.pairs import LabelPair
 from prism.labeling.panel import ApiJuror, EndpointJuror, LocalJuror, Panel
 from prism.labeling.recorded import FileJuror
-from prism.labeling.replies import Filtered
 from prism.labeling.rubrics import Rubric
 from prism.labeling.store import Committer, Store
+from prism.llm.allowance import Allowance
+from prism.llm.chat import ChatClient
+from prism.llm.failures import BadAnswer, Broken, Rejected, Stop, Unavailable, Undelivered
 from prism.text import clean
 from prism.types import Document, Judgment, Vote
 
+_SILENT_BATCHES = 3
+"""After so many batches in a row without an answer an endpoint is taken for down."""
 _MAX_ANSWER_CHARS = 20_000
 """More of an answer than this is not kept."""
 
@@ -103,25 +104,16 @@ class ChatJuror:
             self._in_a_row = 0
             paid = dated(vote, usage=error.usage, cost_usd=error.cost_usd)
             return Answer(failed(paid, error.kind), log.call)
-        except Undelivered as error:
-            return Answer(self._undelivered(vote, error))
+        except Unavailable as error:
+            self._in_a_row += 1
+            if self._in_a_row >= self._give_up_after:
+                raise Broken(f"{self._in_a_row} questions in a row got no answer; the last: {error}") from None
+            raise
         self._in_a_row = 0
         reading = self._rubric.read(completion.text, completion.finish)
         answer = clean(completion.text[:_MAX_ANSWER_CHARS])
         paid = dated(vote, usage=completion.usage, cost_usd=completion.cost_usd, answer=answer)
         return Answer(paid.model_copy(update={"label": reading.label, "failure": reading.failure}), log.call)
-
-    def _undelivered(self, vote: Vote, error: Undelivered) -> Vote:
-        """A request the provider will never take is the juror's failure; passing trouble is raised."""
-        if isinstance(error, Filtered):
-            self._in_a_row = 0
-            return failed(vote, "refused")
-        self._in_a_row += 1
-        if self._in_a_row >= self._give_up_after:
-            raise Broken(f"{self._in_a_row} questions in a row got no answer; the last: {error}") from None
-        if isinstance(error, Rejected):
-            return failed(vote, "rejected")
-        raise error
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -174,6 +166,9 @@ class ModelJuror:
         self._load = load
         self._scorer: Scorer | None = None
         self._waiting: list[tuple[LabelPair, asyncio.Future[Judgment]]] = []
+        self._halves: list[list[tuple[LabelPair, asyncio.Future[Judgment]]]] = []
+        """Of batches that were refused."""
+        self._in_a_row = 0
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -199,22 +194,42 @@ class ModelJuror:
         return self._rubric.labels[sum(score >= cut for cut in cuts)]
 
     async def _work(self) -> None:
-        while self._waiting:
-            query = self._waiting[0][0].query
-            batch = [waiting for waiting in self._waiting if waiting[0].query == query][: self._settings.batch_size]
-            chosen = {id(future) for _, future in batch}
-            self._waiting = [waiting for waiting in self._waiting if id(waiting[1]) not in chosen]
+        while batch := self._next():
+            query = batch[0][0].query
             try:
                 judged = await self._judge(query, [pair.document for pair, _ in batch])
             except PrismError as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(Broken(f"juror {self.name}: {error}"))
+                self._failed(batch, error)
                 continue
+            self._in_a_row = 0
             for judgment in judged:
                 future = batch[judgment.index][1]
                 if not future.done():
                     future.set_result(judgment)
+
+    def _next(self) -> list[tuple[LabelPair, asyncio.Future[Judgment]]]:
+        """Pairs of one query to ask about next; none when nothing waits."""
+        if self._halves:
+            return self._halves.pop(0)
+        query = self._waiting[0][0].query if self._waiting else None
+        batch = [waiting for waiting in self._waiting if waiting[0].query == query][: self._settings.batch_size]
+        chosen = {id(future) for _, future in batch}
+        self._waiting = [waiting for waiting in self._waiting if id(waiting[1]) not in chosen]
+        return batch
+
+    def _failed(self, batch: list[tuple[LabelPair, asyncio.Future[Judgment]]], error: PrismError) -> None:
+        """A refused text is found by halving and fails alone; passing trouble is for the next run; the rest stops."""
+        if isinstance(error, Rejected) and len(batch) > 1:
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                self._halves.append(half)
+            return
+        self._in_a_row += isinstance(error, Unavailable)
+        if not isinstance(error, Undelivered) or self._in_a_row >= _SILENT_BATCHES:
+            error = error if isinstance(error, Stop) else Broken(f"juror {self.name}: {error}")
+        for _, future in batch:
+            if not future.done():
+                future.set_exception(error)
 
     async def _judge(self, query: str, documents: Sequence[Document]) -> Sequence[Judgment]:
         if self._scorer is None:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from prism.errors import DataError
-from prism.labeling.allowance import Allowance
 from prism.labeling.panel import Panel
 from prism.labeling.polling import Known
 from prism.labeling.run import accounts, still_valid
 from prism.labeling.store import Change, Committer, Store
+from prism.llm.allowance import Allowance
 from prism.types import Usage
 
 _MOST_DEATHS = 5

@@ -46,7 +46,8 @@ def label(
 
     Begin with --dry-run. Every vote is on disk before it counts: stop the command whenever you like, even with kill -9,
     and run it again to go on. A juror whose key is missing, wrong or out of credit stops alone, and the exit code is 1.
-    Keys come from the environment variables that the panel file names.
+    One that got no answer to some questions (a refused text, a busy server) is asked those again by the next run, and
+    the exit code is 1, too. Keys come from the environment variables that the panel file names.
 
     --workers spreads the work over processes, on this machine or a Ray cluster: for millions of pairs, or a GPU for
     each local model. A worker may die: another goes on with its pairs, and the store says what is left to ask.
@@ -63,7 +64,7 @@ def label(
         typer.echo(report.model_dump_json(indent=2))
     else:
         _print_report(report, out)
-    if report.stopped or report.interrupted:
+    if report.stopped or report.interrupted or any(juror.missed for juror in report.jurors):
         raise typer.Exit(1)
 
 
@@ -199,6 +200,10 @@ def _print_report(report: Report, out: Path) -> None:
     for juror in report.jurors:
         if juror.in_flight:
             typer.echo(f"{juror.name}: {juror.in_flight} requests were under way when a run died: maybe paid twice")
+        if juror.missed:
+            kinds = ", ".join(f"{n:,} {kind}" for kind, n in juror.missed.items())
+            why = f"; the last: {juror.last_missed}" if juror.last_missed else ""
+            typer.echo(_shown(f"{juror.name} got no answer to {kinds}: run the same command again{why}"), err=True)
         if juror.stopped:
             typer.echo(_shown(f"{juror.name} stopped: {juror.stopped}"), err=True)
     if report.interrupted:
@@ -231,7 +236,7 @@ def _plain_text(text: str) -> str:
 
 
 def _shown(text: str) -> str:
-    from prism.result import printable
+    from prism.text import printable
 
     return " ".join(printable(text).split())
 

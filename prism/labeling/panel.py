@@ -26,10 +26,10 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prism.errors import PanelError
-from prism.labeling.chat import Provider, plain_address
-from prism.labeling.money import Price
 from prism.labeling.rubrics import RUBRICS, Rubric
 from prism.labeling.sequential import PosteriorBound, Stop, when_decided
+from prism.llm.chat import Provider, plain_address
+from prism.llm.money import Price
 from prism.types import Record, Verdict, first_problem
 
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]

@@ -10,11 +10,11 @@ from decimal import Decimal
 from typing import Any
 
 from prism.errors import PrismError
-from prism.labeling.failures import Stop, Undelivered
 from prism.labeling.jurors import Juror
 from prism.labeling.pairs import LabelPair
 from prism.labeling.panel import ApiJuror, EndpointJuror, LocalJuror, Panel
 from prism.labeling.store import Committer, Store
+from prism.llm.failures import Stop, Undelivered
 from prism.types import Vote
 
 Known = Mapping[str, tuple[int | None, str | None]]
@@ -31,6 +31,8 @@ class Standing:
     failures: int = 0
     missed: Counter[str] = field(default_factory=Counter)
     """Questions without an answer, by reason; the next run asks them again."""
+    last_missed: str | None = None
+    """What was said about the last of them."""
     stopped: str | None = None
     """Why it is not asked any more."""
     spent_usd: Decimal = Decimal(0)
@@ -97,6 +99,7 @@ class Poll:
             return None
         except Undelivered as error:
             standing.missed[error.kind] += 1
+            standing.last_missed = str(error)
             key = (pair.id, juror.name, self._panel.rubric.key)
             await self._committer.write(Store.add_missed, *key, error.kind, str(error))
             return None

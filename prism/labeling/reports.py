@@ -28,6 +28,8 @@ class JurorReport(Record):
     """Failures over votes; 0 without votes."""
     missed: dict[str, int]
     """Questions that got no answer, by reason; the next run asks them again."""
+    last_missed: str | None = None
+    """What was said about one of them."""
     stopped: str | None
     """Why it was not asked any more."""
     calls: int
@@ -103,6 +105,7 @@ def _juror(name: str, outcomes: dict[str, int], state: State) -> JurorReport:
         failures=failures,
         failure_rate=sum(failures.values()) / votes if votes else 0.0,
         missed=dict(standing.missed),
+        last_missed=standing.last_missed,
         stopped=standing.stopped,
         calls=spent.calls,
         failed_tries=state.store.ends(name),

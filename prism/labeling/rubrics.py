@@ -18,10 +18,10 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from prism.result import printable
+from prism.llm.replies import own_words, visible
+from prism.text import printable
 from prism.types import Document, Record
 
-_THOUGHT = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _WORDS = r"(?:(?:final|label|answer|score|grade|rating)\s*)"
 _NOISE = r"[\s*_`\"'().:=\[\]#]*"
 """Formatting that models put around a digit. No minus sign, fraction bar or range: those are other answers."""
@@ -100,7 +100,7 @@ class Rubric(Record):
         """The label, if the answer has the agreed form and was not cut off. Nothing else in it is looked at."""
         if finish == "length":
             return Reading(None, "cut_off")
-        own = _THOUGHT.sub("", answer, count=1).strip()
+        own = visible(own_words(answer))
         if self.answer == "last-line":
             found = re.fullmatch(_MARKED, own.splitlines()[-1], re.IGNORECASE) if own else None
         else:

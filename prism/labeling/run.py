@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Literal
 
 from prism.errors import DataError, InputError
-from prism.labeling.allowance import Account, Allowance
 from prism.labeling.jurors import make_jurors
 from prism.labeling.labels import write_labels
 from prism.labeling.pairs import BadLine, Item, LabelPair, Repeated, read_pairs
@@ -27,6 +26,7 @@ from prism.labeling.panel import Panel
 from prism.labeling.polling import Known, Poll, Standing, work_through
 from prism.labeling.reports import Report, make_report, write_report
 from prism.labeling.store import Committer, Store
+from prism.llm.allowance import Account, Allowance
 
 OnBadLine = Literal["skip", "stop"]
 _SHOWN_BAD_LINES = 20

@@ -185,5 +185,6 @@ def _merge(state: State, done: PartDone) -> None:
         standing.asked += part.asked
         standing.failures += part.failures
         standing.missed += part.missed
+        standing.last_missed = part.last_missed or standing.last_missed
         standing.spent_usd += part.spent_usd
         standing.stopped = standing.stopped or part.stopped

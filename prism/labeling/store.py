@@ -25,8 +25,8 @@ from typing import Any, NamedTuple, Self
 from anyio import to_thread
 
 from prism.errors import DataError, PanelError
-from prism.labeling.money import from_pico, to_pico
 from prism.labeling.rubrics import Rubric
+from prism.llm.money import from_pico, to_pico
 from prism.types import Usage, Vote
 
 _FORMAT = 1

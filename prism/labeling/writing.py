@@ -22,13 +22,14 @@ from pydantic import Field
 
 from prism.files.jsonl import Drops, JsonlWriter, Line, Row
 from prism.labeling.asking import Asked, Kept, Say, ask_all
-from prism.labeling.failures import BadAnswer
-from prism.labeling.money import Price
+from prism.llm.failures import BadAnswer
+from prism.llm.money import Price
+from prism.llm.replies import own_words
 from prism.text import stable_id
 from prism.types import Record, Usage
 
 if TYPE_CHECKING:
-    from prism.labeling.chat import ChatClient, Messages
+    from prism.llm.chat import ChatClient, Messages
 
 RUBRIC = """\
 You write what an agent will read in place of a document. You get a query and a document that helps to answer it.
@@ -106,7 +107,7 @@ class Texts(NamedTuple):
 
 def parse(text: str) -> tuple[str, str] | Problem:
     """The two texts of an answer; what a model thought aloud before them is passed over."""
-    body = text.rpartition("</think>")[2].strip()
+    body = own_words(text)
     if body.strip(".").lower() == "none":
         return Problem("nothing to write", "the writer finds nothing in the document that bears on the query")
     opening, closing, evidence_opening, evidence_closing = _TAGS

@@ -16,8 +16,8 @@ from prism.errors import InputError
 if TYPE_CHECKING:
     from prism.files.jsonl import Drops, Line, OnBad
     from prism.labeling.asking import Asked
-    from prism.labeling.chat import ChatClient, Provider
     from prism.labeling.writing import Writer
+    from prism.llm.chat import ChatClient, Provider
 
 
 def write_targets(
@@ -50,8 +50,8 @@ def write_targets(
     Example: prism write-targets labels/labels.jsonl targets.jsonl --model small --base-url https://api.example.com/v1
     --key-env EXAMPLE_API_KEY --price 0.1:0.4 --budget-usd 5
     """
-    from prism.labeling.chat import ChatClient
     from prism.labeling.writing import Limits, Writer, open_kept
+    from prism.llm.chat import ChatClient
 
     read = _Reading(labels, yes_from, limit, on_bad)
     limits = Limits(
@@ -113,7 +113,7 @@ class _Reading:
 def _provider(base_url: str, key_env: str | None, concurrency: int, budget_usd: float | None) -> Provider:
     from pydantic import ValidationError
 
-    from prism.labeling.chat import Provider
+    from prism.llm.chat import Provider
     from prism.types import first_problem
 
     budget = None if budget_usd is None else Decimal(str(budget_usd))
@@ -126,7 +126,7 @@ def _provider(base_url: str, key_env: str | None, concurrency: int, budget_usd: 
 def _price(text: str) -> Any:
     from pydantic import ValidationError
 
-    from prism.labeling.money import Price
+    from prism.llm.money import Price
 
     into, _, out = text.partition(":")
     try:

@@ -271,7 +271,7 @@ def plan_table(plan: Plan) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from prism.result import printable
+    from prism.text import printable
 
     table = Table(title=f"{plan.recipe}: dry run", show_header=False, title_justify="left")
     padding = 1 - plan.tokens_per_epoch / plan.padded_tokens_per_epoch

@@ -14,17 +14,20 @@ import asyncio
 import json
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from prism.labeling.allowance import Account, Allowance
-from prism.labeling.failures import BadAnswer, KeyRefused, Stop, Unavailable, Undelivered
-from prism.labeling.money import Price
-from prism.labeling.replies import read_error, read_reply
+from prism.llm.allowance import Account, Allowance
+from prism.llm.classify import Caller, read_error
+from prism.llm.failures import BadAnswer, Evidence, KeyRefused, Stop, Unavailable, Undelivered
+from prism.llm.money import Price
+from prism.llm.replies import read_reply
 from prism.text import clean
 from prism.types import Record, Usage
 
@@ -38,6 +41,8 @@ Messages = Sequence[Mapping[str, str]]
 _MAX_BODY_BYTES = 8 * 2**20
 _MESSAGE_TOKENS = 16
 """Generous room for what a chat template puts around one message."""
+_HARMLESS = ({"role": "user", "content": "Reply with the digit 1 and nothing else."},)
+"""Nothing to refuse: whoever refuses this refuses everything."""
 
 
 class Provider(Record):
@@ -120,6 +125,8 @@ class _Request(NamedTuple):
     estimate: Usage
     most_usd: Decimal
     log: CallLog | None
+    max_tokens: int
+    params: Mapping[str, Any]
 
 
 class ChatClient:
@@ -146,6 +153,7 @@ class ChatClient:
         self._allowance: Allowance = allowance or Account(provider, spent_usd)
         self._http: httpx.AsyncClient | None = None
         self._stopped: dict[str, Stop] = {}
+        self._evidence: dict[str, Evidence] = {}
 
     async def complete(
         self,
@@ -194,7 +202,16 @@ class ChatClient:
             estimate=Usage(prompt_tokens=estimate_tokens(cleaned), written_tokens=max_tokens),
             most_usd=price.cost(most),
             log=log,
+            max_tokens=max_tokens,
+            params=params,
         )
+
+    @property
+    def _caller(self) -> Caller:
+        variable = self.provider.key_env
+        key = os.environ.get(variable, "").strip() if variable else ""
+        shown = variable or "no variable (none is named in key_env)"
+        return Caller(self.name, key, shown, self.provider.max_wait_s)
 
     def _authorization(self) -> dict[str, str]:
         variable = self.provider.key_env
@@ -215,6 +232,7 @@ class ChatClient:
             await self._allowance.set_aside(request.most_usd)
             paid_usd = request.most_usd  # what counts if we never hear
             try:
+                asked_at = time.monotonic()
                 if request.log:
                     await request.log.sent(request.most_usd)
                 completion = await self._ask(request)
@@ -225,14 +243,44 @@ class ChatClient:
                 raise
             except (Undelivered, Stop) as error:
                 paid_usd = await self._lost(request, error)
-                raise
+                refusal = error
             finally:
                 self._allowance.settle(request.most_usd, paid_usd)
+            raise await self._believed(request, refusal, asked_at) from None
+
+    async def _believed(self, request: _Request, refusal: Undelivered | Stop, asked_at: float) -> Undelivered | Stop:
+        """What a refusal is: of the account, or of this text alone (see `Evidence`)."""
+        evidence = self._evidence.setdefault(request.model, Evidence())
+        found = await evidence.believed(refusal, asked_at, partial(self._try_harmless, request))
+        if isinstance(found, Stop):
+            self._stopped[request.model] = found
+        return found
+
+    async def _try_harmless(self, request: _Request) -> Stop | Undelivered | None:
+        """Ask something nobody refuses, once. Returns how that failed; None when anything was answered."""
+        if request.model in self._stopped:  # somebody else has learnt it meanwhile
+            return self._stopped[request.model]
+        asked = self._request(_HARMLESS, request.model, request.max_tokens, request.price, request.params, request.log)
+        await self._allowance.turn(asked.estimate)
+        await self._allowance.set_aside(asked.most_usd)
+        paid_usd = asked.most_usd
+        try:
+            if asked.log:
+                await asked.log.sent(asked.most_usd)
+            paid_usd = (await self._ask(asked)).cost_usd
+        except BadAnswer as error:
+            paid_usd = error.cost_usd
+        except (Undelivered, Stop) as error:
+            paid_usd = await self._lost(asked, error)
+            return error
+        finally:
+            self._allowance.settle(asked.most_usd, paid_usd)
+        if asked.log:
+            await asked.log.failed("harmless question", paid_usd)
+        return None
 
     async def _lost(self, request: _Request, error: Undelivered | Stop) -> Decimal:
         """Record an attempt that brought nothing; returns the most it may have cost."""
-        if isinstance(error, Stop):
-            self._stopped[request.model] = error
         charged_usd = request.most_usd if isinstance(error, Unavailable) and error.paid else Decimal(0)
         if isinstance(error, Unavailable) and error.retry_after_s is not None:
             self._allowance.pause(error.retry_after_s)
@@ -243,8 +291,9 @@ class ChatClient:
     async def _ask(self, request: _Request) -> Completion:
         status, headers, body = await self._post(request)
         if status != 200:
-            raise read_error(self.name, status, headers, body, self.provider)
-        reply = read_reply(self.name, body, self.provider)
+            raise read_error(self._caller, status, headers, body)
+        reply = read_reply(self._caller, body)
+        self._evidence.setdefault(request.model, Evidence()).answered()
         usage = reply.usage or Usage(prompt_tokens=request.estimate.prompt_tokens, written_tokens=_estimate(reply.text))
         cost_usd = request.price.cost(usage)
         if reply.problem:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from prism.labeling.failures import OverBudget
+from prism.llm.failures import OverBudget
 from prism.types import Record, Usage
 
 PICO = 10**12

@@ -8,11 +8,11 @@ import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
 
-from prism.labeling.money import Budget
+from prism.llm.money import Budget
 from prism.types import Usage
 
 if TYPE_CHECKING:
-    from prism.labeling.chat import Provider
+    from prism.llm.chat import Provider
 
 
 class Allowance(Protocol):

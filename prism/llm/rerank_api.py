@@ -1,0 +1,145 @@
+"""Rerank HTTP APIs: the Cohere, Jina and Voyage dialects. Any server that speaks one of them will do.
+
+    cohere  POST /v2/rerank {model, query, documents, top_n}              billed: meta.billed_units.search_units
+    jina    POST /v1/rerank {…, return_documents: false}                  billed: usage.total_tokens
+    voyage  POST /v1/rerank {model, query, documents, top_k}              billed: usage.total_tokens
+
+Cohere and Jina answer `results[]`, Voyage `data[]`, each item with `index` and `relevance_score`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from prism.errors import InputError
+from prism.llm.chat import plain_address
+from prism.llm.http import Address, ask
+
+if TYPE_CHECKING:
+    import httpx
+    from aiolimiter import AsyncLimiter
+
+Name = Literal["cohere", "jina", "voyage"]
+
+
+class Dialect(NamedTuple):
+    """How one API is asked."""
+
+    base_url: str
+    key: str
+    """The environment variable with the key."""
+    limit: str
+    """The field that says how many results to return."""
+    results: str
+    """The field of the answer that holds them."""
+    fields: Mapping[str, Any]
+
+    def body(self, model: str, query: str, documents: Sequence[str]) -> dict[str, Any]:
+        """What is sent."""
+        texts = {"model": model, "query": query, "documents": list(documents)}
+        return {**texts, self.limit: len(documents), **self.fields}
+
+
+DIALECTS: Final[Mapping[str, Dialect]] = {
+    "cohere": Dialect("https://api.cohere.com/v2", "COHERE_API_KEY", "top_n", "results", {}),
+    "jina": Dialect("https://api.jina.ai/v1", "JINA_API_KEY", "top_n", "results", {"return_documents": False}),
+    "voyage": Dialect("https://api.voyageai.com/v1", "VOYAGE_API_KEY", "top_k", "data", {"return_documents": False}),
+}
+_ENDING = "/rerank"
+
+
+def rerank_url(dialect: str, url: str | None = None) -> str:
+    """Where to post to. `url` is a base URL, up to and including `/v1`, as everywhere; that of `…/rerank` is taken too.
+
+    A server's bare address gets the version its dialect has. Raises InputError for what is no address.
+    """
+    base = DIALECTS[dialect].base_url
+    try:
+        given = plain_address(url or base)
+    except ValueError as error:
+        raise InputError(f"{url!r}: {error} (the base URL, up to /v1)") from error
+    if given.endswith(_ENDING):
+        return given
+    if not urlsplit(given).path:
+        given += urlsplit(base).path
+    return given + _ENDING
+
+
+class Answer(NamedTuple):
+    """Scores of one call."""
+
+    scores: dict[int, float]
+    """Position of the document in the call -> score; a position the API left out is missing."""
+    tokens: int | None
+    searches: int | None
+    """Billed units, None where the API does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiTeacher:
+    """One model behind one address."""
+
+    dialect: Name
+    model: str
+    url: str
+    """The base URL, or that of `…/rerank`."""
+    key: str | None
+    key_env: str | None = None
+    """Where the key came from, for messages."""
+    attempts: int = 6
+    longest_wait_s: float = 60.0
+
+    @classmethod
+    def from_environment(
+        cls, dialect: Name, model: str, url: str | None = None, key_env: str | None = None
+    ) -> ApiTeacher:
+        """The key is read from `key_env`; a provider's own address needs one, a server of yours may not."""
+        name = key_env or DIALECTS[dialect].key
+        key = os.environ.get(name)
+        if key is None and (url is None or key_env is not None):
+            raise InputError(f"no key in the environment: set {name}, or name another variable with --key-env")
+        return cls(dialect, model, rerank_url(dialect, url), key, name)
+
+    @property
+    def name(self) -> str:
+        """What scores are filed under: everything that decides them, and no key."""
+        return f"{self.dialect} {self.model} {self.url}"
+
+    async def ask(
+        self, client: httpx.AsyncClient, query: str, documents: Sequence[str], limiter: AsyncLimiter | None = None
+    ) -> Answer:
+        """One call, asked again while the server is busy; every attempt waits for `limiter`.
+
+        Raises Rejected (this request is wrong), Unavailable (no answer in `attempts`) or Stop (no request will do).
+        """
+        url = rerank_url(self.dialect, self.url)
+        body = DIALECTS[self.dialect].body(self.model, query, documents)
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        address = Address(url, self.key, self.key_env or DIALECTS[self.dialect].key, self.attempts, self.longest_wait_s)
+        return await ask(
+            lambda: client.post(url, json=body, headers=headers),
+            lambda answer: self._read(answer, len(documents)),
+            address,
+            limiter,
+        )
+
+    def _read(self, body: Any, count: int) -> Answer:
+        results = body[DIALECTS[self.dialect].results]
+        scores = {
+            int(result["index"]): float(result["relevance_score"]) for result in results if not result.get("error")
+        }
+        known = {index: score for index, score in scores.items() if 0 <= index < count and math.isfinite(score)}
+        return Answer(
+            known, _count(body, "usage", "total_tokens"), _count(body, "meta", "billed_units", "search_units")
+        )
+
+
+def _count(body: Any, *path: str) -> int | None:
+    for name in path:
+        body = body.get(name) if isinstance(body, Mapping) else None
+    return int(body) if isinstance(body, int | float) and math.isfinite(body) else None
