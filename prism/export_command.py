@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from prism.files.outputs import writable_folder
+
 _NEXT = {
     "merged": "prism serve --model {target}",
     "sentence-transformers": "CrossEncoder({target!r}).rank(query, documents)",
@@ -16,7 +18,7 @@ _NEXT = {
 
 def export(
     source: Annotated[str, typer.Argument(help="mini, a checkpoint or LoRA adapter directory, or a hub name.")],
-    target: Annotated[Path, typer.Argument(help="A new directory.")],
+    target: Annotated[Path, typer.Argument(help="A new directory.", callback=writable_folder)],
     layout: Annotated[
         Literal["merged", "sentence-transformers", "sequence-classification"],
         typer.Option(help="Whom it is for: Prism and any server, CrossEncoder, or plain vLLM's own /rerank."),

@@ -24,6 +24,7 @@ from prism.data.leakage import LeakageCheck
 from prism.data.splits import split_of
 from prism.errors import DataError
 from prism.files.jsonl import Drops, JsonlWriter, Line, OnBad, Row, read_pairs, read_rows, reject
+from prism.files.outputs import require_folder
 from prism.types import Example, Record, Verdict, first_problem
 
 
@@ -59,18 +60,24 @@ def build_training_data(
     sources: Sources, rules: Rules, folder: Path, *, leakage: LeakageCheck | None = None, on_bad: OnBad = "fail"
 ) -> Row:
     """Write the files into `folder`; returns the card as a mapping. Raises DataError for bad input (see `on_bad`)."""
+    require_folder(folder)
+    for path in (sources.labels, sources.scores, sources.targets):
+        if path is not None and not path.is_file():
+            raise DataError(f"no file {path}: check the path")
     folder.mkdir(parents=True, exist_ok=True)
     drops, tally = Drops(), Tally(1 if rules.yes_from is None else rules.yes_from)
     work, merged = folder / "join.sqlite.part", folder / "merged.jsonl.part"
-    with JsonlWriter(folder / "dropped.jsonl") as dropped, closing(_Join(work)) as join:
-        join.fill(sources, drops, on_bad)
-        left_out = _LeftOut(dropped, drops)
-        lines = read_pairs(sources.labels, drops, on_bad)
-        ids, cells = _merge(lines, merged, _Decide(rules, join, leakage), left_out, tally, on_bad)
-        balanced = balance(ids, cells, total=rules.balance_total) if rules.balance_total and ids else None
-        _write_splits(rules, folder, merged, balanced, left_out, tally)
-    work.unlink()
-    merged.unlink()
+    try:
+        with JsonlWriter(folder / "dropped.jsonl") as dropped, closing(_Join(work)) as join:
+            join.fill(sources, drops, on_bad)
+            left_out = _LeftOut(dropped, drops)
+            lines = read_pairs(sources.labels, drops, on_bad)
+            ids, cells = _merge(lines, merged, _Decide(rules, join, leakage), left_out, tally, on_bad)
+            balanced = balance(ids, cells, total=rules.balance_total) if rules.balance_total and ids else None
+            _write_splits(rules, folder, merged, balanced, left_out, tally)
+    finally:
+        work.unlink(missing_ok=True)
+        merged.unlink(missing_ok=True)
     if not any(tally.records.values()):
         raise DataError(f"no record is left of {sources.labels}: {drops.report()}")
     return write_card(folder, sources, rules, tally, drops, balanced)

@@ -21,8 +21,10 @@ from prism.data.command_app import (
     app,
     finish,
     progress,
+    writable_output,
 )
-from prism.files.jsonl import Drops, read_pairs, read_rows, write_report, write_rows, write_text
+from prism.files.jsonl import Drops, Written, read_pairs, read_rows, write_report, write_rows, write_text
+from prism.files.outputs import writable_file, writable_folder
 
 
 @app.command()
@@ -30,7 +32,7 @@ def fit(
     scores: Annotated[Path, typer.Argument(help="JSONL with teacher_score, as `prism data score` writes it.")],
     labels: Annotated[Path, typer.Argument(help="JSONL with label (or verdict) for some of the same pairs.")],
     yes_from: YesFrom = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the fit as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the fit as JSON.", callback=writable_file)] = None,
     samples: Annotated[int, typer.Option(min=10, help="Bootstrap samples of the queries.")] = 500,
     seed: Seed = 0,
     on_bad: Bad = "fail",
@@ -68,7 +70,7 @@ def transform(
 
     drops = Drops()
     written = write_rows(out, transformed(read_rows(scores, drops, on_bad), power, drops, on_bad))
-    finish(write_report(out, "transform", [scores], drops, records=written, power=power), out)
+    finish(write_report(out, "transform", [scores], drops, records=written.records, power=power), out, written)
 
 
 @app.command()
@@ -85,7 +87,7 @@ def balance(
     drops = Drops()
     rows, cells = balance_file(records, drops, on_bad, total=total, cap=cap)
     written = write_rows(out, rows)
-    finish(write_report(out, "balance", [records], drops, records=written, **cells), out)
+    finish(write_report(out, "balance", [records], drops, records=written.records, **cells), out, written)
 
 
 @app.command()
@@ -104,13 +106,13 @@ def mix(
     drops = Drops()
     weights = parse_weights(files)
     written = write_rows(out, mix(weights, total, seed, drops, on_bad))
-    finish(write_report(out, "mix", list(weights), drops, records=written), out)
+    finish(write_report(out, "mix", list(weights), drops, records=written.records), out, written)
 
 
 @app.command()
 def split(
     records: RecordsFile,
-    folder: Annotated[Path, typer.Argument(help="Where NAME.jsonl of each split goes.")],
+    folder: Annotated[Path, typer.Argument(help="Where NAME.jsonl of each split goes.", callback=writable_folder)],
     splits: Splits = "train=0.95,dev=0.05",
     salt: Annotated[str, typer.Option(help="Another salt, another split.")] = "",
     on_bad: Bad = "fail",
@@ -130,14 +132,19 @@ def split(
 def leakage(
     records: RecordsFile,
     evaluation: Annotated[list[Path], typer.Argument(help="BEIR folders, or JSONL with query, document or text.")],
-    out: Annotated[Path | None, typer.Option(help="Write the records that do not leak.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the records that do not leak.", callback=writable_output)
+    ] = None,
     query_similarity: QuerySimilarity = 90.0,
     overlap: Overlap = 0.5,
     beir_split: BeirSplit = "test",
     all_documents: AllDocuments = False,
     on_bad: Bad = "fail",
 ) -> None:
-    """Find records whose query or document is, or nearly repeats, one of an evaluation set. Exit code 1 if any does."""
+    """Find records whose query or document is, or nearly repeats, one of an evaluation set.
+
+    Exit code 1 if any does, with and without --out.
+    """
     from prism.data.leakage import LeakageCheck, clean_rows, read_evaluation
 
     drops, leaks = Drops(), Drops()
@@ -145,22 +152,25 @@ def leakage(
     check = LeakageCheck(texts, query_similarity, overlap)
     rows = clean_rows(read_pairs(records, drops, on_bad), check, leaks)
     with progress("checking", None):
-        written = write_rows(out, rows) if out else sum(1 for _ in rows)
+        written = write_rows(out, rows) if out else Written(sum(1 for _ in rows), False)
     leaks.counts.update(drops.counts)
     leaks.places.update(drops.places)
     typer.echo(f"checked against {len(texts.queries):,} queries and {len(texts.documents):,} documents", err=True)
     if out:
-        finish(write_report(out, "leakage", [records, *evaluation], leaks, records=written), out)
+        finish(write_report(out, "leakage", [records, *evaluation], leaks, records=written.records), out, written)
     else:
-        finish({"records": written, "dropped": leaks.report()}, records)
-    if any(reason.startswith("leakage") for reason in leaks.counts) and not out:
+        finish({"records": written.records, "dropped": leaks.report()}, records)
+    if any(reason.startswith("leakage") for reason in leaks.counts):
         raise typer.Exit(1)
 
 
 @app.command()
 def build(
     labels: Annotated[Path, typer.Argument(help="Labelled pairs: label or verdict, votes, vote_share.")],
-    folder: Annotated[Path, typer.Argument(help="Where train.jsonl, dev.jsonl, dropped.jsonl and the card go.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Where train.jsonl, dev.jsonl, dropped.jsonl and the card go.", callback=writable_folder),
+    ],
     scores: Annotated[Path | None, typer.Option(help="Pairs with teacher_score (`prism data score`).")] = None,
     targets: Annotated[Path | None, typer.Option(help="Pairs with contribution and evidence.")] = None,
     yes_from: YesFrom = None,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prism.files.jsonl import Drops, Row, report_path, write_text
+from prism.files.jsonl import Drops, Row, dumps, report_path, write_text
 from prism.text import printable
 from prism.types import Example
 
@@ -83,7 +83,10 @@ def write_card(
         "balance": balanced and _cells(balanced),
         "cost": _costs(path for _, path in sources if path is not None),
     }
-    write_text(folder / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    before = _read(folder / "card.json")
+    if {**before, "made": None} == {**json.loads(dumps(card)), "made": None}:
+        card["made"] = before["made"]  # the same build again
+    write_text(folder / "card.json", dumps(card, indent=2) + "\n")
     write_text(folder / "card.md", render(card))
     return card
 

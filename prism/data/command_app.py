@@ -9,14 +9,27 @@ from typing import Annotated
 
 import typer
 
-from prism.files.jsonl import OnBad, Row
+from prism.files.jsonl import OnBad, Row, Written, report_path
+from prism.files.lines import ending
+from prism.files.outputs import writable_file
 
 app = typer.Typer(no_args_is_help=True, help="Make training data: pairs, negatives, teacher scores, splits, checks.")
+
+
+def writable_output(path: Path | None) -> Path | None:
+    """The path, when a file and its report can be written there. Raises InputError."""
+    return None if path is None or writable_file(report_path(path)) is None else writable_file(path)
+
 
 PairsFile = Annotated[Path, typer.Argument(help="JSONL with query and document (and doc_id, title) on each line.")]
 CorpusFile = Annotated[Path, typer.Argument(help="JSONL with text (and id, title, headings) on each line.")]
 RecordsFile = Annotated[Path, typer.Argument(help="JSONL with query, document and teacher_score on each line.")]
-Out = Annotated[Path, typer.Argument(help="Where the result goes: a JSONL file, with OUT.report.json beside it.")]
+Out = Annotated[
+    Path,
+    typer.Argument(
+        help="Where the result goes: a JSONL file, with OUT.report.json beside it.", callback=writable_output
+    ),
+]
 Bad = Annotated[OnBad, typer.Option("--on-bad", help="A malformed line: end the command, or be counted and left out.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 YesFrom = Annotated[int | None, typer.Option(help="Labels from here on mean yes. Default: the verdict stands, else 1.")]
@@ -31,7 +44,7 @@ AllDocuments = Annotated[bool, typer.Option("--all-documents", help="The whole c
 
 def count_lines(path: Path) -> int | None:
     """Lines of a plain file, for the progress bar."""
-    if not path.is_file() or path.suffix == ".gz":
+    if not path.is_file() or path.name.lower().endswith(".gz") or ending(path) == ".json":
         return None
     with path.open("rb") as lines:
         return sum(1 for line in lines if line.strip())
@@ -50,11 +63,12 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda n: bar.advance(task, n)
 
 
-def finish(report: Row, out: Path) -> None:
+def finish(report: Row, out: Path, written: Written | None = None) -> None:
     """One line on what was made, one for each reason something was dropped."""
     from prism.text import printable
 
-    typer.echo(f"{out}: {report['records']:,} records")
+    unchanged = ", unchanged" if written and written.unchanged else ""
+    typer.echo(f"{out}: {report['records']:,} records{unchanged}")
     for reason, found in report["dropped"].items():
         first = found["first"][0] if found["first"] else ""
         typer.echo(printable(f"dropped {found['count']:,}: {reason} (first: {first})"), err=True)

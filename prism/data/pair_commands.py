@@ -12,6 +12,7 @@ from prism.data.command_app import Bad, CorpusFile, Out, PairsFile, Seed, app, c
 from prism.data.sources import read_corpus
 from prism.errors import InputError
 from prism.files.jsonl import Drops, Line, OnBad, read_pairs, read_queries, write_report, write_rows
+from prism.files.outputs import writable_file
 
 
 @app.command()
@@ -35,7 +36,11 @@ def pairs(
     examples = pairs_from_corpus(read_corpus(corpus, drops, on_bad), settings, seed, drops)
     rows = ({"id": stable_id(e.query, e.document), **e.model_dump(mode="json", exclude_none=True)} for e in examples)
     written = write_rows(out, rows)
-    finish(write_report(out, "pairs", [corpus], drops, records=written, settings=settings.model_dump()), out)
+    finish(
+        write_report(out, "pairs", [corpus], drops, records=written.records, settings=settings.model_dump()),
+        out,
+        written,
+    )
 
 
 @app.command()
@@ -79,7 +84,7 @@ def mine(
         else:
             retriever = Bm25(texts, stemmer=None if stemmer == "none" else stemmer)
         written = write_rows(out, mine(known, documents, retriever, settings, method, drops, advance))
-    finish(write_report(out, "mine", [pairs, corpus], drops, records=written, queries=len(known)), out)
+    finish(write_report(out, "mine", [pairs, corpus], drops, records=written.records, queries=len(known)), out, written)
 
 
 @app.command()
@@ -91,10 +96,12 @@ def score(
         typer.Option(help="A rerank API's dialect, or a sentence-transformers model on this machine."),
     ],
     model: Annotated[str, typer.Option(help="The API's model name; for local teachers a directory or hub name.")],
-    store: Annotated[Path, typer.Option(help="SQLite file that keeps every score: never paid twice.")] = Path(
-        "teacher.sqlite"
-    ),
-    url: Annotated[str | None, typer.Option(help="Another server of that dialect, such as `prism serve`.")] = None,
+    store: Annotated[
+        Path, typer.Option(help="SQLite file that keeps every score: never paid twice.", callback=writable_file)
+    ] = Path("teacher.sqlite"),
+    url: Annotated[
+        str | None, typer.Option(help="Base URL of another server of that dialect, up to /v1: such as `prism serve`.")
+    ] = None,
     key_env: Annotated[str | None, typer.Option(help="Environment variable with the key.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Documents per call.")] = 32,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Calls under way at once.")] = 4,
@@ -149,7 +156,7 @@ def score(
         written = write_rows(out, scored(read_pairs(pairs, drops, on_bad), name, kept, failures, squash, drops))
         spent = kept.spent()
     cost = spent._asdict()
-    finish(write_report(out, "score", [pairs], drops, records=written, teacher=name, cost=cost), out)
+    finish(write_report(out, "score", [pairs], drops, records=written.records, teacher=name, cost=cost), out, written)
 
 
 def _reader(path: Path, on_bad: OnBad) -> Callable[[], Iterator[Line]]:

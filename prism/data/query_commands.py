@@ -14,6 +14,7 @@ from prism.data.command_app import Bad, CorpusFile, Out, Seed, app, count_lines,
 from prism.data.sources import read_corpus
 from prism.errors import InputError
 from prism.files.jsonl import Drops, read_queries, write_report, write_rows
+from prism.files.outputs import writable_file
 
 if TYPE_CHECKING:
     from prism.data.answers import AnswerStore, Question
@@ -29,7 +30,9 @@ PriceOut = Annotated[float, typer.Option(min=0, help="US dollars per million wri
 Budget = Annotated[float | None, typer.Option(min=0, help="Hard stop in US dollars, over all runs on one store.")]
 Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Requests under way at once.")]
 Rate = Annotated[float | None, typer.Option(min=0.001, help="Requests per minute, at most.")]
-Store = Annotated[Path, typer.Option(help="SQLite file that keeps every answer: never paid twice.")]
+Store = Annotated[
+    Path, typer.Option(help="SQLite file that keeps every answer: never paid twice.", callback=writable_file)
+]
 
 
 @app.command()
@@ -60,7 +63,7 @@ def keywords(
     lines = read_queries(questions, drops, on_bad)
     if by == "rule":
         written = write_rows(out, rewrite_rows(lines, drops, keep_original))
-        finish(write_report(out, "keywords", [questions], drops, records=written, by="rule"), out)
+        finish(write_report(out, "keywords", [questions], drops, records=written.records, by="rule"), out, written)
         return
     from prism.data.answers import AnswerStore
     from prism.data.llm_queries import rewrite_question, rewritten_rows
@@ -71,7 +74,11 @@ def keywords(
         failures = llm.ask_all(asked, kept, 200, count_lines(questions))
         written = write_rows(out, rewritten_rows(lines, llm.model, kept, failures, drops, keep_original))
         cost = {"usd": str(kept.spent_usd())}
-    finish(write_report(out, "keywords", [questions], drops, records=written, by=llm.model, cost=cost), out)
+    finish(
+        write_report(out, "keywords", [questions], drops, records=written.records, by=llm.model, cost=cost),
+        out,
+        written,
+    )
 
 
 @app.command()
@@ -104,7 +111,7 @@ def queries(
         examples = pairs_from_corpus(read_corpus(corpus, drops, on_bad), settings, seed, drops)
         names = {"query", "query_id", "document", "doc_id", "title", "source", "language"}
         written = write_rows(out, (example.model_dump(include=names, exclude_none=True) for example in examples))
-        finish(write_report(out, "queries", [corpus], drops, records=written, by="rule"), out)
+        finish(write_report(out, "queries", [corpus], drops, records=written.records, by="rule"), out, written)
         return
     from prism.data.answers import AnswerStore
     from prism.data.llm_queries import first_texts, query_question, query_rows
@@ -116,7 +123,9 @@ def queries(
         failures = llm.ask_all(asked, kept, 60 * count, len(texts))
         written = write_rows(out, query_rows(texts, llm.model, count, max_chars, kept, failures, drops))
         cost = {"usd": str(kept.spent_usd())}
-    finish(write_report(out, "queries", [corpus], drops, records=written, by=llm.model, cost=cost), out)
+    finish(
+        write_report(out, "queries", [corpus], drops, records=written.records, by=llm.model, cost=cost), out, written
+    )
 
 
 @app.command()
@@ -143,7 +152,7 @@ def search(
         with progress("searching", count_lines(queries)) as advance:
             failures = _searched(asked, queries, on_bad, kept, concurrency, requests_per_minute, advance)
         written = write_rows(out, found_rows(read_queries(queries, drops, on_bad), asked, kept, failures, drops))
-    finish(write_report(out, "search", [queries], drops, records=written, engine=engine), out)
+    finish(write_report(out, "search", [queries], drops, records=written.records, engine=engine), out, written)
 
 
 def _searched(

@@ -29,4 +29,4 @@ def read_examples(path: Path) -> Iterator[Example]:
 
 def write_examples(path: Path, examples: Iterable[Example]) -> int:
     """Write a whole file atomically (a crash leaves the old one or none); returns the number of records."""
-    return write_rows(path, (example.model_dump(mode="json", exclude_none=True) for example in examples))
+    return write_rows(path, (example.model_dump(mode="json", exclude_none=True) for example in examples)).records

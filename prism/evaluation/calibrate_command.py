@@ -13,6 +13,7 @@ import typer
 from prism.errors import CheckpointError, DataError, InputError
 from prism.files.ids import QUERY_IDS, id_in
 from prism.files.jsonl import Drops, Row, read_rows, require_text
+from prism.files.outputs import writable_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +60,9 @@ def calibrate(
     pairs: Annotated[
         Path, typer.Argument(help="JSONL: query, document, and verdict (yes, no) or label (from 1 on: relevant).")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the report, and for the calibrated checkpoint.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the report, and for the calibrated checkpoint.", callback=writable_folder)
+    ],
     method: Annotated[Literal["isotonic", "platt"], typer.Option(help="platt for fewer than some hundred pairs.")] = (
         "isotonic"
     ),

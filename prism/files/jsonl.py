@@ -273,12 +273,20 @@ class JsonlWriter:
             self._part.discard()
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write a whole file atomically; returns the number of rows."""
+class Written(NamedTuple):
+    """What became of a file."""
+
+    records: int
+    unchanged: bool
+    """The very same records were there already: the file was left alone."""
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Written:
+    """Write a whole file atomically. Raises DataError."""
     with JsonlWriter(path) as out:
         for row in rows:
             out.write(row)
-    return out.count
+    return Written(out.count, out.unchanged)
 
 
 def report_path(output: Path) -> Path:

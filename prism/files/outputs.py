@@ -10,26 +10,40 @@ from typing import TextIO
 from prism.errors import DataError, InputError
 
 
-def require_file(path: Path, name: str = "OUT") -> None:
+def require_file(path: Path) -> None:
     """Raises InputError unless a file can be written at `path`; makes nothing."""
     if path.is_dir():
-        raise InputError(f"{name} {path} is a folder: name a file in it")
+        raise InputError(f"{path} cannot be written: it is a folder: name a file in it")
     if path.exists() and not os.access(path, os.W_OK):
-        raise InputError(f"{name} {path} may not be written: choose another, or change its permissions")
-    _require_folder(path.parent, path, name)
+        raise InputError(f"{path} cannot be written: no permission: choose another")
+    _require_folder(path.parent, path)
 
 
-def require_folder(path: Path, name: str = "OUT") -> None:
+def require_folder(path: Path) -> None:
     """Raises InputError unless files can be written into the folder `path`, there or yet to be made; makes nothing."""
-    _require_folder(path, path, name)
+    _require_folder(path, path)
 
 
-def _require_folder(folder: Path, path: Path, name: str) -> None:
+def _require_folder(folder: Path, path: Path) -> None:
     nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place) or place == place.parent)
     if not nearest.is_dir():
-        raise InputError(f"{name} {path} cannot be written: {nearest} is a file, not a folder: choose another")
+        raise InputError(f"{path} cannot be written: {nearest} is a file, not a folder: choose another")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"{name} {path} cannot be written: no permission to write into {nearest}: choose another")
+        raise InputError(f"{path} cannot be written: no permission to write into {nearest}: choose another")
+
+
+def writable_file(path: Path | None) -> Path | None:
+    """For command lines: the path, when a file can be written there. Raises InputError."""
+    if path is not None:
+        require_file(path)
+    return path
+
+
+def writable_folder(path: Path | None) -> Path | None:
+    """For command lines: the path, when files can be written into that folder. Raises InputError."""
+    if path is not None:
+        require_folder(path)
+    return path
 
 
 class Part:

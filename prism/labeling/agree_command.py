@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prism.errors import DataError, InputError
+from prism.files.outputs import writable_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,9 @@ def agree(
         bool, typer.Option("--jurors", help="Compare each juror of JSONL files after the first, too.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the full comparison as JSON.")] = False,
-    plots: Annotated[Path | None, typer.Option(help="Folder for kappa.png and confusion.png.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for kappa.png and confusion.png.", callback=writable_folder)
+    ] = None,
 ) -> None:
     """Compare label files: kappa, alpha, exact and within-one rates, confusion matrices.
 

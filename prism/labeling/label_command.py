@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from prism.files.outputs import writable_folder
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -27,7 +29,9 @@ _PLAIN_EVERY_S = 30.0
 def label(
     panel: Annotated[Path, typer.Argument(help="YAML file: jurors, rubric, providers, budgets (configs/panels).")],
     pairs: Annotated[Path, typer.Argument(help="JSONL with query and document, or qrels for recorded votes.")],
-    out: Annotated[Path, typer.Argument(help="Directory for votes.sqlite, labels.jsonl and report.json.")],
+    out: Annotated[
+        Path, typer.Argument(help="Directory for votes.sqlite, labels.jsonl and report.json.", callback=writable_folder)
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate calls, tokens and cost.")] = False,
     on_bad_line: Annotated[
         Literal["stop", "skip"], typer.Option(help="A line that is no pair: refuse the file, or count and go on.")
@@ -206,6 +210,8 @@ def _print_report(report: Report, out: Path) -> None:
             typer.echo(_shown(f"{juror.name} got no answer to {kinds}: run the same command again{why}"), err=True)
         if juror.stopped:
             typer.echo(_shown(f"{juror.name} stopped: {juror.stopped}"), err=True)
+    if report.unchanged:
+        typer.echo(f"finished before: nothing was left to ask, {out} is unchanged")
     if report.interrupted:
         typer.echo("interrupted: run the same command to go on", err=True)
     _print_bad_lines(report.first_bad_lines, report.bad_lines)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from prism.files.jsonl import write_rows
 from prism.labeling.pairs import Item, LabelPair
 from prism.labeling.panel import Panel
 from prism.labeling.store import Store
-from prism.text import clean
 from prism.types import Record, Verdict
 
 UNDECIDED = "undecided"
@@ -54,23 +52,22 @@ def judge(panel: Panel, known: Mapping[str, tuple[int | None, str | None]]) -> L
     )
 
 
-def write_labels(path: Path, items: Iterable[Item], panel: Panel, store: Store) -> dict[str, int]:
-    """Write the whole file atomically; returns how many pairs got which verdict.
+def write_labels(path: Path, items: Iterable[Item], panel: Panel, store: Store) -> tuple[dict[str, int], bool]:
+    """Write the whole file atomically; returns how many pairs got which verdict, and whether it was there already.
 
     Each line is the pair's own record, with `id`, `rubric`, and what `Labelled` holds.
     """
     verdicts = Counter({"yes": 0, "no": 0, UNDECIDED: 0})
-    part = path.with_suffix(".jsonl.part")
-    with part.open("w", encoding="utf-8") as out:
+
+    def lines() -> Iterator[dict[str, Any]]:
         for pair in items:
             if isinstance(pair, LabelPair):
                 labelled = judge(panel, store.votes_on(pair.id, panel.rubric.key))
                 verdicts[labelled.verdict or UNDECIDED] += 1
-                out.write(clean(json.dumps(_line(pair, panel, labelled), ensure_ascii=False)) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
-    part.replace(path)
-    return dict(verdicts)
+                yield _line(pair, panel, labelled)
+
+    written = write_rows(path, lines())
+    return dict(verdicts), written.unchanged
 
 
 def _line(pair: LabelPair, panel: Panel, labelled: Labelled) -> dict[str, Any]:

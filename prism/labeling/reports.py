@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
+from prism.files.jsonl import write_text
 from prism.labeling.panel import Panel
 from prism.types import Record, Usage
 
@@ -66,6 +68,8 @@ class Report(Record):
     jurors: tuple[JurorReport, ...]
     paid_usd: Decimal
     uncertain_usd: Decimal
+    unchanged: bool = Field(default=False, exclude=True)
+    """Nothing was asked, and the files are as they were."""
 
     @property
     def stopped(self) -> bool:
@@ -117,11 +121,6 @@ def _juror(name: str, outcomes: dict[str, int], state: State) -> JurorReport:
     )
 
 
-def write_report(path: Path, report: Report) -> None:
-    """Write atomically."""
-    part = path.with_suffix(".json.part")
-    with part.open("w", encoding="utf-8") as out:
-        out.write(report.model_dump_json(indent=2) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
-    part.replace(path)
+def write_report(path: Path, report: Report) -> bool:
+    """Write atomically; returns whether it was there already."""
+    return write_text(path, report.model_dump_json(indent=2) + "\n")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from prism.errors import DataError, InputError
+from prism.files.outputs import require_folder
 from prism.labeling.jurors import make_jurors
 from prism.labeling.labels import write_labels
 from prism.labeling.pairs import BadLine, Item, LabelPair, Repeated, read_pairs
@@ -103,6 +104,7 @@ def open_store(panel: Panel, out: Path) -> Iterator[Store]:
     """
     from filelock import FileLock, Timeout
 
+    require_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0), contextlib.closing(Store(out / "votes.sqlite")) as store:
@@ -114,10 +116,10 @@ def open_store(panel: Panel, out: Path) -> Iterator[Store]:
 
 def conclude(panel: Panel, pairs: Path, out: Path, state: State, *, limit: int | None, interrupted: bool) -> Report:
     """From the votes in the store to labels.jsonl and report.json."""
-    labels = write_labels(out / "labels.jsonl", first(read_pairs(pairs), limit), panel, state.store)
+    labels, same_labels = write_labels(out / "labels.jsonl", first(read_pairs(pairs), limit), panel, state.store)
     report = make_report(panel, state, labels, interrupted=interrupted)
-    write_report(out / "report.json", report)
-    return report
+    same_report = write_report(out / "report.json", report)
+    return report.model_copy(update={"unchanged": same_labels and same_report})
 
 
 def refuse_bad_lines(pairs: Path) -> None:

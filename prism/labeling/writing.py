@@ -285,6 +285,8 @@ class Finished(Record):
     """What came of a run."""
 
     records: int
+    unchanged: bool
+    """The target file held the very same before."""
     no_answer_yet: int
     """Pairs for which another answer is needed: run again."""
     attempts: dict[str, int]
@@ -322,6 +324,7 @@ def finish(
     answers = list(writer.attempts.values())
     return Finished(
         records=sum(taken.values()),
+        unchanged=target.unchanged,
         no_answer_yet=pending,
         attempts={str(number): count for number, count in sorted(taken.items())},
         answers=len(answers),

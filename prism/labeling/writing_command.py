@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prism.errors import InputError
+from prism.files.outputs import require_folder, writable_file
 
 if TYPE_CHECKING:
     from prism.files.jsonl import Drops, Line, OnBad
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 def write_targets(
     labels: Annotated[Path, typer.Argument(help="JSONL with query, document and verdict (or label): labels.jsonl.")],
-    out: Annotated[Path, typer.Argument(help="Where the targets go; answers are kept in OUT.state beside it.")],
+    out: Annotated[
+        Path,
+        typer.Argument(help="Where the targets go; answers are kept in OUT.state beside it.", callback=writable_file),
+    ],
     model: Annotated[str, typer.Option(help="The writing model, as its API calls it.")],
     base_url: Annotated[str, typer.Option(help="OpenAI-compatible API, up to and including /v1.")],
     key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the key, if any.")] = None,
@@ -80,6 +84,7 @@ def _alone(out: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     state = out.with_name(out.name + ".state")
+    require_folder(state)
     state.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(state / ".lock", timeout=0):
@@ -195,17 +200,21 @@ def _judge(writer: Writer, read: _Reading, client: ChatClient, model: str, least
 
 def _report(writer: Writer, read: _Reading, out: Path, asked: Asked, judged: dict[str, str]) -> None:
     from prism.data.command_app import finish as echo_report
-    from prism.files.jsonl import Drops, write_report
+    from prism.files.jsonl import Drops, Written, write_report
+    from prism.labeling.asking import Asked
     from prism.labeling.writing import RUBRIC_ID, finish
 
     drops = Drops()
     finished = finish(writer, read.lines(drops), out, drops, judged)
-    facts = finished.model_dump(mode="json")
-    report = write_report(
-        out, "write-targets", [read.labels], drops, model=writer.model, rubric=RUBRIC_ID,
-        limits=writer.limits.model_dump(mode="json"), asked=asked.model_dump(mode="json"), **facts,
-    )  # fmt: skip
-    echo_report(report, out)
+    facts = finished.model_dump(mode="json", exclude={"unchanged"})
+    if finished.unchanged and asked == Asked():  # the report of the run that made it stays
+        report: dict[str, Any] = {"records": finished.records, "dropped": drops.report()}
+    else:
+        report = write_report(
+            out, "write-targets", [read.labels], drops, model=writer.model, rubric=RUBRIC_ID,
+            limits=writer.limits.model_dump(mode="json"), asked=asked.model_dump(mode="json"), **facts,
+        )  # fmt: skip
+    echo_report(report, out, Written(finished.records, finished.unchanged))
     typer.echo(f"{finished.answers:,} answers, ${finished.cost_usd:.4f}", err=True)
     if finished.no_answer_yet or asked.stopped:
         why = f": {asked.stopped}" if asked.stopped else f" {asked.undelivered or ''}"
