@@ -43,7 +43,7 @@ from prism.evaluation.columns import (
 )
 from prism.evaluation.fusion import parse_fusion
 from prism.evaluation.ranking import QueryReranker
-from prism.evaluation.report import plain, versions, write_whole
+from prism.evaluation.report import command_line, plain, versions, write_whole
 from prism.evaluation.rerankers import Spec, load_spec, parse_fields, parse_spec
 from prism.types import Record
 
@@ -289,12 +289,12 @@ def _publish(data: BeirSet, options: Options) -> None:
         if path.is_file() and same == {key: meta["options"].get(key) for key in same}:
             runs[name] = ranking.read_run(path) if path.stat().st_size else {}
     report["comparisons"][data.name] = beir_report.compare(data.qrels, runs)
-    beir_report.build(report, beir_report.command(options), versions(*_DISTRIBUTIONS)).write(options.out, report)
+    beir_report.build(report, command_line(), versions(*_DISTRIBUTIONS)).write(options.out, report)
 
 
 def _meta(data: BeirSet, column: Column, options: Options) -> dict[str, Any]:
     meta = {
-        "command": beir_report.command(options),
+        "command": command_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(column.seconds, 2),
         **dict(percentiles(column.latencies)),

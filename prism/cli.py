@@ -452,9 +452,25 @@ def _print_result(result: RerankResult, *, as_json: bool, context: int | None) -
     if as_json:
         typer.echo(_as_json(result))
     elif context is not None:
-        typer.echo(printable(result.context(max_tokens=context)), nl=False)
+        text = result.context(max_tokens=context)
+        typer.echo(printable(text), nl=False)
+        if not text:
+            typer.echo(f"no evidence to print: {_why_no_context(result, context)}", err=True)
     else:
         _console().print(result)
+
+
+def _why_no_context(result: RerankResult, tokens: int) -> str:
+    """What the reader of an empty context should know."""
+    written = sum(bool(judgment.evidence) for judgment in result)
+    yes = sum(judgment.verdict == "yes" for judgment in result)
+    if written:
+        return f"the first of {written} pieces is longer than {tokens} tokens: raise --context"
+    if yes:
+        return f"{yes} of {len(result)} documents got a yes, but nothing was written for them: pass --evidence"
+    best = max((judgment.score for judgment in result if judgment.score is not None), default=None)
+    scored = "none could be scored" if best is None else f"the best score is {best:.3f}"
+    return f"none of {len(result)} documents got a yes ({scored}): --threshold decides from where"
 
 
 def _as_json(result: RerankResult) -> str:

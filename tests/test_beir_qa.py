@@ -21,9 +21,10 @@ import pytest
 from typer.testing import CliRunner
 
 from prism.errors import DataError, EngineError, InputError
-from prism.evaluation import beir_report, reference
+from prism.evaluation import reference
 from prism.evaluation.beir import BEIR_QA, load_beir
 from prism.evaluation.ranking import read_run
+from prism.evaluation.report import command_line
 from prism.types import Document, Judgment, Usage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -229,19 +230,11 @@ def test_no_path_of_this_machine_gets_into_the_report(run: Go, tmp_path: Path, m
     run(models=(str(model),))
     for path in (tmp_path / "out").glob("report.*"):
         assert str(tmp_path) not in path.read_text()
-    options = beir_qa.Options(
-        models=(str(model), "mini"),
-        data=here.parent / "shared" / "beir",
-        datasets=("scifact", "nq"),
-        instruction="find it",
-        template=str(model / "prompt.json"),
-        top_k=20,
-        resume=False,
-        out=here / "results",
-    )
-    assert beir_report.command(options) == (
-        "python eval/beir_qa.py --model mine --model mini --data ../shared/beir --datasets scifact,nq --top-k 20"
-        " --template prompt.json --instruction 'find it' --out results"
+    words = ["eval/beir_qa.py", "--model", str(model), "--model", f"dense:{model}", "--model", "jina:m@http://x/v1"]
+    words += ["--data", str(here.parent / "shared" / "beir"), "--instruction", "find it", "--fresh", "--out=results"]
+    assert command_line(words) == (
+        "python eval/beir_qa.py --model mine --model dense:mine --model jina:m@http://x/v1 --data ../shared/beir"
+        " --instruction 'find it' --fresh --out=results"
     )
 
 

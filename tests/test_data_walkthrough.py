@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import shlex
 from decimal import Decimal
@@ -31,8 +30,12 @@ def commands(page: str) -> list[str]:
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
-def run(line: str) -> Any:
-    words = shlex.split(os.path.expandvars(line))
+def run(line: str, server: str = "") -> Any:
+    """Runs a line; the page's own server, and the waiting for it, are stood in for by `server`."""
+    if re.match(r"prism serve .*&|until curl |kill \$SERVER", line):
+        return None
+    line, _, otherwise = line.replace("http://127.0.0.1:8765", server).partition(" || ")
+    words = shlex.split(line)
     if words[0] == "cat":
         *sources, sign, target = words[1:]
         assert sign == ">"
@@ -40,7 +43,7 @@ def run(line: str) -> Any:
         return None
     assert words[0] == "prism"
     done = runner.invoke(cli.app, words[1:])
-    assert done.exit_code == 0, f"{line}\n{done.output}"
+    assert done.exit_code in ((0, 1) if otherwise else (0,)), f"{line}\n{done.output}"
     return done
 
 
@@ -107,9 +110,8 @@ def test_from_corpus_to_training_file(tmp_path: Path, monkeypatch: pytest.Monkey
     planted = corpus(12)
     Path("evaluation.jsonl").write_text(json.dumps({"text": planted}) + "\n", encoding="utf-8")
     with HttpServer(answer) as server:
-        monkeypatch.setenv("RERANKER_URL", server.url)
         for line in commands("recipes/README.md"):
-            run(line)
+            run(line, server.url)
     found = [*read_examples(Path("data/train.jsonl")), *read_examples(Path("data/dev.jsonl"))]
     assert len(found) > 20
     assert {example.verdict for example in found} == {"yes", "no"}

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from prism.data.splits import query_key
-from prism.files.jsonl import Drops, Line, Row
+from prism.errors import DataError
+from prism.files.jsonl import Drops, Line, OnBad, Row, read_queries, reject
+from prism.sentences import sentences
 from prism.text import stable_id
 
 Language = Literal["en", "de", "zh", "ru"]
@@ -95,13 +98,47 @@ _RU = _Rules(
 )
 _RULES: dict[str, _Rules] = {"en": _EN, "de": _DE, "ru": _RU}
 
-_ZH_KEEP = _either(r"不|没|無|无|非|未|(?<![区差类性级特个分识判])别|勿|除了|而非|反对|拒绝|避免|防止")
-_ZH_COMPARE = _either(r"比|较|区别|差异|差別|不同|还是|或|哪个更|最|更|相同|相似|之间|多于|少于|从.+到|由.+至")
-_ZH_DROP = re.compile(
-    r"请问|請問|什么时候|什麼時候|为什么|為什麼|是什么|是什麼|什么|什麼|怎么样|怎么|怎麼|怎样|如何|为何|何时|何地|何|多少|几|哪些|哪里|哪儿"
-    r"|哪一?[家个位种部座条次场年]|哪一|哪|谁|誰|是否|能否|可以|能够|吗|嗎|呢|吧|啊|有没有|的|是|了|在|于|被|把|由|和|与|以及|这|那|我|你|他|她|它|们"
-    r"|[《》“”\"'‘’「」（）()、，。！？；：,.!?;:\s]+"
+# Chinese is not cut into words: single characters such as 由 and 更 stand inside words (路由器, 更换) as well as alone. So
+# only what asks is taken out, with the particles beside it, and texts are cut nowhere else.
+_ZH_KEEP = _either(
+    r"(?<![差个特区级类识辨])不(?!锈钢|丹)|没|(?<![南北东西])非(?![洲常典])|"
+    r"無|无(?!线|人机|人驾|锡|穷|氧)|未(?!来)|"
+    r"(?<![区差类性级特个分识判])别(?![墅致名的])|勿|除了|而非|反对|拒绝|避免|防止"
 )
+_ZH_DEGREE = "[高低大小多少好差坏快慢长短强弱早晚贵便宜优深浅轻重难易远近适合安稳省]"
+_ZH_COMPARE = _either(
+    r"比较|对比|相比|比起|(?<![对相百占环同性价])比(?![特赛例如率重分喻方利萨亚尔基]).{1,12}?(?:更|还|要|"
+    + _ZH_DEGREE
+    + ")",
+    r"区别|差异|差別|不同|还是|或者|(?<!或)或(?!许|然)|相同|相似|之间|多于|少于|哪个更",
+    r"(?<![变三五半])更(?:加|为|" + _ZH_DEGREE + ")|最(?![近后後终初新])|较(?:为|" + _ZH_DEGREE + ")",
+    r"从.+到|(?<![路理自缘])由.+至",
+)
+_ZH_ASKS = (
+    r"什么时候|什麼時候|什么地方|什么样|什么|什麼|怎么样|怎么办|怎么|怎麼|怎样|怎樣|如何|为何|為何|(?<![任几])何[时地种人]|"
+    r"多少[个個种名位家座条]?|几[个個种名位家座条](?=[\u4e00-\u9fff])|几(?=[个個年月日号次种位名人天岁场部座条届])|谁|誰|"
+    r"哪[些国里]?人|哪些|哪里|哪裡|哪儿|哪一?[家个個位种部座条次场年天月]|哪(?=[\u4e00-\u9fff])"
+)
+_ZH_BEFORE = (
+    r"(?<![还于但凡总就只若])(?:分别)?(?:指的)?是(?:叫做?|由)?|(?<![路理自缘])由|叫做?|(?<![存现实正所潜])在|"
+    r"(?<![具拥含所没只还现])有|(?<!自)从"
+)
+"""Particles that go with the word that asks."""
+_ZH_END = r"(?=[，。！？?!\s]|$)"
+_ZH_DROP = re.compile(
+    rf"请问|請問|我想知道|你知道|为什么|為什麼|(?:{_ZH_BEFORE})?(?:{_ZH_ASKS})(?:的{_ZH_END})?|是否|能否|可否|"
+    rf"(?<!目)(?<!标)的(?!确|士|黎波里)|了{_ZH_END}|(?<=[\u4e00-\u9fff])了(?![解结不如却断])(?<![为除罢终]了)|"
+    r"吗|嗎|呢|(?<![酒网贴水])吧(?!台)|啊|[《》“”\"'‘’「」（）()、，。！？；：,!?;:\s]+"
+)
+_ZH_ENDS = re.compile(
+    r"^(?:是(?!否)|在(?![线职校家座])|又|会|就)|"
+    r"(?:(?<![还于但凡总就只若])是|(?<![存现实正所潜])在|(?<![具拥含所没])有|会|能|要)$"
+)
+"""Particles that are left at the ends of a chunk when what asks is gone."""
+_MOST_CHARS, _MOST_SENTENCES = 300, 2
+"""Of a text that may be a question."""
+_ZH_ENOUGH = 4
+"""Characters that are keywords on their own, without a space between them: two words or more."""
 _COUNT = re.compile(r"\bhow (?:many|much)\b", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"“«„]([^\"“”«»„]+)[\"”»“]")
 _WORD = re.compile(r"[^\s,;:!?()\[\]{}\"“”«»„]+")
@@ -160,7 +197,27 @@ def _chinese(question: str) -> Rewrite:
         return Rewrite(None, "negation")
     if _ZH_COMPARE.search(asked):
         return Rewrite(None, "comparison or choice")
-    return _finished(question, [chunk for chunk in _ZH_DROP.split(asked) if chunk])
+    chunks = (_ZH_ENDS.sub("", chunk) if len(chunk) > 2 else chunk for chunk in _ZH_DROP.split(asked))
+    kept = [chunk for chunk in chunks if chunk]
+    if len("".join(kept)) >= _ZH_ENOUGH and query_key("".join(kept)) != query_key(question):
+        return Rewrite(" ".join(kept))
+    return _finished(question, kept)
+
+
+def read_questions(path: Path, drops: Drops, on_bad: OnBad = "fail") -> Iterator[Line]:
+    """As `read_queries`, and no corpus: BEIR calls the text of a query `text`, and so do corpora that of a document."""
+    for place, row in read_queries(path, drops, on_bad):
+        named = "question" in row or row.get("query") != row.get("text")
+        long = len(row["query"]) > _MOST_CHARS or len(sentences(row["query"])) > _MOST_SENTENCES
+        if not named and (long or any(row.get(name) for name in ("title", "headings", "heading"))):
+            what = "documents" if long else "documents with titles"
+            error = DataError(
+                f"{place}: a question is expected, this looks like a corpus of {what}: make queries of it"
+                " with `prism data queries`, or name the field `question`"
+            )
+            reject(error, place, drops, on_bad)
+            continue
+        yield Line(place, row)
 
 
 def rewrite_rows(lines: Iterable[Line], drops: Drops, keep_original: bool) -> Iterator[Row]:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from prism.data.answers import AnswerStore, Question
     from prism.data.websearch import WebSearch
 
-QueriesFile = Annotated[Path, typer.Argument(help="JSONL with query (or question) on each line; the rest is kept.")]
+QueriesFile = Annotated[
+    Path, typer.Argument(help="JSONL with query (or question, or BEIR's text) on each line; the rest is kept.")
+]
 By = Annotated[Literal["rule", "llm"], typer.Option(help="By rule, or by a model behind an OpenAI-compatible API.")]
 Model = Annotated[str | None, typer.Option(help="For llm: the model's name at the API.")]
 BaseUrl = Annotated[str | None, typer.Option(help="For llm: the API's address, up to /v1.")]
@@ -57,10 +59,10 @@ def keywords(
     Questions whose meaning would be lost are skipped and counted: negations, comparisons, choices, conversions. Rules
     know English, German, Chinese and Russian.
     """
-    from prism.data.queries import rewrite_rows
+    from prism.data.queries import read_questions, rewrite_rows
 
     drops = Drops()
-    lines = read_queries(questions, drops, on_bad)
+    lines = read_questions(questions, drops, on_bad)
     if by == "rule":
         written = write_rows(out, rewrite_rows(lines, drops, keep_original))
         finish(write_report(out, "keywords", [questions], drops, records=written.records, by="rule"), out, written)
@@ -70,7 +72,7 @@ def keywords(
 
     llm = _Llm.of(model, base_url, key_env, price_input, price_output, budget_usd, concurrency, requests_per_minute)
     with AnswerStore(store) as kept:
-        asked = (rewrite_question(llm.model, row["query"]) for _, row in read_queries(questions, Drops(), on_bad))
+        asked = (rewrite_question(llm.model, row["query"]) for _, row in read_questions(questions, Drops(), on_bad))
         failures = llm.ask_all(asked, kept, 200, count_lines(questions))
         written = write_rows(out, rewritten_rows(lines, llm.model, kept, failures, drops, keep_original))
         cost = {"usd": str(kept.spent_usd())}

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prism.evaluation import reference
 from prism.evaluation.ranking import Qrels, Run, measure_queries
-from prism.evaluation.report import Cell, Report, Section, shown
-from prism.evaluation.rerankers import parse_spec
+from prism.evaluation.report import Cell, Report, Section
 from prism.evaluation.statistics import adjust, compare_paired, mean_interval
-from prism.types import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -268,33 +264,6 @@ def price(text: str) -> tuple[str, float, str]:
     if not equals or not column or not 0 <= dollars < float("inf") or unit not in UNITS:
         raise InputError(f"--price {text!r}: expected COLUMN=DOLLARS/UNIT, unit one of {', '.join(UNITS)}")
     return column, dollars, unit
-
-
-def command(options: Record) -> str:
-    """The command of `eval/beir_qa.py` that makes this report again, with no path of this machine in it."""
-    words = ["python", "eval/beir_qa.py"]
-    given = options.model_dump(exclude_defaults=True, exclude={"resume"})
-    for model in given.pop("models", ()) or ("none",):
-        words += ["--model", _shown(model)]
-    for name, value in given.items():
-        for text in _words(name, value):
-            words += [f"--{name.replace('_', '-')}", text]
-    return shlex.join(words)
-
-
-def _words(name: str, value: object) -> Sequence[str]:
-    if name == "datasets" and isinstance(value, tuple):
-        return [",".join(value)]
-    if isinstance(value, tuple):
-        return [_shown(text) for text in value]
-    return [
-        shown(value) if isinstance(value, Path) else _shown(str(value)) if name in ("first", "template") else str(value)
-    ]
-
-
-def _shown(model: str) -> str:
-    kind, colon, name = model.partition(":")
-    return f"{kind}:{shown(name)}" if colon and parse_spec(model).kind in ("cross-encoder", "dense") else shown(model)
 
 
 UNITS = {"search": 1.0, "ksearch": 1e3, "token": 1.0, "Mtoken": 1e6}

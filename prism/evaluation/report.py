@@ -239,7 +239,10 @@ def command_line(arguments: Sequence[str] | None = None) -> str:
 
 
 def shown(path: str | Path) -> str:
-    """A path as given if relative, relative to here if near, else its last part."""
+    """A path as given if relative, relative to here if near, else its last part; one behind `kind:` likewise."""
+    kind, colon, rest = str(path).partition(":")
+    if colon and kind.isascii() and kind.replace("-", "").isalpha() and Path(rest).is_absolute() and rest[:2] != "//":
+        return f"{kind}:{shown(rest)}"
     if not Path(path).is_absolute():
         return str(path)
     near = Path(path).is_relative_to(Path.cwd().parent) and Path.cwd().parent != Path(Path.cwd().anchor)
