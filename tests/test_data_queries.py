@@ -53,6 +53,13 @@ def run(*arguments: str) -> Any:
         ("en", "how many episodes are there in War and Peace", "number episodes War and Peace"),
         ("zh", "《三国志13》是由哪家公司开发的？", "三国志13 公司开发"),
         ("zh", "林道的港口什么时候结冰？", "林道 港口 结冰"),
+        ("zh", "如何更换路由器？", "更换路由器"),
+        ("zh", "什么是机器学习？", "机器学习"),
+        ("zh", "谁发明了电话？", "发明 电话"),
+        ("zh", "光合作用在什么地方发生？", "光合作用 发生"),
+        ("zh", "非洲有多少个国家？", "非洲 国家"),
+        ("zh", "最近的地铁站在哪里？", "最近 地铁站"),
+        ("zh", "任何人都可以申请吗？", "任何人都可以申请"),
     ],
 )
 def test_keywords(language: str, question: str, expected: str) -> None:
@@ -77,11 +84,83 @@ def test_keywords(language: str, question: str, expected: str) -> None:
         ("ru", "Почему медь не магнитится?", "negation"),
         ("zh", "为什么铜不生锈？", "negation"),
         ("zh", "铜和铁有什么区别？", "comparison or choice"),
+        ("zh", "铜比铁更贵吗？", "comparison or choice"),
+        ("zh", "最大的城市是哪个？", "comparison or choice"),
+        ("zh", "数据从北京传到上海要多久？", "comparison or choice"),
         ("fr", "Quand le port gèle-t-il ?", "no rules for language fr"),
     ],
 )
 def test_meaning_is_not_thrown_away(language: str, question: str, why: str) -> None:
     assert keywords(question, language) == (None, why)
+
+
+WORDS = [
+    "路由器",
+    "更换",
+    "更新",
+    "变更",
+    "比特币",
+    "比赛",
+    "比例",
+    "目的地",
+    "了解",
+    "几何学",
+    "存在主义",
+    "和平",
+    "关于",
+    "其他",
+    "正在进行",
+    "被子植物",
+    "无线电",
+    "未来学",
+    "非洲",
+    "特别",
+    "级别",
+    "不锈钢",
+    "酒吧",
+    "区块链",
+    "自由",
+    "理由",
+    "由来",
+    "在线",
+    "现在",
+    "具有",
+    "是非题",
+    "最新版",
+    "最终版",
+    "较劲",
+    "或许",
+    "与会者",
+    "于是",
+    "这里",
+    "那达慕",
+    "他人",
+    "我国",
+]
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("asked", ["如何使用{}？", "{}的作用是什么？", "请问{}在哪里可以找到？", "谁提出了{}理论？"])
+def test_chinese_words_are_never_cut(word: str, asked: str) -> None:
+    made = keywords(asked.format(word), "zh")
+    assert made.keywords is not None, made.skipped
+    assert any(word in chunk for chunk in made.keywords.split()), made.keywords
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "a#1", "title": "Access", "text": "Keys are rotated."},
+        {"_id": "a", "text": "Copper conducts. Iron does, too. Silver is better than both of them."},
+        {"text": "word " * 100},
+    ],
+)
+def test_a_corpus_is_no_file_of_questions(tmp_path: Path, row: dict[str, str]) -> None:
+    questions = save(tmp_path / "c.jsonl", [{"_id": "q", "text": "What is the boiling point of copper?"}, row])
+    failed = run("keywords", str(questions), str(tmp_path / "k.jsonl"))
+    assert failed.exit_code == 2
+    assert "c.jsonl:2: a question is expected, this looks like a corpus" in failed.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["c.jsonl"]
 
 
 def test_keywords_command_counts_what_it_skips(tmp_path: Path) -> None:

@@ -351,8 +351,92 @@ def test_leakage_command(tmp_path: Path) -> None:
     assert "dropped 1: leakage: document is one of the evaluation set" in found.stderr
     assert "a.jsonl:1 touches" in found.stderr
     cleaned = run("leakage", str(records), str(evaluation), "--out", str(tmp_path / "b.jsonl"))
-    assert cleaned.exit_code == 0, cleaned.stderr
+    assert cleaned.exit_code == 1  # leaks are leaks, whether left out or not
     assert [row["query"] for row in load(tmp_path / "b.jsonl")] == ["q two"]
+    clean_run = run("leakage", str(tmp_path / "b.jsonl"), str(evaluation), "--out", str(tmp_path / "c.jsonl"))
+    assert clean_run.exit_code == 0, clean_run.stderr
     empty = run("leakage", str(records), str(save(tmp_path / "f.jsonl", [{"x": 1}])))
     assert empty.exit_code == 2
     assert "no query and no document in it" in empty.stderr
+
+
+# --- outputs and reruns ----------------------------------------------------------------------------------------------
+
+
+PAIRS = [{"query": "q", "document": "d", "teacher_score": 0.5, "verdict": "yes"}]
+COMMANDS = {
+    "transform": ["{in}", "{out}", "--power", "2"],
+    "balance": ["{in}", "{out}", "--cap", "1"],
+    "mix": ["{out}", "{in}"],
+    "leakage": ["{in}", "{in}", "--out", "{out}"],
+    "keywords": ["{in}", "{out}"],
+    "queries": ["{in}", "{out}"],
+    "pairs": ["{in}", "{out}"],
+    "mine": ["{in}", "{in}", "{out}"],
+    "score": ["{in}", "{out}", "--teacher", "jina", "--model", "m", "--url", "http://127.0.0.1:9"],
+    "search": ["{in}", "{out}", "--engine", "searxng", "--url", "http://127.0.0.1:9"],
+    "split": ["{in}", "{folder}"],
+    "build": ["{in}", "{folder}"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_output_that_cannot_be_written_is_found_before_the_work(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = save(tmp_path / "in.jsonl", PAIRS)
+    (tmp_path / "folder").mkdir()
+    takes_folder = "{folder}" in COMMANDS[command]
+    for bad in ["in.jsonl", "in.jsonl/x"] if takes_folder else ["folder", "in.jsonl/x.jsonl"]:
+        words = [
+            w.replace("{in}", str(given)).replace("{out}", bad).replace("{folder}", bad) for w in COMMANDS[command]
+        ]
+        failed = run(command, *words)
+        assert failed.exit_code == 2, failed.output
+        assert failed.stdout == ""
+        assert failed.stderr.startswith(f"error: {bad} cannot be written: ")
+        assert failed.stderr.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "in.jsonl"]
+
+
+def test_a_finished_command_run_again_changes_nothing_and_says_so(tmp_path: Path) -> None:
+    given = save(tmp_path / "in.jsonl", [*PAIRS, {**PAIRS[0], "query": "other", "verdict": "no"}])
+    out, built = tmp_path / "out.jsonl", tmp_path / "built"
+    for command, words in (
+        ("transform", [str(given), str(out), "--power", "2"]),
+        ("mix", [str(out), str(given)]),
+        ("build", [str(given), str(built), "--splits", "train=1"]),
+    ):
+        assert run(command, *words).exit_code == 0
+        before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
+        again = run(command, *words)
+        assert again.exit_code == 0
+        assert command == "build" or "2 records, unchanged" in again.stdout
+        after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
+        assert after == before
+
+
+def test_a_build_without_its_labels_leaves_nothing(tmp_path: Path) -> None:
+    failed = run("build", str(tmp_path / "absent.jsonl"), str(tmp_path / "built"))
+    assert failed.exit_code == 2
+    assert "no file" in failed.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_that_is_no_number_gets_through(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"query": "q", "document": "d", "teacher_score": 0.5, "x": NaN}\n')
+    failed = run("transform", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), "--power", "2")
+    assert failed.exit_code == 2
+    assert "in.jsonl:1: not JSON: NaN is no JSON number" in failed.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_query_id_zero_reaches_the_negatives(tmp_path: Path) -> None:
+    pairs = save(tmp_path / "p.jsonl", [{"query": "copper wire", "query_id": 0, "document": "copper", "doc_id": 0}])
+    texts = ["copper", "copper wire is sold by the metre", "silver wire"]
+    corpus = save(tmp_path / "c.jsonl", [{"id": number, "text": text} for number, text in enumerate(texts)])
+    done = run("mine", str(pairs), str(corpus), str(tmp_path / "n.jsonl"), "--max-share", "0")
+    assert done.exit_code == 0, done.stderr
+    assert {row["query_id"] for row in load(tmp_path / "n.jsonl")} == {"0"}
+    assert {row["doc_id"] for row in load(tmp_path / "n.jsonl")} == {"1", "2"}

@@ -16,8 +16,10 @@ import anyio
 import pytest
 import yaml
 from chat_server import ChatServer, reply
-from http_server import HttpServer, Reply
+from http_server import HttpServer, Reply, Request
 
+from prism.data.assemble import Rules, Sources, build_training_data
+from prism.data.records import read_examples
 from prism.errors import DataError, InputError, PanelError
 from prism.labeling.estimate import estimate
 from prism.labeling.panel import load_panel
@@ -341,6 +343,76 @@ def test_killed_and_resumed_no_vote_is_lost_and_none_paid_twice(tmp_path: Path) 
     assert sum(asked.values()) - total <= in_flight
     assert max(asked.values()) <= 3
     assert report.verdicts["yes"] == total
+
+
+def test_a_finished_run_changes_nothing_and_says_so(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with ChatServer() as server:
+        one = panel(tmp_path, {"acme": server}, [acme()])
+        assert prism(one, pairs(tmp_path, 3), out).returncode == 0
+        files = ("labels.jsonl", "report.json")
+        before = {name: ((out / name).read_bytes(), (out / name).stat().st_mtime_ns) for name in files}
+        again = prism(one, tmp_path / "pairs.jsonl", out)
+        assert len(server.requests) == 3
+    assert again.returncode == 0
+    assert f"finished before: nothing was left to ask, {out} is unchanged" in again.stdout
+    assert {name: ((out / name).read_bytes(), (out / name).stat().st_mtime_ns) for name in files} == before
+
+
+def test_one_refused_text_and_a_minute_limit_do_not_stop_a_run(tmp_path: Path) -> None:
+    forbidden = (403, {}, {"error": {"message": "your input needs moderation", "code": 403}})
+    minute = (429, {"retry-after": "0"}, {"error": {"message": "tokens per minute, see /settings/billing"}})
+    with ChatServer([forbidden, "1", minute, "1"]) as server:
+        one = panel(tmp_path, {"acme": server}, [acme()], provider={"concurrency": 1})
+        done = prism(one, pairs(tmp_path, 4), tmp_path / "out")
+        assert (
+            "acme got no answer to 1 refused: run the same command again; the last: acme will not read" in done.stderr
+        )
+        assert done.returncode == 1
+        assert len(server.requests) == 5
+        again = prism(one, tmp_path / "pairs.jsonl", tmp_path / "out")
+        assert len(server.requests) == 6
+    assert again.returncode == 0
+    assert [line["label"] for line in lines(tmp_path / "out")] == [1, 1, 1, 1]
+
+
+def test_whole_number_ids_reach_the_training_file(tmp_path: Path) -> None:
+    rows = [{"query": f"q{n}", "document": f"d{n}", "query_id": n, "doc_id": float(n)} for n in range(3)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with ChatServer() as server:
+        run(panel(tmp_path, {"acme": server}, [acme()]), tmp_path / "p.jsonl", tmp_path / "out")
+    sources = Sources(labels=tmp_path / "out" / "labels.jsonl")
+    build_training_data(sources, Rules(splits={"train": 1.0}), tmp_path / "built")
+    built = list(read_examples(tmp_path / "built" / "train.jsonl"))
+    assert [(example.query_id, example.doc_id) for example in built] == [("0", "0"), ("1", "1"), ("2", "2")]
+
+
+def test_an_out_that_is_a_file_is_said_before_anything_is_asked(tmp_path: Path) -> None:
+    with ChatServer() as server:
+        one = panel(tmp_path, {"acme": server}, [acme()])
+        done = prism(one, pairs(tmp_path, 2), tmp_path / "pairs.jsonl")
+        assert server.requests == []
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "is a file, not a folder" in done.stderr
+
+
+def test_an_endpoint_that_refuses_one_document_scores_the_others(tmp_path: Path) -> None:
+    def answer(request: Request) -> Reply:
+        texts = [document["text"] for document in request.body["documents"]]
+        if any(text.endswith("1") for text in texts):
+            return Reply({"detail": "Forbidden"}, 403)
+        return Reply({"results": [{"index": index, "relevance_score": 0.9} for index, _ in enumerate(texts)]})
+
+    with HttpServer(answer) as server:
+        juror = {"name": "e", "kind": "endpoint", "url": server.url, "max_attempts": 1}
+        rows = [{"query": "q", "document": f"text {number}"} for number in range(6)]
+        (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        report = run(panel(tmp_path, {}, [juror]), tmp_path / "p.jsonl", tmp_path / "out")
+        assert {request.path for request in server.requests} == {"/v1/rerank"}
+    assert of(report, "e").missed == {"rejected": 1}
+    assert of(report, "e").stopped is None
+    assert [line["label"] for line in lines(tmp_path / "out")] == [1, None, 1, 1, 1, 1]
 
 
 def test_the_key_is_nowhere(tmp_path: Path) -> None:

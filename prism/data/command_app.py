@@ -18,7 +18,9 @@ app = typer.Typer(no_args_is_help=True, help="Make training data: pairs, negativ
 
 def writable_output(path: Path | None) -> Path | None:
     """The path, when a file and its report can be written there. Raises InputError."""
-    return None if path is None or writable_file(report_path(path)) is None else writable_file(path)
+    if writable_file(path) is not None and path is not None:
+        writable_file(report_path(path))
+    return path
 
 
 PairsFile = Annotated[Path, typer.Argument(help="JSONL with query and document (and doc_id, title) on each line.")]

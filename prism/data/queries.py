@@ -98,10 +98,10 @@ _RU = _Rules(
 )
 _RULES: dict[str, _Rules] = {"en": _EN, "de": _DE, "ru": _RU}
 
-# Chinese is not cut into words: single characters such as 由 and 更 stand inside words (路由器, 更换) as well as alone. So
-# only what asks is taken out, with the particles beside it, and texts are cut nowhere else.
+# Chinese is not cut into words: a character such as 由 stands inside words (路由器) as well as alone. So only what asks
+# is taken out, with the particles beside it, and texts are cut nowhere else.
 _ZH_KEEP = _either(
-    r"(?<![差个特区级类识辨])不(?!锈钢|丹)|没|(?<![南北东西])非(?![洲常典])|"
+    r"(?<![差个特区级类识辨])不(?!锈钢|丹)|没|(?<![南北东西是])非(?![洲常典])|"
     r"無|无(?!线|人机|人驾|锡|穷|氧)|未(?!来)|"
     r"(?<![区差类性级特个分识判])别(?![墅致名的])|勿|除了|而非|反对|拒绝|避免|防止"
 )
@@ -131,7 +131,7 @@ _ZH_DROP = re.compile(
     r"吗|嗎|呢|(?<![酒网贴水])吧(?!台)|啊|[《》“”\"'‘’「」（）()、，。！？；：,!?;:\s]+"
 )
 _ZH_ENDS = re.compile(
-    r"^(?:是(?!否)|在(?![线职校家座])|又|会|就)|"
+    r"^(?:是(?![否非])|在(?![线职校家座])|又|会|就)|"
     r"(?:(?<![还于但凡总就只若])是|(?<![存现实正所潜])在|(?<![具拥含所没])有|会|能|要)$"
 )
 """Particles that are left at the ends of a chunk when what asks is gone."""
