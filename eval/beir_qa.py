@@ -121,9 +121,11 @@ def evaluate(options: Options, say: Say, load: Load = load_reranker) -> Path:
 
 def _measure(data: BeirSet, options: Options, load: Callable[[str], QueryReranker], say: Say) -> None:
     """All columns of one data set, each in report.json as soon as it is there; then the report for people."""
+    changed = not (options.out / "report.html").is_file()
 
     def keep(column: Column) -> None:
-        record(data, column, options, say)
+        nonlocal changed
+        changed |= record(data, column, options, say)
 
     columns = _ranked(data, options, load, say, keep)
     tuned: dict[str, Column] = {}
@@ -136,7 +138,10 @@ def _measure(data: BeirSet, options: Options, load: Callable[[str], QueryReranke
             weight = fitted_weight(train, [tuned[name] for name in names], method, options.top_k)
             say(f"{data.name} {text}: weight {weight:.2f} on {names[0]}, from {len(train.queries)} train queries")
         keep(fuse([columns[name] for name in names], method, options.top_k, "-".join((method, *names)), weight))
-    _publish(data, options)
+    if changed:
+        _publish(data, options)
+    else:
+        say(f"{data.name}: finished before, nothing changed")
 
 
 def _ranked(
@@ -256,24 +261,32 @@ def _limited(data: BeirSet, limit: int | None) -> BeirSet:
 # --- report ----------------------------------------------------------------------------------------------------------
 
 
-def record(data: BeirSet, column: Column, options: Options, say: Say) -> None:
-    """Write the column's run and put its measures into report.json, next to what is there already."""
+def record(data: BeirSet, column: Column, options: Options, say: Say) -> bool:
+    """Write the column's run and put its measures into report.json, next to what is there already.
+
+    Returns whether anything changed: a column that was finished before keeps what is known of the run that made it.
+    """
     names = list(dict.fromkeys((*ranking.MEASURES, f"Recall@{options.top_k}")))
     measures = {name: round(value, 6) for name, value in ranking.measure(data.qrels, column.run, names).items()}
-    ranking.write_run(_run_file(options, data.name, column.name), column.run, tag=column.name)
+    same = ranking.write_run(_run_file(options, data.name, column.name), column.run, tag=column.name)
     report = _read_report(options.out / "report.json")
     known = report["meta"].get(data.name, {}).get(column.name)
     meta = _meta(data, column, options)
+    facts = ("options", "failures", "usd", "tokens", "requests")
+    same = same and options.resume and known is not None and all(known.get(fact) == meta[fact] for fact in facts)
+    meta = known if same else meta
     if known is not None and known["options"] != meta["options"]:
         say(f"{data.name} {column.name}: replaces the column of an earlier run with other options")
     report["datasets"].setdefault(data.name, {})[column.name] = measures
     report["meta"].setdefault(data.name, {})[column.name] = meta
-    write_whole(options.out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    if not same:
+        write_whole(options.out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     figures = ", ".join(f"{name} {measures[name]:.4f}" for name in ("nDCG@10", f"Recall@{options.top_k}", "MRR@10"))
     say(f"{data.name} {column.name}: {figures}")
     if column.failures:
         total, reason = sum(column.failures.values()), max(column.failures, key=column.failures.__getitem__)
         say(f"{data.name} {column.name}: {total} documents could not be judged, most often: {reason}")
+    return not same
 
 
 def _run_file(options: Options, dataset: str, column: str) -> Path:

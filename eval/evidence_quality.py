@@ -44,6 +44,7 @@ from prism.evaluation.evidence_quality import Count, Extract, measure, summarise
 from prism.evaluation.evidence_report import Findings, SetFindings
 from prism.evaluation.evidence_sets import SETS, Case, load_cases
 from prism.evaluation.report import command_line, versions
+from prism.files.outputs import require_folder
 from prism.labeling.asking import Asked, Kept, ask_all
 from prism.types import EvidenceChoice, Record
 
@@ -363,6 +364,7 @@ def main(
 ) -> None:
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     try:
+        require_folder(out)
         options = Options(
             models=tuple(name for name in model or ["mini"] if name != "none"),
             data=data,

@@ -21,6 +21,7 @@ from prism.data.qa import build
 from prism.errors import DataError, PrismError, RecipeError
 from prism.evaluation.held_out import evaluate, markdown, read_groups
 from prism.evaluation.report import command_line
+from prism.files.outputs import require_folder
 from prism.reranker import Reranker
 from prism.training.recipe import load_recipe
 
@@ -50,6 +51,8 @@ def main(
 ) -> None:
     """Rank, write and check held-out groups; print the tables."""
     try:
+        if out is not None:
+            require_folder(out)
         chosen = read_groups(_groups_file(groups, recipe))
         if language is not None:
             chosen = [group for group in chosen if (group.positive.language or "en") == language]

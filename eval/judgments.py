@@ -45,6 +45,7 @@ from prism.evaluation.judging import (
 from prism.evaluation.label_baselines import embedded, lsa
 from prism.evaluation.recorded import as_pairs, read_recorded, write_labels
 from prism.evaluation.report import Report, Section, command_line, versions
+from prism.files.outputs import require_folder
 from prism.labeling.asking import Kept, ask_all
 from prism.labeling.label_files import read_labels
 from prism.labeling.rubrics import RUBRICS, Rubric
@@ -328,6 +329,7 @@ def main(
     ),
 ) -> None:
     try:
+        require_folder(out)
         if apply_decisions_file is not None:
             print(apply_decisions(human, apply_decisions_file, patch_out, scale_top))
             return

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,8 @@ from typer.testing import CliRunner
 from prism import __version__, cli
 from prism.demo import DOCUMENTS, QUERIES
 from prism.errors import RecipeError
-from prism.types import EvidenceCheck, Fidelity, Judgment, Outcome, Span
+from prism.result import RerankResult
+from prism.types import EvidenceCheck, Fidelity, Judgment, Outcome, Span, Usage
 
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
 
@@ -124,6 +127,59 @@ def test_rerank_standard_input(tiny: list[str], text: str, ids: list[str]) -> No
 def test_rerank_prints_context(tiny: list[str], files: list[str]) -> None:
     result = run("rerank", "when?", *files, "--no-evidence", "--context", "100", *tiny)
     assert (result.exit_code, result.stdout) == (0, "")  # nothing written, nothing invented
+    assert re.fullmatch(
+        r"no evidence to print: \d of \d documents got a yes, but nothing was written.*\n", result.stderr
+    )
+    result = run("rerank", "when?", *files, "--threshold", "1", "--context", "100", *tiny)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert re.fullmatch(
+        r"no evidence to print: none of \d documents got a yes \(the best score is 0\.\d{3}\): --threshold .*\n",
+        result.stderr,
+    )
+
+
+def document(score: float | None, evidence: str | None = None) -> Judgment:
+    verdict = None if score is None else "yes" if score >= 0.5 else "no"
+    return Judgment(index=0, score=score, verdict=verdict, evidence=evidence, error=None if verdict else "empty")
+
+
+@pytest.mark.parametrize(
+    ("judgments", "why"),
+    [
+        ([document(0.9, "long"), document(0.1)], "the first of 1 pieces is longer than 3 tokens: raise --context"),
+        (
+            [document(0.9), document(0.1)],
+            "1 of 2 documents got a yes, but nothing was written for them: pass --evidence",
+        ),
+        ([document(0.4)], "none of 1 documents got a yes (the best score is 0.400): --threshold decides from where"),
+        ([document(None)], "none of 1 documents got a yes (none could be scored): --threshold decides from where"),
+    ],
+)
+def test_why_a_context_is_empty(judgments: list[Judgment], why: str) -> None:
+    made = [judgment.model_copy(update={"index": index}) for index, judgment in enumerate(judgments)]
+    result = RerankResult(query="q", model="m", judgments=tuple(made), usage=Usage())
+    assert cli._why_no_context(result, 3) == why
+
+
+def test_json_files_are_read_in_every_form(tiny: list[str], tmp_path: Path) -> None:
+    rows = [{"id": 0, "text": "a"}, {"id": "b c", "title": "T", "text": "b"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    forms = {
+        "a.ndjson": lines.encode(),
+        "a.JSONL": ("\ufeff" + lines.replace("\n", "\r\n")).encode(),
+        "a.jsonl.gz": gzip.compress(lines.encode()),
+        "a.json": json.dumps(rows, indent=1).encode(),
+    }
+    for name, content in forms.items():
+        (tmp_path / name).write_bytes(content)
+    arguments = [str(tmp_path / name) for name in forms]
+    result = run("rerank", "when?", *arguments, "--no-evidence", "--json", *tiny)
+    assert result.exit_code == 0, result.output
+    judgments = sorted(json.loads(result.stdout)["judgments"], key=lambda judgment: judgment["index"])
+    assert [judgment["id"] for judgment in judgments] == ["0", "b c"] * len(forms)
+    for name in ("a.jsonl.gz", "a.json", "a.JSONL"):
+        piped = run("rerank", "when?", "--no-evidence", "--json", *tiny, stdin=forms[name])
+        assert {judgment["id"] for judgment in json.loads(piped.stdout)["judgments"]} == {"0", "b c"}
 
 
 def test_nothing_in_a_document_steers_the_terminal(tiny: list[str], tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ def rerank_column(
     """The candidates with their first `top_k` reranked, as far as the state file does not have them already."""
     kept, column = state.read(), plan.column
     tasks = (_task(data, query, ranked, plan.top_k) for query, ranked in first.run.items() if ranked)
-    finished = {task.id: kept[task.id] for task in tasks if task.id in kept and kept[task.id].digest == task.digest()}
+    same = {task.id: kept[task.id] for task in tasks if task.id in kept and kept[task.id].digest == task.digest()}
+    finished = {id_: done for id_, done in same.items() if not done.to_ask_again}
     todo = [query for query, ranked in first.run.items() if ranked and query not in finished]
     if finished:
         say(f"{data.name} {column}: {len(finished)} queries were finished before, {len(todo)} to go")

@@ -26,6 +26,8 @@ from prism.types import Document, Judgment, Record, Usage
 
 Run = Mapping[str, Sequence[str]]
 """Query id -> document ids, best first."""
+REFUSED = "refused"
+"""How the reason begins when a service would not read a document."""
 Qrels = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> label; relevant from 1 on."""
 
@@ -119,8 +121,10 @@ def read_scores(path: Path) -> dict[str, dict[str, float]]:
     return scores
 
 
-def write_run(path: Path, run: Run, tag: str) -> None:
+def write_run(path: Path, run: Run, tag: str) -> bool:
     """Write a TREC run; scores count down so that every reader sees this order (see `_with_scores`).
+
+    Returns whether the very same was there already.
 
     Separated by spaces, as trec_eval wants it; by tabs where an id holds a space, as BEIR's qrels are.
     """
@@ -132,7 +136,7 @@ def write_run(path: Path, run: Run, tag: str) -> None:
                 raise DataError(f"no run can hold a tab or line end in an id: query {query!r}, document {document!r}")
             lines.append((query, "Q0", document, str(rank), f"{score:.0f}", tag))
     spaced = any(len(f"x{query}x x{document}x".split()) != 2 for query, _, document, *_ in lines)
-    write_text(path, "".join(("\t" if spaced else " ").join(line) + "\n" for line in lines))
+    return write_text(path, "".join(("\t" if spaced else " ").join(line) + "\n" for line in lines))
 
 
 # --- reranking, resumable --------------------------------------------------------------------------------------------
@@ -187,6 +191,11 @@ class Reranked(Record):
     """Tokens paid for: read and written; 0 where the reranker does not say."""
     requests: int = 0
     """Billed requests of a rerank service (Cohere's search units); 0 for a model that runs here."""
+
+    @property
+    def to_ask_again(self) -> bool:
+        """Whether a service refused some of it: the next run tries once more."""
+        return any(reason.startswith(REFUSED) for reason in self.failures.values())
 
 
 class State:

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 import httpx
 
 from prism.errors import EngineError, InputError
+from prism.evaluation.ranking import REFUSED
 from prism.evaluation.rerankers import Spec, document_text
 from prism.llm.failures import Evidence, Stop, Unavailable, Undelivered
 from prism.llm.http import Address, ask_now
@@ -122,9 +123,9 @@ class ServiceReranker:
             self._ask_all(indices[:middle], asking)
             self._ask_all(indices[middle:], asking)
             return
-        asking.failed[indices[0]] = f"refused: {found}"[:200]
+        asking.failed[indices[0]] = f"{REFUSED}: {found}"[:200]
         if not asking.judgments and len(asking.failed) >= _REFUSED_IN_A_ROW:
-            asking.given_up = f"refused with other documents of the query: {found}"[:200]
+            asking.given_up = f"{REFUSED} with other documents of the query: {found}"[:200]
 
     def _try_harmless(self) -> Exception | None:
         """Ask about texts that nobody refuses. Returns how that failed; None when it was answered."""
