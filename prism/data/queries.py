@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 from prism.data.splits import query_key
 from prism.errors import DataError
+from prism.evidence.sentences import sentences
 from prism.files.jsonl import Drops, Line, OnBad, Row, read_queries, reject
-from prism.sentences import sentences
 from prism.text import stable_id
 
 Language = Literal["en", "de", "zh", "ru"]
