@@ -467,7 +467,8 @@ def _why_no_context(result: RerankResult, tokens: int) -> str:
     if written:
         return f"the first of {written} pieces is longer than {tokens} tokens: raise --context"
     if yes:
-        return f"{yes} of {len(result)} documents got a yes, but nothing was written for them: pass --evidence"
+        ways = "see --evidence, --evidence-tokens"
+        return f"no evidence was made for the {yes} of {len(result)} documents with a yes: {ways}"
     best = max((judgment.score for judgment in result if judgment.score is not None), default=None)
     scored = "none could be scored" if best is None else f"the best score is {best:.3f}"
     return f"none of {len(result)} documents got a yes ({scored}): --threshold decides from where"

@@ -127,9 +127,7 @@ def test_rerank_standard_input(tiny: list[str], text: str, ids: list[str]) -> No
 def test_rerank_prints_context(tiny: list[str], files: list[str]) -> None:
     result = run("rerank", "when?", *files, "--no-evidence", "--context", "100", *tiny)
     assert (result.exit_code, result.stdout) == (0, "")  # nothing written, nothing invented
-    assert re.fullmatch(
-        r"no evidence to print: \d of \d documents got a yes, but nothing was written.*\n", result.stderr
-    )
+    assert re.fullmatch(r"no evidence to print: no evidence was made for the \d of \d .*\n", result.stderr)
     result = run("rerank", "when?", *files, "--threshold", "1", "--context", "100", *tiny)
     assert (result.exit_code, result.stdout) == (0, "")
     assert re.fullmatch(
@@ -149,7 +147,7 @@ def document(score: float | None, evidence: str | None = None) -> Judgment:
         ([document(0.9, "long"), document(0.1)], "the first of 1 pieces is longer than 3 tokens: raise --context"),
         (
             [document(0.9), document(0.1)],
-            "1 of 2 documents got a yes, but nothing was written for them: pass --evidence",
+            "no evidence was made for the 1 of 2 documents with a yes: see --evidence, --evidence-tokens",
         ),
         ([document(0.4)], "none of 1 documents got a yes (the best score is 0.400): --threshold decides from where"),
         ([document(None)], "none of 1 documents got a yes (none could be scored): --threshold decides from where"),

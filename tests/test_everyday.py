@@ -84,14 +84,14 @@ def line(**changed: object) -> str:
 def test_a_malformed_line_is_named(tmp_path, changed, problem):
     path = tmp_path / "questions.jsonl"
     path.write_text(f"{line(id='fine')}\n{line(**changed)}\n", encoding="utf-8")
-    with pytest.raises(DataError, match=f"line 2.*{problem}"):
+    with pytest.raises(DataError, match=f":2: .*{problem}"):
         read_questions(path)
 
 
 def test_an_id_used_twice_and_an_empty_file_are_refused(tmp_path):
     path = tmp_path / "questions.jsonl"
     path.write_text(f"{line()}\n{line()}\n", encoding="utf-8")
-    with pytest.raises(DataError, match="line 2: the id 'q' was used before"):
+    with pytest.raises(DataError, match=":2: the id 'q' was used before"):
         read_questions(path)
     path.write_text("", encoding="utf-8")
     with pytest.raises(DataError, match="no question"):

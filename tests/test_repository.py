@@ -19,6 +19,8 @@ LAYERS = {
     "text": set(),
     "parallel": set(),
     "types": {"errors", "text"},
+    "files": {"text", "errors", "types", "files"},
+    "llm": {"text", "errors", "types", "llm"},
     "scoring": {"text", "errors", "types"},
     "template": {"text", "errors", "types"},
     "evidence": {"text", "errors", "types", "evidence"},
@@ -30,9 +32,21 @@ LAYERS = {
     },
     "evaluation": {
         *("errors", "types", "scoring", "evidence", "checkpoint", "reranker", "result"),
-        *("data", "evaluation", "labeling", "text"),
+        *("data", "evaluation", "labeling", "text", "files", "llm"),
     },
-    "data": {"errors", "parallel", "text", "types", "evidence", "data", "evaluation", "labeling", "result"},
+    "data": {
+        "errors",
+        "files",
+        "llm",
+        "parallel",
+        "text",
+        "types",
+        "evidence",
+        "data",
+        "evaluation",
+        "labeling",
+        "result",
+    },
 }
 
 

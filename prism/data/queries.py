@@ -204,7 +204,7 @@ def _chinese(question: str) -> Rewrite:
     return _finished(question, kept)
 
 
-def read_questions(path: Path, drops: Drops, on_bad: OnBad = "fail") -> Iterator[Line]:
+def read_keyword_questions(path: Path, drops: Drops, on_bad: OnBad = "fail") -> Iterator[Line]:
     """As `read_queries`, and no corpus: BEIR calls the text of a query `text`, and so do corpora that of a document."""
     for place, row in read_queries(path, drops, on_bad):
         named = "question" in row or row.get("query") != row.get("text")

@@ -59,10 +59,10 @@ def keywords(
     Questions whose meaning would be lost are skipped and counted: negations, comparisons, choices, conversions. Rules
     know English, German, Chinese and Russian.
     """
-    from prism.data.queries import read_questions, rewrite_rows
+    from prism.data.queries import read_keyword_questions, rewrite_rows
 
     drops = Drops()
-    lines = read_questions(questions, drops, on_bad)
+    lines = read_keyword_questions(questions, drops, on_bad)
     if by == "rule":
         written = write_rows(out, rewrite_rows(lines, drops, keep_original))
         finish(write_report(out, "keywords", [questions], drops, records=written.records, by="rule"), out, written)
@@ -72,7 +72,9 @@ def keywords(
 
     llm = _Llm.of(model, base_url, key_env, price_input, price_output, budget_usd, concurrency, requests_per_minute)
     with AnswerStore(store) as kept:
-        asked = (rewrite_question(llm.model, row["query"]) for _, row in read_questions(questions, Drops(), on_bad))
+        asked = (
+            rewrite_question(llm.model, row["query"]) for _, row in read_keyword_questions(questions, Drops(), on_bad)
+        )
         failures = llm.ask_all(asked, kept, 200, count_lines(questions))
         written = write_rows(out, rewritten_rows(lines, llm.model, kept, failures, drops, keep_original))
         cost = {"usd": str(kept.spent_usd())}

@@ -18,6 +18,7 @@ from prism.errors import DataError
 from prism.evaluation.answers import contains_answer
 from prism.evaluation.bm25 import Bm25
 from prism.evaluation.statistics import Interval, mean_interval
+from prism.files.jsonl import Drops, dumps, read_rows
 from prism.types import Document, Judgment, Outcome, Record, first_problem
 
 Kind = Literal["paraphrase", "keyword", "question", "unanswerable"]
@@ -140,13 +141,13 @@ class Measures(Record):
 def read_questions(path: Path) -> list[Question]:
     """One question a line. Raises DataError with the line of what is wrong."""
     questions: dict[str, Question] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for place, row in read_rows(path, Drops()):
         try:
-            question = Question.model_validate_json(line)
+            question = Question.model_validate_json(dumps(row))
         except ValidationError as error:
-            raise DataError(f"{path}, line {number}: {first_problem(error)}") from None
+            raise DataError(f"{place}: {first_problem(error)}") from None
         if question.id in questions:
-            raise DataError(f"{path}, line {number}: the id {question.id!r} was used before: give each its own")
+            raise DataError(f"{place}: the id {question.id!r} was used before: give each its own")
         questions[question.id] = question
     if not questions:
         raise DataError(f"{path} holds no question: expected one JSON object a line")
