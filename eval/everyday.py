@@ -83,7 +83,7 @@ def _body(answered: Sequence[Answered]) -> dict[str, Any]:
 def _record(one: Answered) -> dict[str, Any]:
     said = {"score", "verdict", "outcome", "contribution", "evidence", "error"}
     documents = {str(j.id): j.model_dump(mode="json", include=said, exclude_none=True) for j in one.judgments}
-    return {"id": one.question.id, "rank": one.rank, "flawless": one.flawless, "documents": documents}
+    return {"id": one.question.id, "rank": one.rank, "good": one.good, "flawless": one.flawless, "documents": documents}
 
 
 if __name__ == "__main__":

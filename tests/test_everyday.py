@@ -167,7 +167,7 @@ def test_measures_by_hand():
     assert found.documents == 15
     assert found.verdicts_right == pytest.approx(11 / 15)
     assert (found.false_yes, found.false_no) == (1, 2)
-    assert (found.unanswerable, found.left_alone, found.flawless) == (1, 1, 2)
+    assert (found.unanswerable, found.left_alone, found.good, found.flawless) == (1, 1, 2, 2)
     assert (found.written, found.found) == (3, 2)
     assert (found.complete, found.answer_in_evidence, found.answer_in_contribution) == (1.0, 1.0, 1.0)
     # Answering documents score 0.9, 0.6, 0.3 and fail; the eleven others score 0.8, 0.3, 0.3, 0.2, 0.2, four times 0.1,
@@ -182,7 +182,7 @@ def test_texts_that_miss_the_answer_or_do_not_parse():
     found = measure(ask(vague, ASKED[:1]))
     assert (found.answer_in_evidence, found.answer_in_contribution) == (0.0, 0.0)
     assert found.complete == 0.5  # nothing is written for the second document
-    assert found.flawless == 0
+    assert (found.good, found.flawless) == (1, 0)  # the right one is first, the second one's yes is false
 
 
 def test_nothing_to_measure_is_not_zero():
@@ -205,15 +205,27 @@ def test_progress_hears_of_every_question():
 def test_page():
     ones = ask(RERANKER, ASKED)
     page = markdown({"ours": ones}, {"en": measure_ranks([3, 3, 3, 1])})
-    assert "| ours: en | 5 | 1 of 4 (0.250) | 0.000 to 0.750 | 0.542 | 11 of 15 | 1 | 2 | 0.693 | 1 of 1 | 2 |" in page
+    assert (
+        "| ours: en | 5 | 1 of 4 (0.250) | 0.000 to 0.750 | 0.542 | 11 of 15 | 1 | 2 | 0.693 | 1 of 1 | 2 | 2 |" in page
+    )
     assert "| BM25: en | 4 | 1 of 4 (0.250) |" in page
     assert f"| ours: en | 3 | 1.000 | {by_slice(ones)['en'].fidelity:.3f} | 2 | 1.000 | 1.000 |" in page
-    assert "## ours: 2 of 5 questions flawless" in page
+    assert [page.count(f", {sort}; ") for sort in ("good", "bad")] == [2, 3]
     assert (
         "    - right document, rank 2: yes 0.60; contribution: It says: at nine!; evidence: It opens at nine." in page
     )
     assert "    - right document, rank 3: too long" in page
     assert page == markdown({"ours": ones}, {"en": measure_ranks([3, 3, 3, 1])})
+
+
+@pytest.mark.parametrize(("good", "bad", "shown"), [(20, 20, (5, 5)), (2, 20, (2, 8)), (20, 3, (7, 3)), (1, 2, (1, 2))])
+def test_ten_examples_of_both_sorts(good, bad, shown):
+    asked = [question(f"good {number}") for number in range(good)] + [
+        question(f"bad {number}") for number in range(bad)
+    ]
+    scores = {one.query: (0.9, 0.1, 0.1) if "good" in one.query else (0.1, 0.9, 0.1) for one in asked}
+    page = markdown({"ours": ask(Scripted(scores, RERANKER.said), asked)}, {})
+    assert tuple(page.count(f", {sort}; ") for sort in ("good", "bad")) == shown
 
 
 def app() -> typer.Typer:

@@ -26,8 +26,13 @@ KINDS: Sequence[Kind] = ("paraphrase", "keyword", "question", "unanswerable")
 _STEMMERS = {"en": "english", "de": "german", "ru": "russian"}
 _RANKING = """\
 | ranking | questions | right document first | 95 % interval | MRR | verdicts right | false yes | false no | AUC \
-| unanswerable without a yes | flawless |
-|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|"""
+| unanswerable without a yes | good | flawless |
+|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|"""
+_LEGEND = (
+    "Intervals: bootstrap over questions, which has no width where none or all are right, however few there are.",
+    "AUC: chance that a right document scores above a wrong one, over all questions. Good: the right document first, with",
+    "a yes, or no yes where nothing answers. Flawless: every verdict right, too. Ties count against the right document.",
+)
 _TEXTS = """\
 | texts | asked for | complete | fidelity | right documents with a yes | answer in evidence | answer in contribution |
 |---|---:|---:|---:|---:|---:|---:|"""
@@ -99,6 +104,13 @@ class Answered(NamedTuple):
         verdicts = ["yes" if relevant else "no" for relevant in self.relevant]
         return [j.verdict for j in self.judgments] == verdicts and self.rank in (1, None)
 
+    @property
+    def good(self) -> bool:
+        """The document that answers comes first, with a yes; where none answers, none gets a yes."""
+        if self.right is None:
+            return all(judgment.verdict != "yes" for judgment in self.judgments)
+        return self.rank == 1 and self.right.verdict == "yes"
+
 
 class Ranks(Record):
     """Where the answering documents of some questions came."""
@@ -125,6 +137,8 @@ class Measures(Record):
     unanswerable: int
     left_alone: int
     """Unanswerable questions for which no document got a yes."""
+    good: int
+    """Questions with the answering document first and a yes for it, or no yes where none answers."""
     flawless: int
     """Questions with every verdict right and the answering document first."""
     written: int
@@ -227,7 +241,8 @@ def measure(answered: Sequence[Answered]) -> Measures:
         false_no=sum(j.verdict != "yes" and relevant for j, relevant in pairs),
         auc=_auc([_score(j) for j, r in pairs if r], [_score(j) for j, r in pairs if not r]),
         unanswerable=len(unanswerable),
-        left_alone=sum(all(j.verdict != "yes" for j in one.judgments) for one in unanswerable),
+        left_alone=sum(one.good for one in unanswerable),
+        good=sum(one.good for one in answered),
         flawless=sum(one.flawless for one in answered),
         written=len(written),
         complete=_mean(judgment.outcome is Outcome.COMPLETE for judgment in written),
@@ -258,8 +273,8 @@ def markdown(answered: Mapping[str, Sequence[Answered]], baseline: Mapping[str, 
     for part, ranks in baseline.items():
         lines += [_ranking_row(f"{name}: {part}", measures[part]) for name, measures in measured.items()]
         if ranks is not None:
-            lines.append(f"| BM25: {part} | {ranks.questions} |{_shown_ranks(ranks)} | | | | | | |")
-    lines += ["", _TEXTS]
+            lines.append(f"| BM25: {part} | {ranks.questions} |{_shown_ranks(ranks)} | | | | | | | |")
+    lines += ["", *_LEGEND, "", _TEXTS]
     for name, measures in measured.items():
         lines += [_texts_row(f"{name}: {part}", found) for part, found in measures.items()]
     for name, ones in answered.items():
@@ -273,7 +288,7 @@ def _ranking_row(title: str, found: Measures) -> str:
     alone = f"{found.left_alone} of {found.unanswerable}" if found.unanswerable else ""
     return (
         f"| {title} | {questions} |{_shown_ranks(found.ranks)} | {right} | {found.false_yes} | {found.false_no} "
-        f"| {_shown(found.auc)} | {alone} | {found.flawless} |"
+        f"| {_shown(found.auc)} | {alone} | {found.good} | {found.flawless} |"
     )
 
 
@@ -296,13 +311,15 @@ def _shown(value: float | None) -> str:
 
 
 def _examples(name: str, answered: Sequence[Answered], seed: int) -> Iterator[str]:
-    good, bad = ([one for one in answered if one.flawless is wanted] for wanted in (True, False))
-    yield f"## {name}: {len(good)} of {len(answered)} questions flawless"
+    """Ten by seed, five good and five bad where there are as many."""
+    drawn = random.Random(seed).sample(answered, len(answered))
+    good, bad = [one for one in drawn if one.good], [one for one in drawn if not one.good]
+    bad = bad[: max(5, 10 - len(good))]
+    good = good[: 10 - len(bad)]
+    yield f"## {name}: examples drawn by seed {seed}"
     yield ""
-    yield "Flawless: every verdict right and the right document first. Five of each sort, drawn by seed."
-    yield ""
-    for sort, group in (("flawless", good), ("not flawless", bad)):
-        for one in random.Random(seed).sample(group, min(5, len(group))):
+    for sort, ones in (("good", good), ("bad", bad)):
+        for one in ones:
             yield from _example(sort, one)
 
 
