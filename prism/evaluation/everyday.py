@@ -28,11 +28,10 @@ _RANKING = """\
 | ranking | questions | right document first | 95 % interval | MRR | verdicts right | false yes | false no | AUC \
 | unanswerable without a yes | good | flawless |
 |---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|"""
-_LEGEND = (
-    "Intervals: bootstrap over questions, which has no width where none or all are right, however few there are.",
-    "AUC: chance that a right document scores above a wrong one, over all questions. Good: the right document first, with",
-    "a yes, or no yes where nothing answers. Flawless: every verdict right, too. Ties count against the right document.",
-)
+_LEGEND = """\
+Intervals: bootstrap over questions, which has no width where none or all are right, however few there are.
+AUC: chance that a right document scores above a wrong one, over all questions. Good: the right document first, with
+a yes, or no yes where nothing answers. Flawless: every verdict right, too. Ties count against the right document."""
 _TEXTS = """\
 | texts | asked for | complete | fidelity | right documents with a yes | answer in evidence | answer in contribution |
 |---|---:|---:|---:|---:|---:|---:|"""
@@ -274,7 +273,7 @@ def markdown(answered: Mapping[str, Sequence[Answered]], baseline: Mapping[str, 
         lines += [_ranking_row(f"{name}: {part}", measures[part]) for name, measures in measured.items()]
         if ranks is not None:
             lines.append(f"| BM25: {part} | {ranks.questions} |{_shown_ranks(ranks)} | | | | | | | |")
-    lines += ["", *_LEGEND, "", _TEXTS]
+    lines += ["", _LEGEND, "", _TEXTS]
     for name, measures in measured.items():
         lines += [_texts_row(f"{name}: {part}", found) for part, found in measures.items()]
     for name, ones in answered.items():
