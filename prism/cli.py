@@ -11,8 +11,9 @@
     prism calibrate MODEL PAIRS   what scores mean as probabilities
     prism export MODEL DIR        a checkpoint for other tools
     prism pull NAME               the base model that mini (or another adapter) builds on
-    prism version
+    prism version                 or `prism --version`
 
+`python -m prism` is the same; `prism --install-completion` teaches the shell to complete all this.
 Whatever goes wrong on purpose ends in one line, `error: ...`, and exit code 2.
 """
 
@@ -86,12 +87,27 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Rerankers that explain themselves: score, verdict, contribution and evidence for every document.",
 )
 
 app.add_typer(data_app, name="data")
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
 
 Model = Annotated[str, typer.Option(help="mini (bundled), a checkpoint or adapter directory, or a name on the hub.")]
 Template = Annotated[
@@ -221,17 +237,18 @@ def serve(
     traces: Annotated[
         bool, typer.Option(help="Send OpenTelemetry spans, without texts, to OTEL_EXPORTER_OTLP_ENDPOINT.")
     ] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Open the playground in a browser once it is served.")] = False,
 ) -> None:
     """Serve POST /v1/rerank to the clients of Cohere, Jina, Voyage, vLLM and Text Embeddings Inference, and raw HTTP.
 
-    Beside it: /v1/models, /health, /ready, /metrics (Prometheus) and /docs. Logs are JSON lines on standard error,
-    without texts of requests. SIGTERM lets what is under way finish.
+    Beside it: a playground at /, a reference at /docs, /v1/models, /health, /ready and /metrics (Prometheus). Logs are
+    JSON lines on standard error, without texts of requests. SIGTERM lets what is under way finish.
     """
     from prism.backends import read_vllm_options
     from prism.serving.app import create_app
     from prism.serving.keys import Keys
     from prism.serving.limits import Limits
-    from prism.serving.run import run
+    from prism.serving.run import open_browser, run
     from prism.serving.tracing import exporter
 
     keys = Keys.read(api_keys_file)
@@ -262,7 +279,14 @@ def serve(
 
         reranker.take_turns(TakingTurns)
     endpoint = create_app(reranker, limits, keys=keys, trace=trace)
-    run(endpoint, host=host, port=port, drain_delay_s=drain_delay, finish_within_s=request_timeout)
+    run(
+        endpoint,
+        host=host,
+        port=port,
+        drain_delay_s=drain_delay,
+        finish_within_s=request_timeout,
+        ready=open_browser if open_ else None,
+    )
 
 
 @app.command()

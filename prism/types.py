@@ -33,7 +33,7 @@ Support = Annotated[float, Field(ge=0.0, le=1.0)]
 class Record(BaseModel):
     """A frozen record that refuses unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Settings(Record):

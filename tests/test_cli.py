@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -334,7 +336,73 @@ def test_serve_warns_before_it_is_reachable(monkeypatch: pytest.MonkeyPatch, tin
 
 
 def test_version() -> None:
-    assert run("version").stdout == f"{__version__}\n"
+    assert run("version").stdout == run("--version").stdout == f"{__version__}\n"
+
+
+def python(*arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return done.stdout
+
+
+def test_python_m_prism_is_prism() -> None:
+    assert python("-m", "prism", "--version") == f"{__version__}\n"
+    assert "Usage: prism serve" in python("-m", "prism", "serve", "--help", TERM="dumb", NO_COLOR="1")
+
+
+def test_shells_complete_commands_and_options() -> None:
+    def completed(words: str) -> list[str]:
+        place = str(len(words.split(" ")) - 1)
+        return python("-m", "prism", _PRISM_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=place).split()
+
+    assert completed("prism se") == ["serve"]
+    assert completed("prism serve --op") == ["--open"]
+    assert completed("prism nonsense --op") == []
+
+
+def test_serve_opens_a_browser_once_it_listens(tmp_path: Path, tiny: list[str]) -> None:
+    """The browser is a script that fetches the page at once."""
+    script, fetched = tmp_path / "browser.py", tmp_path / "fetched"
+    script.write_text(
+        "import os, sys, urllib.request\n"
+        "page = urllib.request.urlopen(sys.argv[1]).read()\n"
+        f"open({str(tmp_path / 'part')!r}, 'wb').write(page)\n"
+        f"os.replace({str(tmp_path / 'part')!r}, {str(fetched)!r})\n"
+    )
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "prism", "serve", "--port", "0", "--host", "0.0.0.0", "--open", *tiny],
+        env={**os.environ, "BROWSER": f"{sys.executable} {script} %s"},
+        stderr=subprocess.PIPE,
+    )
+    try:
+        until = time.monotonic() + 120
+        while not fetched.exists() and serving.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        assert b"<title>Prism" in fetched.read_bytes()
+    finally:
+        serving.terminate()
+        serving.communicate(timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "url"),
+    [
+        ("127.0.0.1", 8000, "http://127.0.0.1:8000/"),
+        ("0.0.0.0", 80, "http://127.0.0.1:80/"),
+        ("::", 1, "http://[::1]:1/"),
+        ("fe80::1", 8000, "http://[fe80::1]:8000/"),
+    ],
+)
+def test_where_a_browser_goes(host: str, port: int, url: str) -> None:
+    from prism.serving.run import address
+
+    assert address(host, port) == url
 
 
 def prism(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,8 @@
 """The HTTP endpoint: `POST /v1/rerank`, `POST /v1/score` and what stands around them.
 
 `create_app` is the app around a loaded reranker; `prism serve` runs it. Who sends what is in `dialects`, one request in
-`endpoint`, what can go wrong in `failures`. No text of a request and no key reaches a log.
+`endpoint`, what can go wrong in `failures`, what people look at in `pages`. No text of a request and no key reaches a
+log.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from prism.serving.failures import failure
 from prism.serving.keys import Keys
 from prism.serving.limits import Limits
 from prism.serving.metrics import CONTENT_TYPE, Metrics
+from prism.serving.pages import add_pages
 from prism.serving.refusal import INVALID, Refused
 from prism.serving.schema import request_schema
 from prism.serving.score import ScoreResponse, score_schema
@@ -66,7 +68,14 @@ def create_app(
         yield
         await reranker.aclose()
 
-    app = FastAPI(title="Prism", version=__version__, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="Prism",
+        version=__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,  # FastAPI's load scripts from other servers: see `pages`
+        redoc_url=None,
+    )
     app.state.admission = admission
     app.add_middleware(Tidy)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -75,6 +84,7 @@ def create_app(
     _add_score(app, endpoint)
     _add_status(app, reranker, endpoint, keys, metrics)
     _add_info(app, reranker, limits, keys)
+    add_pages(app, reranker, limits, keys)
     return app
 
 

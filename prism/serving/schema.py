@@ -131,7 +131,7 @@ def _as_text(value: object) -> str:
 class EvidenceIn(BaseModel):
     """Where evidence comes from, how much of it, for which documents, and what is looked up about it."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", use_attribute_docstrings=True)
 
     source: EvidenceChoice | None = None
     """`written` by the model, with a contribution; `quoted`: sentences of the document, word for word; `auto`: as the
@@ -180,7 +180,7 @@ class SpanOut(Record):
 class SpansIn(BaseModel):
     """Cohere's `relevant_spans`."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", use_attribute_docstrings=True)
 
     mode: Literal["enabled", "disabled"]
     threshold: Annotated[
@@ -203,7 +203,7 @@ class SpansIn(BaseModel):
 class RerankRequest(BaseModel):
     """`null` means the default, everywhere, and so does a blank text but for the query."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", use_attribute_docstrings=True)
 
     query: Query
     """A text; `{"text": ...}` is read too."""

@@ -1,0 +1,665 @@
+from __future__ import annotations
+
+import ast
+import asyncio
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from browser import CHROMIUM, DRIVER, MISSING, Browser, Thrown, browser
+from fakes import FakeEngine
+from http_endpoint import Server
+from http_server import HttpServer, Reply, Request
+from playground_page import Page
+
+from prism.demo import DOCUMENTS, QUERIES
+from prism.engines.base import WritePiece, WriteRequest
+from prism.errors import EngineError
+from prism.reranker import Reranker
+from prism.scoring import Calibration
+from prism.serving.keys import Keys
+from prism.serving.limits import Limits
+from prism.serving.pages import playground
+from prism.serving.reference import kind
+from prism.template import PRISM, Template
+
+QUERY = "when does the harbour freeze?"
+GOOD = "p=0.9 The harbour froze in 1963. It rarely does."
+FAIR = "p=0.7 Copper conducts electricity. So does silver."
+BAD = "p=0.2 Nothing to see. Move on."
+
+
+class SlowWriter(FakeEngine):
+    """Waits before it writes while `gate` is there and not set; invents a year where the document says `invent`."""
+
+    gate: asyncio.Event | None = None
+
+    async def write(self, requests: Sequence[WriteRequest]) -> AsyncIterator[WritePiece]:
+        if self.gate:
+            await self.gate.wait()
+        async for piece in super().write(requests):
+            yield piece
+
+    def _text(self, document: str) -> str:
+        written = super()._text(document)
+        return written.replace("in 1963", "in 1847") if "invent" in document else written
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_tokenizer: Any) -> SlowWriter:
+    return SlowWriter(Template(PRISM, tiny_tokenizer))
+
+
+@pytest.fixture(scope="module")
+def server(engine: FakeEngine) -> Server:
+    return Server(Reranker(engine.template, engine, name="fake </script> model"), max_documents=20)
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[httpx.Client]:
+    with server as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    if not (CHROMIUM and DRIVER):
+        pytest.skip(MISSING)
+    with browser() as window:
+        yield window
+
+
+# --- what is served --------------------------------------------------------------------------------------------------
+
+
+def directives(response: httpx.Response) -> dict[str, str]:
+    policy = response.headers["content-security-policy"]
+    return {name: value for name, _, value in (part.partition(" ") for part in policy.split("; "))}
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_page_may_run_what_stands_in_it_and_nothing_else(client: httpx.Client, path: str) -> None:
+    response = client.get(path)
+    assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    allowed = directives(response)
+    assert allowed["default-src"] == allowed["base-uri"] == allowed["form-action"] == "'none'"
+    assert allowed["frame-ancestors"] == "'none'"
+    assert allowed["connect-src"] == "'self'"
+    assert (allowed["require-trusted-types-for"], allowed["trusted-types"]) == ("'script'", "'none'")
+    assert "unsafe" not in response.headers["content-security-policy"]
+    for tag in ("script", "style"):
+        found = re.findall(rf"<{tag}>(.*?)</{tag}>", response.text, re.DOTALL)
+        hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in found]
+        assert allowed[f"{tag}-src"] == (" ".join(f"'sha256-{digest}'" for digest in hashes) or "'none'")
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["referrer-policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_page_needs_nothing_from_elsewhere(client: httpx.Client, path: str) -> None:
+    text = client.get(path).text
+    urls = {url for url in re.findall(r"""(?:https?:)?//[\w.-]+\.\w+[^\s"'<)]*""", text) if "127.0.0.1" not in url}
+    assert urls == set()
+    for linked in re.findall(r"""(?:src|href)=["']([^"']*)""", text):
+        assert linked.startswith(("#", "data:")) or client.get(linked).status_code == 200, linked
+    assert not re.search(r"""<[^>]*\s(?:on\w+|style)\s*=""", text), "no handlers and no styles in attributes"
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", text)
+    assert "@import" not in text
+
+
+def test_head_options_and_other_methods(client: httpx.Client) -> None:
+    for path in ("/", "/docs"):
+        head, get = client.head(path), client.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(get.content))
+        asked = client.options(path)
+        assert (asked.status_code, asked.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+        refused = client.post(path, json={"query": QUERY, "documents": [GOOD]})
+        assert refused.status_code == 405
+        assert "POST /v1/rerank" in refused.json()["message"]
+    assert client.get("/redoc").status_code == 404
+    assert {"/", "/docs"}.isdisjoint(client.get("/openapi.json").json()["paths"])
+
+
+def config_of(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="config">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return dict(json.loads(found[1]))
+
+
+def test_the_page_knows_its_server(client: httpx.Client) -> None:
+    config = config_of(client.get("/").text)
+    assert config["model"] == "fake </script> model", "and cannot be ended by a name"
+    assert (config["threshold"], config["evidence"], config["key"]) == (0.5, True, False)
+    assert config["sample"]["queries"] == list(QUERIES)
+    assert [document["text"] for document in config["sample"]["documents"]] == [document.text for document in DOCUMENTS]
+
+
+def test_whoever_has_no_key_may_read_the_page_and_ask_nothing(engine: SlowWriter) -> None:
+    with Server(Reranker(engine.template, engine, name="fake"), keys=Keys(["sesame"])) as client:
+        page = client.get("/")
+        assert page.status_code == 200
+        assert config_of(page.text)["key"] is True
+        assert "sesame" not in page.text
+        assert client.post("/v1/rerank", json={"query": QUERY, "documents": [GOOD]}).status_code == 401
+
+
+def test_a_threshold_of_the_models_own(engine: SlowWriter) -> None:
+    reranker = Reranker(engine.template, engine, name="fake", threshold=0.3)
+    config = config_of(bytes(playground(reranker, Limits(evidence=False), keyed=False).body).decode())
+    assert (config["threshold"], config["evidence"]) == (0.3, False)
+
+
+def test_the_reference_has_every_operation_and_field(client: httpx.Client) -> None:
+    text = client.get("/docs").text
+    described = client.get("/openapi.json").json()
+    for path, item in described["paths"].items():
+        for method, operation in item.items():
+            assert f'id="{method}-{path}"' in text
+            sent = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            assert all(f"<code>{name}</code>" in text for name in sent.get("properties", ()))
+    for name, model in described["components"]["schemas"].items():
+        assert f'id="model-{name}"' in text
+        assert all(f"<code>{field}</code>" in text for field in model.get("properties", ()))
+    assert "<code>evidence.top_n</code><span>integer (at least 0), also as text, or null</span>" in text
+    assert "Scores from here on mean yes." in text, "fields say what they mean"
+    assert "<code>query</code>" in text
+    assert "<b>required</b>" in text
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "integer", "minimum": 1}, "integer (at least 1)"),
+        (
+            {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "null"}]},
+            "number (at least 0, at most 1), or null",
+        ),
+        ({"anyOf": [{"type": "boolean"}, {"enum": ["true", 1]}, {"type": "null"}]}, "boolean, also as text, or null"),
+        ({"type": "array", "items": {"$ref": "#/components/schemas/A"}}, 'list of <a href="#model-A">A</a>'),
+        ({"enum": ["yes", "<no>"]}, "&quot;yes&quot; or &quot;&lt;no&gt;&quot;"),
+        ({"const": 3}, "3"),
+        ({}, "anything"),
+    ],
+)
+def test_kinds_of_values(schema: dict[str, Any], said: str) -> None:
+    assert kind(schema) == said
+
+
+# --- in a browser ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(window: Browser, server: Server, client: httpx.Client) -> Iterator[Page]:
+    page = Page(window, server.url)
+    yield page
+    assert page.window.console() == [], "the console stays silent"
+
+
+def test_the_ranking_is_there_before_the_evidence(page: Page, engine: SlowWriter, server: Server) -> None:
+    engine.gate = asyncio.Event()
+    try:
+        page.fill("query", QUERY)
+        page.fill("documents", f"{BAD}\n\n# Harbour\n{GOOD}\n\n{FAIR}")
+        page.press("#judge")
+        page.until(lambda: len(page.texts("#ranking .number")) == 3)
+        assert page.texts("#ranking h3") == ["Harbour", FAIR, BAD]
+        assert page.texts("#ranking .number") == ["0.900", "0.700", "0.200"]
+        assert page.texts("#ranking .verdict") == ["yes", "yes", "no"]
+        assert page.texts("#ranking .waiting") == ["Reading for evidence"] * 2
+        assert page.text("#judge") == "Stop"
+        assert "Evidence follows" in page.text("#status")
+        server.call_soon(engine.gate.set)
+        page.over()
+    finally:
+        engine.gate = None
+    assert page.texts("#ranking blockquote") == [
+        "p=0.9 The harbour froze in 1963.",
+        "p=0.7 Copper conducts electricity.",
+    ]
+    assert page.texts("#ranking .contribution") == ["It helps."] * 2
+    assert page.texts("#ranking mark") == ["p=0.9 The harbour froze in 1963."], "the best is open"
+    assert page.text("#found") == "2 of 3 documents say yes"
+    assert "40 written" in page.text("#usage")
+    assert page.texts("#wrong *") == []
+
+
+def test_stop(page: Page, engine: SlowWriter, server: Server) -> None:
+    engine.gate = asyncio.Event()
+    try:
+        page.fill("query", QUERY)
+        page.fill("documents", GOOD)
+        page.press("#judge")
+        page.until(lambda: page.texts("#ranking .number"))
+        page.press("#judge")
+        page.over()
+        assert page.text("#status") == "Stopped."
+        assert page.texts("#ranking .number") == ["0.900"]
+        assert page.texts("#ranking .waiting") == []
+        page.until(lambda: server.app.state.admission.open == 0)
+    finally:
+        server.call_soon(engine.gate.set)
+        engine.gate = None
+
+
+def test_offsets_are_code_points(page: Page) -> None:
+    """Emoji are two units of JavaScript and one code point; so are combining ones and old scripts."""
+    text = f"\U0001f600\U0001f9ca𝔄e\u0301. {GOOD} \U0001f600 It ends."
+    page.judge(QUERY, text)
+    evidence = page.text("#ranking blockquote")
+    assert evidence.startswith("\U0001f600\U0001f9ca𝔄")
+    page.judge(QUERY, "invent \U0001f600\U0001f600\U0001f600 p=0.9 The harbour froze in 1963. Rarely.")
+    shown, marked = page.text("#ranking .document"), page.texts("#ranking .document mark")
+    assert shown == "invent \U0001f600\U0001f600\U0001f600 p=0.9 The harbour froze in 1963. Rarely."
+    assert marked
+    assert all(part in shown for part in marked)
+    assert "\ufffd" not in shown, "no pair was cut in two"
+    assert marked[-1].endswith("1963.")
+
+
+def test_what_the_document_does_not_say_is_marked(page: Page) -> None:
+    page.judge(QUERY, "p=0.9 The harbour froze in 1963, they invent.")
+    assert page.texts("mark.unsupported") == ["1847 (not in the document)"]
+    assert "Not in the document: 1847" in page.text("#ranking .notes")
+
+
+def test_the_threshold_moves_verdicts_and_is_sent(page: Page) -> None:
+    page.judge(QUERY, f"{BAD}\n\n{GOOD}\n\n{FAIR}")
+    page.fill("threshold", "0.8")
+    assert page.texts("#ranking .verdict") == ["yes", "no", "no"]
+    assert page.text("#found") == "1 of 3 documents says yes"
+    page.fill("threshold", "0.1")
+    assert page.texts("#ranking .verdict") == ["yes", "yes", "yes"]
+    assert "Judge again" in page.text("#threshold-hint")
+    page.press("#judge")
+    page.over()
+    assert len(page.texts("#ranking blockquote")) == 3
+
+
+def test_the_budget_bounds_what_is_written(page: Page, engine: SlowWriter) -> None:
+    page.fill("budget", "0")
+    assert page.text("#budget-says") == "scores only"
+    page.judge(QUERY, GOOD)
+    assert page.texts("#ranking blockquote") == []
+    assert page.texts("#ranking .number") == ["0.900"]
+    page.fill("budget", "1")
+    assert page.text("#budget-says") == "at most 50"
+    engine.requests.clear()
+    page.press("#judge")
+    page.over()
+    assert [request.max_tokens for request in engine.requests] == [50]
+
+
+@pytest.mark.parametrize(
+    ("budget", "source", "asked"),
+    [
+        (7, "", {}),
+        (7, "quoted", {"evidence": "quoted"}),
+        (2, "written", {"evidence": {"source": "written", "max_tokens": 100}}),
+        (0, "quoted", {"evidence": False}),
+    ],
+)
+def test_where_evidence_comes_from(page: Page, budget: int, source: str, asked: dict[str, Any]) -> None:
+    page.fill("budget", str(budget))
+    page.fill("source", source)
+    assert page.js("return request('q', ['d'].map(text => ({text})))") == {"query": "q", "documents": ["d"], **asked}
+
+
+def test_quotes_are_told_from_writing(page: Page) -> None:
+    page.fill("source", "quoted")
+    page.judge(QUERY, GOOD)
+    assert page.text("#ranking blockquote") == "p=0.9 The harbour froze in 1963."
+    assert page.texts("#ranking .contribution") == []
+    assert page.texts("#ranking .notes li") == ["Quoted from the document."]
+
+
+def test_what_can_be_taken_along(page: Page, client: httpx.Client, engine: SlowWriter) -> None:
+    documents = [
+        {"title": 'Say "harbour"', "text": GOOD},
+        "p=0.7 It's \u202edlo\u2028 'quoted' $HOME `x` \\n \U0001f600.",
+    ]
+    page.judge(QUERY, f'# Say "harbour"\n{GOOD}\n---\n{documents[1]}')
+    expected = Reranker(engine.template, engine, name="fake").rerank(QUERY, documents)
+    assert page.text("#output") == expected.context()
+    page.press("#tab-json")
+    answered = client.post("/v1/rerank", json={"query": QUERY, "documents": documents}).json()
+    shown = json.loads(page.text("#output"))
+    assert shown["results"] == answered["results"]
+    assert shown["usage"] == answered["usage"]
+    page.press("#tab-python")
+    snippet = page.text("#output")
+    call = next(node for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.Call) and len(node.keywords) == 2)
+    sent = ast.literal_eval(next(keyword.value for keyword in call.keywords if keyword.arg == "json"))
+    assert sent == {"query": QUERY, "documents": documents}
+    page.press("#tab-curl")
+    command = page.text("#output")
+    assert "\u202e" not in command
+    if shutil.which("curl"):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60)
+        assert json.loads(done.stdout)["results"] == answered["results"]
+
+
+def test_copy_takes_what_is_shown(page: Page) -> None:
+    page.window.devtools("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    page.judge(QUERY, GOOD)
+    page.press("#copy")
+    page.until(lambda: page.text("#copy") == "Copied")
+    assert page.js("return navigator.clipboard.readText()") == page.text("#output")
+
+
+def test_one_bad_document_is_shown_in_its_place(page: Page, client: httpx.Client) -> None:
+    page.judge(QUERY, f"{GOOD}\n\nplease refuse this one")
+    assert page.texts("#ranking .verdict") == ["yes", "error"]
+    assert "this one is too long for the model" in page.text("#ranking .failed .wrong")
+    assert page.texts("#wrong *") == []
+
+
+def test_what_is_missing_is_said_at_its_field(page: Page) -> None:
+    page.press("#judge")
+    assert "no document" in page.text("#documents-wrong")
+    assert "blank" in page.text("#query-wrong")
+    assert page.js("return document.activeElement.id") == "query"
+    assert page.js("return document.getElementById('query').getAttribute('aria-invalid')") == "true"
+
+
+def test_errors_of_the_request_say_what_to_do(
+    window: Browser, server: Server, client: httpx.Client, engine: SlowWriter
+) -> None:
+    page = Page(window, server.url)
+    page.judge(QUERY, "\n\n".join([GOOD] * 21))
+    assert "too many documents: got 21, at most 20" in page.text("#wrong strong")
+    assert "Change what is sent" in page.text("#wrong")
+    engine.fails = EngineError("out of memory")
+    try:
+        page.judge(QUERY, GOOD)
+    finally:
+        engine.fails = None
+    assert "out of memory" in page.text("#wrong strong")
+    assert "read the server’s log" in page.text("#wrong")
+    page.judge(QUERY, "p=0.9 break off. Here.")
+    assert page.texts("#ranking .number") == ["0.900"], "the ranking stays"
+    assert "broke off" in page.text("#wrong") + page.text("#ranking")
+    page.judge(QUERY, GOOD)
+    assert page.text("#wrong") == "", "an error goes when it is over"
+
+
+def test_a_dead_server(window: Browser, engine: SlowWriter) -> None:
+    server = Server(Reranker(engine.template, engine, name="fake"))
+    with server:
+        page = Page(window, server.url)
+    page.judge(QUERY, GOOD)
+    assert page.text("#wrong strong") == "The server does not answer."
+    assert page.texts("#ranking li") == []
+
+
+def test_a_connection_that_breaks_off(window: Browser, client: httpx.Client) -> None:
+    """The server is one that says no more after the ranking."""
+    ground = client.get("/")
+    sent = client.post("/v1/rerank", json={"query": QUERY, "documents": [GOOD], "stream": True}).text
+    ranking = sent.split("\n\n")[0].encode() + b"\n\n"
+
+    def answer(request: Request) -> Reply:
+        if request.method == "GET":
+            return Reply(ground.content, headers={"Content-Type": "text/html; charset=utf-8"})
+        return Reply(ranking, headers={"Content-Type": "text/event-stream"})
+
+    with HttpServer(answer) as server:
+        page = Page(window, server.url)
+        page.judge(QUERY, GOOD)
+    assert page.texts("#ranking .number") == ["0.900"]
+    assert "The connection broke off." in page.text("#wrong")
+    assert "judge again" in page.text("#wrong")
+
+
+def test_what_is_answerable_is_shown_by_a_calibrated_model(window: Browser, engine: SlowWriter) -> None:
+    calibration = Calibration(method="isotonic", prior=0.3, pairs=100, knots=((0.0, 0.0), (0.8, 0.3), (1.0, 0.7)))
+    server = Server(Reranker(engine.template, engine, name="fake", calibration=calibration))
+    with server:
+        page = Page(window, server.url)
+        page.judge(QUERY, GOOD)
+    assert page.text("#answerable") == "Answerable: 50 %", "half way between the knots at 0.8 and 1.0"
+
+
+def test_a_key_is_asked_for_and_kept_nowhere(window: Browser, engine: SlowWriter) -> None:
+    server = Server(Reranker(engine.template, engine, name="fake"), keys=Keys(["sesame"]))
+    with server:
+        page = Page(window, server.url)
+        assert page.js("return document.getElementById('key').checkVisibility()")
+        page.judge(QUERY, GOOD)
+        assert "no valid API key" in page.text("#wrong strong")
+        assert page.js("return document.activeElement.id") == "key"
+        page.window.type("#key", "sesame")
+        page.judge(QUERY, GOOD)
+        assert page.texts("#ranking .number") == ["0.900"]
+        for tab in ("curl", "python"):
+            page.press(f"#tab-{tab}")
+            assert "PRISM_API_KEY" in page.text("#output")
+            assert "sesame" not in page.text("#output")
+        kept = page.js("return [localStorage.length, sessionStorage.length, document.cookie, location.href]")
+        assert kept == [0, 0, "", f"{server.url}/"]
+
+
+def test_hostile_texts_stay_texts(page: Page) -> None:
+    evil = "p=0.9 <script>window.pwned=1</script><img src=x onerror=window.pwned=2> \u202egnihtyna\u202c says so. Fine."
+    page.judge("<b>bold</b> \u202equery", f"# <i>title</i> \u2066x\n{evil}")
+    assert page.js("return window.pwned ?? null") is None
+    assert (
+        page.js("return document.querySelectorAll('#results script, #results img, #results i:not(.bar i)').length") == 0
+    )
+    assert page.text("#ranking h3") == "<i>title</i> \ufffdx"
+    assert page.text("#ranking .document") == evil.replace("\u202e", "\ufffd").replace("\u202c", "\ufffd")
+    assert "\u202e" not in page.text("#results")
+    with pytest.raises(Thrown, match="TrustedHTML"):
+        page.js("document.body.innerHTML = '<b>no</b>'")
+    page.window.console()  # the policy's own, about the line above
+
+
+def paste(page: Page, text: str) -> None:
+    script = """
+      const data = new DataTransfer();
+      data.setData('text/plain', arguments[0]);
+      const event = new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true});
+      return document.getElementById('documents').dispatchEvent(event);
+    """
+    assert page.js(script, text) is (len(text) <= 50_000), "a short one goes into the field"
+
+
+def test_a_megabyte(page: Page) -> None:
+    text = "p=0.9 The harbour froze in 1963. " + "It rains on the lake \U0001f327 and nobody minds. " * 24_000
+    assert len(text.encode()) > 1_000_000
+    paste(page, "short")
+    paste(page, text)
+    assert page.texts("#files li span") == [f"Pasted text, {len(text.encode('utf-16-le')) // 2:,} characters"]
+    page.judge(QUERY, "", within_s=120)
+    assert page.texts("#ranking .document mark") == ["p=0.9 The harbour froze in 1963."]
+    assert len(page.text("#ranking .document")) < 2_000, "what is far from the evidence is left out"
+    assert "The model read the first" in page.text("#ranking .notes")
+    page.press("#ranking .card button.small")
+    assert page.text("#ranking .document") == text.strip()
+    assert page.text("#ranking .document mark") == "p=0.9 The harbour froze in 1963."
+    page.press("#tab-curl")
+    assert len(page.text("#output")) < 110_000
+    assert page.js("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def drop(page: Page, *files: tuple[str, str]) -> None:
+    """Files let go over the page; contents in base64."""
+    script = """
+      const data = new DataTransfer();
+      for (const [name, content] of arguments[0])
+        data.items.add(new File([Uint8Array.from(atob(content), c => c.charCodeAt(0))], name));
+      const event = new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true});
+      document.getElementById('form').dispatchEvent(event);
+    """
+    page.js(script, files)
+
+
+def b64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def test_files(page: Page) -> None:
+    lines = json.dumps({"id": 7, "title": "Metals", "text": FAIR}) + "\n\n" + json.dumps({"contents": BAD}) + "\n"
+    drop(page, ("harbour.md", b64(f"\ufeff{GOOD}".encode())), ("more.jsonl", b64(lines.encode())))
+    page.until(lambda: len(page.texts("#files li")) == 2)
+    assert page.text("#counted").startswith("3 documents")
+    page.judge(QUERY, "")
+    assert page.texts("#ranking h3") == ["harbour.md", "Metals · 7", BAD]
+    page.press("#files li:nth-child(2) button")
+    assert page.text("#counted").startswith("1 document,")
+    drop(page, ("photo.png", b64(b"\x89PNG\xff\xfe")), ("bad.jsonl", b64(b'{"text": "x"}\n{"no": 1}')))
+    page.until(lambda: "bad.jsonl:2: expected an object with a text" in page.text("#documents-wrong"))
+    drop(page, ("latin.txt", b64("Käse".encode("latin-1"))))
+    page.until(lambda: "latin.txt is not UTF-8 text" in page.text("#documents-wrong"))
+    assert len(page.texts("#files li")) == 1
+
+
+@pytest.mark.parametrize(
+    ("pasted", "documents"),
+    [
+        ("one\n\ntwo", ["one", "two"]),
+        ("one\n \t\n\n\ntwo\n", ["one", "two"]),
+        ("one\n\nstill one\n---\ntwo", ["one\n\nstill one", "two"]),
+        ("---\none\n----- \n\n---\ntwo\n---", ["one", "two"]),
+        ("# Title\none\n\ntwo", [{"title": "Title", "text": "one"}, "two"]),
+        ("# Title\n\none", [{"title": "Title", "text": "one"}]),
+        ("# Alone", ["# Alone"]),
+        ("#hash\ntag", ["#hash\ntag"]),
+        ("a --- b", ["a --- b"]),
+        (" \n\n ", []),
+    ],
+)
+def test_pasted_documents(page: Page, pasted: str, documents: list[Any]) -> None:
+    page.fill("documents", pasted)
+    assert page.js("return request('q', gathered()).documents") == documents
+
+
+@pytest.mark.parametrize("width", [360, 768, 1600])
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_width_by_day_and_by_night(
+    window: Browser, server: Server, client: httpx.Client, width: int, dark: bool
+) -> None:
+    page = Page(window, server.url, width=width, dark=dark)
+    fits = "return document.documentElement.scrollWidth <= innerWidth && innerWidth === arguments[0]"
+    assert page.js(fits, width)
+    page.judge("x" * 300, f"# {'long' * 100}\n{GOOD}{'y' * 500}\n\n{FAIR}\n\nplease refuse {'z' * 300}")
+    for tab in ("json", "curl", "python", "context"):
+        page.press(f"#tab-{tab}")
+        assert page.js(fits, width)
+    light = page.js("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)")
+    assert (sum(light) < 150) is dark
+    ratios = page.js(CONTRASTS)
+    assert ratios
+    assert min(ratio for _, ratio in ratios) >= 4.5, sorted(ratios, key=lambda pair: pair[1])[:5]
+    assert page.window.console() == []
+    page = Page(window, f"{server.url}/docs", width=width, dark=dark)
+    assert page.js(fits, width)
+    assert page.window.console() == []
+
+
+CONTRASTS = """
+  // WCAG 2.2: relative luminance, and the ratio of a text to the first background that is not transparent
+  const numbers = color => color.match(/[\\d.]+/g).map(Number);
+  const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = color => color.slice(0, 3).reduce((sum, v, n) => sum + linear(v / 255) * [.2126, .7152, .0722][n], 0);
+  const behind = e => {
+    for (; e; e = e.parentElement) {
+      const color = numbers(getComputedStyle(e).backgroundColor);
+      if (color[3] !== 0) return color;
+    }
+  };
+  const found = [];
+  for (const e of document.querySelectorAll('body *')) {
+    if (!e.checkVisibility() || ![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
+    const [a, b] = [light(numbers(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+    found.push([e.tagName + '.' + e.className + '#' + e.id, (a + .05) / (b + .05)]);
+  }
+  return found;
+"""
+
+
+def test_motion_only_where_it_is_wanted(window: Browser, server: Server, client: httpx.Client) -> None:
+    moves = "return getComputedStyle(document.querySelector('.card')).animationName"
+    for still, name in ((True, "none"), (False, "rise")):
+        page = Page(window, server.url, still=still)
+        page.judge(QUERY, GOOD)
+        assert page.js(moves) == name
+
+
+def test_with_the_keyboard_alone(page: Page) -> None:
+    tab, enter, control, right, end = "\ue004", "\ue007", "\ue009", "\ue014", "\ue010"  # WebDriver's codes
+    focused = "return document.activeElement.id || document.activeElement.textContent"
+    order = []
+    for _ in range(11):
+        page.window.keys(tab)
+        order.append(page.js(focused))
+    assert order[:3] == ["Skip to the ranking", "API reference", "query"]
+    assert order[3:] == ["documents", "clear", "add", "threshold", "budget", "More options", "judge", "sample"]
+    assert page.js("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.fill("documents", f"{GOOD}\n\n{BAD}")
+    page.window.type("#query", QUERY)
+    page.window.keys(control, enter)
+    page.until(lambda: page.texts("#ranking blockquote"))
+    page.over()
+    page.js("document.getElementById('tab-context').focus()")
+    page.window.keys(right)
+    assert page.js("return [document.activeElement.id, document.activeElement.ariaSelected]") == ["tab-json", "true"]
+    page.window.keys(end)
+    assert page.js(focused) == "tab-python"
+
+
+def test_every_control_has_a_name(page: Page) -> None:
+    page.judge(QUERY, f"{GOOD}\n\n{BAD}")
+    page.js("document.querySelectorAll('details').forEach(e => { e.open = true; })")
+    tree = page.window.devtools("Accessibility.getFullAXTree")["nodes"]
+    roles = {
+        "button",
+        "textbox",
+        "slider",
+        "spinbutton",
+        "combobox",
+        "checkbox",
+        "tab",
+        "link",
+        "meter",
+        "list",
+        "tabpanel",
+    }
+    found = [node for node in tree if not node.get("ignored") and node["role"]["value"] in roles]
+    unnamed = [n for n in found if not n.get("name", {}).get("value") and n["role"]["value"] != "list"]
+    assert unnamed == []
+    kinds = {node["role"]["value"] for node in found}
+    assert roles <= kinds, roles - kinds
+    live = page.js("return [...document.querySelectorAll('[role=status], [role=alert]')].map(e => e.id)")
+    assert live == ["query-wrong", "documents-wrong", "status", "wrong"]
+
+
+@pytest.mark.exhaustive
+def test_the_first_click_shows_mini_at_work(window: Browser) -> None:
+    server = Server(Reranker.load("mini", self_test=False))
+    with server:
+        page = Page(window, server.url)
+        page.press("#asks button")
+        page.over(within_s=500)
+        assert page.text("#ranking h3") == "Rotating access keys"
+        assert page.text("#ranking .verdict") == "yes"
+        assert "at most two keys" in page.text("#ranking blockquote")
+        assert "A user can hold at most two keys at a time." in page.text("#ranking mark")
+        assert page.window.console() == []
+
+
+def test_the_page_is_package_data() -> None:
+    import tomllib
+
+    root = Path(__file__).parents[1]
+    data = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    assert any(path in data["prism"] for path in ("serving/playground.html", "serving/*.html"))
+    assert (root / "prism/serving/playground.html").is_file()
