@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prism.template import Template
     from prism.types import Document, Judgment, Outcome, Span, Usage
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Checkpoint": "checkpoint",
