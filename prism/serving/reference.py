@@ -1,7 +1,7 @@
 """The reference at `/docs`: one page made of the OpenAPI schema, without script and without anything from elsewhere.
 
-Swagger UI is 1.5 MB of script that builds HTML at run time, which the policy of these pages forbids. What readers need of
-it is a table of fields; to try a request there is the playground.
+Swagger UI is 1.5 MB of script that builds HTML at run time, which the policy of these pages forbids. What readers need
+of it is a table of fields; to try a request there is the playground.
 """
 
 from __future__ import annotations
