@@ -171,6 +171,11 @@ class Outcome(StrEnum):
     NOT_WRITTEN = "not_written"
     """Nothing was asked of the model: verdict no, evidence off, past `top_n`, the budget or `max_total_tokens`."""
 
+    @property
+    def parsed(self) -> bool:
+        """Whether both texts were there, in their tags; what they say is another matter."""
+        return self in (Outcome.COMPLETE, Outcome.UNINFORMATIVE)
+
 
 class Truncation(Record):
     """How much of a document the model did not read."""

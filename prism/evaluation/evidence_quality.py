@@ -124,7 +124,7 @@ def _answerable(case: Case) -> bool:
 
 
 def _format(extract: Extract) -> float:
-    parts = (bool(extract.contribution), bool(extract.evidence), extract.outcome is Outcome.COMPLETE)
+    parts = (bool(extract.contribution), bool(extract.evidence), extract.outcome.parsed)
     return sum(parts) / len(parts)
 
 
@@ -233,7 +233,7 @@ def summarise(measured: Sequence[Measured], seconds: float = 0.0) -> Summary:
         return _value(counts, drawn, statistic, sum(s is not None for s in rows))
 
     found = {
-        "parse rate": mean(lambda m: float(m.outcome is Outcome.COMPLETE) if m.generated else None),
+        "parse rate": mean(lambda m: float(m.outcome.parsed) if m.generated else None),
         "format": mean(lambda m: m.format),
         "fidelity": over(lambda m: float(m.facts - m.unsupported), lambda m: float(m.facts)),
         "support": mean(lambda m: m.support),

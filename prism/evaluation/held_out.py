@@ -76,7 +76,7 @@ class HeldOutReport(Record):
 
     @property
     def parse_rate(self) -> float:
-        return self.outcomes.get(Outcome.COMPLETE, 0) / max(1, self.written)
+        return sum(count for outcome, count in self.outcomes.items() if Outcome(outcome).parsed) / max(1, self.written)
 
 
 def read_groups(path: Path) -> list[Group]:

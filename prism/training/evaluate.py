@@ -183,7 +183,7 @@ def _writing(texts: Sequence[tuple[Example, Judgment]]) -> dict[str, float]:
         return {}
     checks = [judgment.check for _, judgment in texts if judgment.check]
     recalls = [recall for example, judgment in texts if (recall := _gold_recall(example, judgment)) is not None]
-    measures = {"parse_rate": sum(j.outcome is Outcome.COMPLETE for _, j in texts) / len(texts)}
+    measures = {"parse_rate": sum(j.outcome.parsed for _, j in texts) / len(texts)}
     if checks:
         measures["fidelity"] = sum(check.written.score for check in checks) / len(checks)
     if recalls:
