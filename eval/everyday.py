@@ -19,16 +19,17 @@ from typer import Option
 
 from prism.errors import PrismError
 from prism.evaluation.columns import progress_bar
+from prism.evaluation.dense import SentenceEncoder
 from prism.evaluation.everyday import (
     Answered,
     Question,
     ask,
+    baseline,
     bm25,
     by_slice,
+    dense,
     markdown,
-    measure_ranks,
     read_questions,
-    slices,
 )
 from prism.evaluation.report import command_line, versions, write_whole
 from prism.reranker import Reranker
@@ -40,6 +41,9 @@ def main(
     model: Annotated[list[str] | None, Option(help="Checkpoint: mini, a directory, or a hub id; repeatable.")] = None,
     template: Annotated[str | None, Option(help="Prompt of checkpoints that carry none.")] = None,
     questions: Annotated[Path, Option(exists=True, dir_okay=False, help="JSONL of questions.")] = QUESTIONS,
+    encoder: Annotated[
+        str | None, Option("--dense", help="Embedding model to set beside BM25: minilm, or a name.")
+    ] = None,
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Option(help="Arithmetic.")] = "auto",
     seed: Annotated[int, Option(help="Draws the examples that are shown.")] = 17,
     out: Annotated[Path | None, Option(help="Folder for report.json and report.md.")] = None,
@@ -47,20 +51,23 @@ def main(
     """Ask everyday questions; print how often the right document is first, judged right, and quoted right."""
     try:
         asked = read_questions(questions)
+        ranks = {"BM25": bm25(asked)} | ({encoder: dense(asked, SentenceEncoder(encoder))} if encoder else {})
         answered = {name: _ask(name, template, dtype, asked) for name in dict.fromkeys(model or ["mini"])}
     except PrismError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
-    ranks = bm25(asked)
-    baseline = {part: measure_ranks([ranks[i] for i in ids if i in ranks]) for part, ids in slices(asked).items()}
-    text = markdown(answered, baseline, seed)
+    baselines = {name: baseline(asked, found) for name, found in ranks.items()}
+    text = markdown(answered, baselines, seed)
     print(text)
     if out is not None:
         body = {
             "command": command_line(),
             "versions": versions("torch", "transformers"),
             "questions_sha256": sha256(questions.read_bytes()).hexdigest(),
-            "bm25": {part: found and found.model_dump(mode="json") for part, found in baseline.items()},
+            "baselines": {
+                name: {part: ranks and ranks.model_dump(mode="json") for part, ranks in found.items()}
+                for name, found in baselines.items()
+            },
             "models": {name: _body(ones) for name, ones in answered.items()},
         }
         write_whole(out / "report.md", f"{text}\nCommand: `{command_line()}`\n")

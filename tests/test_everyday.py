@@ -9,13 +9,27 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from prism import evidence
 from prism.errors import DataError
-from prism.evaluation.everyday import Question, ask, bm25, by_slice, markdown, measure, measure_ranks, read_questions
+from prism.evaluation.dense import Vectors
+from prism.evaluation.everyday import (
+    Answered,
+    Question,
+    ask,
+    baseline,
+    bm25,
+    by_slice,
+    dense,
+    markdown,
+    measure,
+    measure_ranks,
+    read_questions,
+)
 from prism.types import Document, Judgment, Outcome
 
 SCRIPT = Path(__file__).resolve().parents[1] / "eval" / "everyday.py"
@@ -196,26 +210,60 @@ def test_bm25_ranks_by_words_and_ties_count_against_the_answer():
     assert ranks == {"closed since May": 3, "nine opens": 1, "zebra": 3}
 
 
+class ByLength:
+    """Vectors on the unit circle, the longer the text the farther from a query."""
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        return np.asarray([[1.0, 0.0] for _ in texts], dtype=np.float32)
+
+    def documents(self, texts: Sequence[str]) -> Vectors:
+        angles = [len(text) / 100 for text in texts]
+        return np.asarray([[np.cos(angle), np.sin(angle)] for angle in angles], dtype=np.float32)
+
+
+def test_dense_ranks_by_similarity():
+    # The texts have 17, 22 and 14 characters, and the first answers.
+    assert dense([question("first"), *ASKED[-1:]], ByLength()) == {"first": 2}
+
+
+def test_a_contribution_that_repeats_the_query_is_counted():
+    answered = ask(Scripted({"first": (0.9, 0.5, 0.1)}, RERANKER.said), ASKED[:1])
+    first, *others = answered[0].judgments
+    repeated = first.model_copy(update={"outcome": Outcome.UNINFORMATIVE})
+    found = measure([Answered(answered[0].question, (repeated, *others))])
+    assert (found.written, found.uninformative, found.complete) == (2, 1, 0.5)
+
+
+def test_baselines_are_measured_by_language():
+    found = baseline(ASKED, {"first": 1, "second": 2, "tied": 1, "failed": 2})
+    assert found == {"en": measure_ranks([1, 2, 1, 2])}
+    assert found["en"] is not None
+    assert (found["en"].first, found["en"].mrr) == (0.5, 0.75)
+
+
 def test_progress_hears_of_every_question():
     heard: list[int] = []
     ask(RERANKER, ASKED, heard.append)
     assert heard == [1, 2, 3, 4, 5]
 
 
+BASELINE = {"BM25": {"en": measure_ranks([3, 3, 3, 1])}}
+
+
 def test_page():
     ones = ask(RERANKER, ASKED)
-    page = markdown({"ours": ones}, {"en": measure_ranks([3, 3, 3, 1])})
+    page = markdown({"ours": ones}, BASELINE)
     assert (
         "| ours: en | 5 | 1 of 4 (0.250) | 0.000 to 0.750 | 0.542 | 11 of 15 | 1 | 2 | 0.693 | 1 of 1 | 2 | 2 |" in page
     )
     assert "| BM25: en | 4 | 1 of 4 (0.250) |" in page
-    assert f"| ours: en | 3 | 1.000 | {by_slice(ones)['en'].fidelity:.3f} | 2 | 1.000 | 1.000 |" in page
+    assert f"| ours: en | 3 | 1.000 | 0 | {by_slice(ones)['en'].fidelity:.3f} | 2 | 1.000 | 1.000 |" in page
     assert [page.count(f", {sort}; ") for sort in ("good", "bad")] == [2, 3]
     assert (
         "    - right document, rank 2: yes 0.60; contribution: It says: at nine!; evidence: It opens at nine." in page
     )
     assert "    - right document, rank 3: too long" in page
-    assert page == markdown({"ours": ones}, {"en": measure_ranks([3, 3, 3, 1])})
+    assert page == markdown({"ours": ones}, BASELINE)
 
 
 @pytest.mark.parametrize(("good", "bad", "shown"), [(20, 20, (5, 5)), (2, 20, (2, 8)), (20, 3, (7, 3)), (1, 2, (1, 2))])
@@ -251,7 +299,7 @@ def test_the_script_asks_a_checkpoint_and_writes_both_reports(tmp_path, tiny_che
     (model,) = report["models"].values()
     assert [len(asked["documents"]) for asked in model["questions"]] == [6, 6]
     assert model["measures"]["en"]["documents"] == 12
-    assert report["bm25"]["en"]["questions"] == 2
+    assert report["baselines"]["BM25"]["en"]["questions"] == 2
     assert report["questions_sha256"] == sha256(path.read_bytes()).hexdigest()
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| BM25: en | 2 |" in page

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from prism.errors import DataError
 from prism.evaluation.answers import contains_answer
 from prism.evaluation.bm25 import Bm25
+from prism.evaluation.dense import Encoder
 from prism.evaluation.statistics import Interval, mean_interval
 from prism.files.jsonl import Drops, dumps, read_rows
 from prism.types import Document, Judgment, Outcome, Record, first_problem
@@ -33,8 +34,9 @@ Intervals: bootstrap over questions, which has no width where none or all are ri
 AUC: chance that a right document scores above a wrong one, over all questions. Good: the right document first, with
 a yes, or no yes where nothing answers. Flawless: every verdict right, too. Ties count against the right document."""
 _TEXTS = """\
-| texts | asked for | complete | fidelity | right documents with a yes | answer in evidence | answer in contribution |
-|---|---:|---:|---:|---:|---:|---:|"""
+| texts | asked for | complete | only the query again | fidelity | right documents with a yes | answer in evidence \
+| answer in contribution |
+|---|---:|---:|---:|---:|---:|---:|---:|"""
 
 
 class Question(Record):
@@ -143,6 +145,9 @@ class Measures(Record):
     written: int
     """Documents with a yes: a text was asked for."""
     complete: float | None
+    """Share of the texts that say something and are whole."""
+    uninformative: int
+    """Texts that are whole but for a contribution that only says the query again."""
     found: int
     """Answering documents with a yes: the two shares below are of these."""
     answer_in_evidence: float | None
@@ -197,6 +202,18 @@ def bm25(questions: Sequence[Question]) -> dict[str, int]:
     return ranks
 
 
+def dense(questions: Sequence[Question], encoder: Encoder) -> dict[str, int]:
+    """Rank of the answering document by cosine similarity of title and text to the query, by question id."""
+    ranks = {}
+    for question in questions:
+        if question.answers:
+            vectors = encoder.documents([_text(document) for document in question.documents])
+            scores = (vectors @ encoder.queries([question.query])[0]).tolist()
+            ids = [document.id for document in question.documents]
+            ranks[question.id] = _rank(scores, ids.index(question.answers[0]))
+    return ranks
+
+
 def _text(document: Document) -> str:
     return f"{document.title or ''} {document.text}"
 
@@ -210,6 +227,11 @@ def slices(questions: Sequence[Question]) -> dict[str, list[str]]:
         if len(ours) >= 20:
             found |= {f"{language}, {kind}": [q.id for q in ours if q.kind == kind] for kind in KINDS}
     return {name: ids for name, ids in found.items() if ids}
+
+
+def baseline(questions: Sequence[Question], ranks: Mapping[str, int]) -> dict[str, Ranks | None]:
+    """`ranks` by question id, measured by language and kind."""
+    return {name: measure_ranks([ranks[i] for i in ids if i in ranks]) for name, ids in slices(questions).items()}
 
 
 def measure_ranks(ranks: Sequence[int]) -> Ranks | None:
@@ -245,6 +267,7 @@ def measure(answered: Sequence[Answered]) -> Measures:
         flawless=sum(one.flawless for one in answered),
         written=len(written),
         complete=_mean(judgment.outcome is Outcome.COMPLETE for judgment in written),
+        uninformative=sum(judgment.outcome is Outcome.UNINFORMATIVE for judgment in written),
         found=len(found),
         answer_in_evidence=_mean(contains_answer(judgment.evidence or "", answer) for judgment, answer in found),
         answer_in_contribution=_mean(
@@ -265,14 +288,17 @@ def by_slice(answered: Sequence[Answered]) -> dict[str, Measures]:
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def markdown(answered: Mapping[str, Sequence[Answered]], baseline: Mapping[str, Ranks | None], seed: int = 17) -> str:
-    """Tables of all models by slice of `baseline`, and for each model ten examples, drawn by `seed`."""
+def markdown(
+    answered: Mapping[str, Sequence[Answered]], baselines: Mapping[str, Mapping[str, Ranks | None]], seed: int = 17
+) -> str:
+    """Tables of all models and `baselines` by language and kind, and for each model ten examples, drawn by `seed`."""
     measured = {name: by_slice(ones) for name, ones in answered.items()}
     lines = ["# Everyday questions", "", _RANKING]
-    for part, ranks in baseline.items():
+    for part in next(iter(measured.values())):
         lines += [_ranking_row(f"{name}: {part}", measures[part]) for name, measures in measured.items()]
-        if ranks is not None:
-            lines.append(f"| BM25: {part} | {ranks.questions} |{_shown_ranks(ranks)} | | | | | | | |")
+        for name, found in baselines.items():
+            if ranks := found[part]:
+                lines.append(f"| {name}: {part} | {ranks.questions} |{_shown_ranks(ranks)} | | | | | | | |")
     lines += ["", _LEGEND, "", _TEXTS]
     for name, measures in measured.items():
         lines += [_texts_row(f"{name}: {part}", found) for part, found in measures.items()]
@@ -301,7 +327,7 @@ def _shown_ranks(found: Ranks | None) -> str:
 
 def _texts_row(title: str, found: Measures) -> str:
     shares = [_shown(value) for value in (found.answer_in_evidence, found.answer_in_contribution)]
-    written = f"{found.written} | {_shown(found.complete)} | {_shown(found.fidelity)}"
+    written = f"{found.written} | {_shown(found.complete)} | {found.uninformative} | {_shown(found.fidelity)}"
     return f"| {title} | {written} | {found.found} | {' | '.join(shares)} |"
 
 
