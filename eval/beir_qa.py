@@ -24,6 +24,7 @@ from pydantic import Field
 from rich.console import Console
 from typer import Option
 
+from prism.devices import Dtype
 from prism.errors import DataError, InputError, PrismError
 from prism.evaluation import beir_report, ranking
 from prism.evaluation.beir import BEIR_QA, BeirSet, load_beir, local_sets
@@ -70,7 +71,7 @@ class Options(Record):
     engine: Literal["hf", "vllm", "openai"] = "hf"
     base_url: tuple[str, ...] = ()
     template: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = "auto"
     instruction: str | None = None
     max_prompt_tokens: int | None = Field(default=None, ge=1)
     query_batch: int = Field(default=1, ge=1)
@@ -368,7 +369,7 @@ def main(
     template: Annotated[
         str | None, Option(help="Prompt of a checkpoint without one: qwen3-reranker, or a file.")
     ] = None,
-    dtype: Annotated[Literal["auto", "float32", "bfloat16"], Option(help="Precision of the model.")] = "auto",
+    dtype: Annotated[Dtype, Option(help="Precision of the model.")] = "auto",
     instruction: Annotated[str | None, Option(help="Instead of the checkpoint's own.")] = None,
     max_prompt_tokens: Annotated[int | None, Option(min=1, help="Where documents are cut.")] = None,
     query_batch: Annotated[int, Option(min=1, help="Queries under way at once.")] = 1,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from typer import Option
 
 from prism.data.qa import build
+from prism.devices import Dtype
 from prism.errors import DataError, PrismError, RecipeError
 from prism.evaluation.held_out import evaluate, markdown, read_groups
 from prism.evaluation.report import command_line
@@ -46,7 +47,7 @@ def main(
         str | None, Option(help="Only groups whose documents are in it, such as zh; default: all.")
     ] = None,
     limit: Annotated[int | None, Option(help="Only the first N groups of each kind of query.")] = None,
-    dtype: Annotated[Literal["auto", "float32", "bfloat16"], Option(help="Arithmetic.")] = "auto",
+    dtype: Annotated[Dtype, Option(help="Arithmetic.")] = "auto",
     out: Annotated[Path | None, Option(help="Folder for report.json and report.md.")] = None,
 ) -> None:
     """Rank, write and check held-out groups; print the tables."""

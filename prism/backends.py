@@ -7,7 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from prism.checkpoint import Checkpoint, Dtype
+from prism import devices
+from prism.checkpoint import Checkpoint
+from prism.devices import Dtype
 from prism.engines.base import Engine
 from prism.errors import EngineError, InputError
 from prism.template import Template
@@ -42,7 +44,19 @@ def open_engine(
         return _openai(checkpoint, urls, served_model, options or {})
     if name == "vllm":
         return _vllm(checkpoint, dtype, options or {})
-    return _hf(checkpoint.template, checkpoint.load_model(dtype=dtype, device=device), options or {})
+    return _hf(checkpoint.template, load_for_hf(checkpoint, dtype, device), options or {})
+
+
+def load_for_hf(checkpoint: Checkpoint, dtype: Dtype = "auto", device: str = "auto") -> Any:
+    """The model as engine `hf` gets it: on a CPU its linear layers multiply as `dtype` says, between float32.
+
+    Raises as `Checkpoint.load_model` does.
+    """
+    from prism.engines.linear import arrange
+
+    model = checkpoint.load_model(dtype, device)
+    arrange(model, devices.choose_dtype(model.device, dtype), checkpoint.obvious_prompts())
+    return model
 
 
 def read_vllm_options(name: EngineName, given: Sequence[str]) -> dict[str, Any] | None:
@@ -88,6 +102,8 @@ def _vllm(checkpoint: Checkpoint, dtype: Dtype, options: Mapping[str, Any]) -> E
 
     if find_spec("vllm") is None:
         raise EngineError('engine vllm needs vLLM: pip install "prism-reranker[vllm]" (on a CPU, see serve/README.md)')
+    if dtype == "int8":
+        raise InputError("dtype int8 is the hf engine's: with vllm use auto, or a quantized checkpoint")
     template = checkpoint.template
     needed = template.spec.max_prompt_tokens + template.spec.max_written_tokens + 1  # vLLM samples a token to score
     return VllmEngine(

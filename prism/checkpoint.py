@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,10 +24,10 @@ from prism.types import Document, EvidenceSource, Record, first_problem
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from prism.devices import Dtype
     from prism.engines.base import Engine
 
 CONFIG_NAME = "prism.json"
-Dtype = Literal["auto", "float32", "bfloat16"]
 MINI = Path(__file__).parent / "mini"
 
 _OBVIOUS_QUERY = "how to rotate access keys"
@@ -106,29 +107,37 @@ class Checkpoint:
     def load_model(self, dtype: Dtype = "auto", device: str = "auto") -> PreTrainedModel:
         """The causal LM in eval mode.
 
-        `dtype`: auto (bf16 where it is faster), float32 or bfloat16; `device`: auto, cpu, cuda, cuda:1, ….
-        Raises CheckpointError when the weights do not load or do not match the tokenizer.
+        `dtype`: auto (bf16 where it is faster), float32, bfloat16, or int8 (bfloat16, of which engines make
+        integers); `device`: auto, cpu, cuda, cuda:1, ….
+        Raises CheckpointError when the weights do not load or do not match the tokenizer, InputError for a device or
+        dtype that this machine lacks, EngineError when the model does not fit on the device.
         """
+        import torch
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
-        from prism.engines.hf import choose_device, choose_dtype
+        from prism import devices
 
+        target = devices.choose_device(device)
+        chosen = devices.choose_dtype(target, dtype)
         try:
-            target = choose_device(device)
             with merge.quiet():
                 model, found = AutoModelForCausalLM.from_pretrained(
                     self.path,
-                    dtype=choose_dtype(target, dtype),
+                    dtype=torch.bfloat16 if chosen is torch.int8 else chosen,
                     use_safetensors=True,
                     trust_remote_code=self.trust_remote_code,
                     output_loading_info=True,
                 )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"cannot load the weights of {self.name}: {_one_line(error)}") from error
-        if missing := sorted(found["missing_keys"]):  # transformers would fill them with random numbers
+        self._require_whole(model, found["missing_keys"])
+        return devices.place(model, target, self.name).eval()
+
+    def _require_whole(self, model: Any, missing: Collection[str]) -> None:
+        if missing:  # transformers would fill them with random numbers
             raise CheckpointError(
-                f"{self.name} lacks {len(missing)} weights of a causal language model, such as {missing[0]}:"
+                f"{self.name} lacks {len(missing)} weights of a causal language model, such as {min(missing)}:"
                 " it is another kind of checkpoint, or incomplete"
             )
         rows = model.get_input_embeddings().num_embeddings
@@ -137,16 +146,18 @@ class Checkpoint:
                 f"{self.name}: the model has {rows} embeddings, its tokenizer {len(self.tokenizer)} tokens:"
                 " weights and tokenizer are not of one checkpoint"
             )
-        return model.to(target).eval()
+
+    def obvious_prompts(self) -> list[list[int]]:
+        """Two prompts, the answer to which is an obvious yes and an obvious no."""
+        documents = [Document(text=_OBVIOUS_YES), Document(text=_OBVIOUS_NO)]
+        return [list(self.template.render(_OBVIOUS_QUERY, document).ids) for document in documents]
 
     async def self_test(self, engine: Engine) -> None:
         """Score one obvious yes and one obvious no. Raises CheckpointError unless the yes ranks clearly first.
 
         The prompt a model was not trained on is the commonest way to serve a reranker that ranks at random.
         """
-        documents = [Document(text=_OBVIOUS_YES), Document(text=_OBVIOUS_NO)]
-        prompts = [self.template.render(_OBVIOUS_QUERY, document).ids for document in documents]
-        output = await engine.score(prompts)
+        output = await engine.score(self.obvious_prompts())
         yes, no = (_score(labels) for labels in output.labels)
         if not yes > no + 0.01:
             raise CheckpointError(

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from prism import devices
 from prism.data.commands import app as data_app
 from prism.errors import DataError, InputError, PrismError
 from prism.evaluation.calibrate_command import calibrate
@@ -113,7 +114,9 @@ Model = Annotated[str, typer.Option(help="mini (bundled), a checkpoint or adapte
 Template = Annotated[
     str | None, typer.Option(help="Prompt of a checkpoint that carries none: a built-in name or file.")
 ]
-Dtype = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where it is faster.")]
+Dtype = Annotated[
+    devices.Dtype, typer.Option(help="auto: bfloat16 where it is faster; int8: 8-bit integers, on CPUs that have them.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Engine = Annotated[
     Literal["hf", "vllm", "openai"],
@@ -377,9 +380,30 @@ def _evidence(source: Literal["written", "quoted", "auto", "none"]) -> EvidenceC
 
 
 def _load(model: str, **options: Any) -> Reranker:
+    _import_transformers()
     from prism.reranker import Reranker
 
     return Reranker.load(model, **options)
+
+
+def _import_transformers() -> None:
+    """Import transformers without scikit-learn and scipy, a third of its start-up.
+
+    Where they are installed it takes them, for losses of image models and a kind of assisted decoding. This process is
+    ours and needs neither; in a program that imports Prism transformers is left as it is.
+    """
+    from transformers import utils
+
+    names = ("is_sklearn_available", "is_scipy_available")
+    known = {name: getattr(utils, name) for name in names}
+    try:
+        for name in names:
+            setattr(utils, name, lambda: False)
+        import transformers.generation.candidate_generator
+        import transformers.modeling_utils  # noqa: F401  # these two take them
+    finally:
+        for name, function in known.items():
+            setattr(utils, name, function)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

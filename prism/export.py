@@ -15,17 +15,18 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from prism.checkpoint import CONFIG_NAME, Checkpoint, Dtype
+from prism.checkpoint import CONFIG_NAME, Checkpoint
 from prism.errors import CheckpointError, InputError
 from prism.template import Template
 
 Layout = Literal["merged", "sentence-transformers", "sequence-classification"]
+Stored = Literal["auto", "float32", "bfloat16"]
 SCORE_TEMPLATE = "score_template.jinja"
 _HEAD_ROWS = 1
 
 
 def export(
-    source: str | Path, target: Path, layout: Layout, *, template: str | None = None, dtype: Dtype = "auto"
+    source: str | Path, target: Path, layout: Layout, *, template: str | None = None, dtype: Stored = "auto"
 ) -> Path:
     """Write the checkpoint `source` (`mini`, a directory, a LoRA adapter's directory, or a hub id) to `target`.
 
@@ -48,11 +49,11 @@ def export(
     return target
 
 
-def _load(source: str | Path, template: str | None, dtype: Dtype) -> tuple[Checkpoint, Any]:
+def _load(source: str | Path, template: str | None, dtype: Stored) -> tuple[Checkpoint, Any]:
     """The checkpoint and its causal language model on the CPU."""
     checkpoint = Checkpoint.load(source, template=template)
     stored = json.loads((checkpoint.path / "config.json").read_bytes())
-    own: Dtype = "float32" if (stored.get("dtype") or stored.get("torch_dtype")) == "float32" else "bfloat16"
+    own: Stored = "float32" if (stored.get("dtype") or stored.get("torch_dtype")) == "float32" else "bfloat16"
     return checkpoint, checkpoint.load_model(own if dtype == "auto" else dtype, "cpu")
 
 

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mappi
 from contextlib import aclosing
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from anyio import to_thread
 
@@ -45,6 +45,7 @@ from prism.writing import Writer
 
 if TYPE_CHECKING:
     from prism.backends import EngineName
+    from prism.devices import Dtype
 
 __all__ = ["RerankResult", "Reranker"]
 
@@ -92,7 +93,7 @@ class Reranker:
         *,
         engine: EngineName = "hf",
         template: str | None = None,
-        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        dtype: Dtype = "auto",
         device: str = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,

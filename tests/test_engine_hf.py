@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from prism.engines.base import Engine, LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.engines.decode import Decoder, LanguageModel, out_of_memory, shared_length
-from prism.engines.hf import HfEngine, choose_device, choose_dtype
+from prism.engines.hf import HfEngine
 from prism.engines.prefix import PrefixLayer, attend_apart
 from prism.engines.row import Lookup, Row, TextStream
 from prism.errors import DocumentError, EngineError, InputError
@@ -547,15 +547,3 @@ def test_closing_ends_the_work_under_way_and_refuses_more(tiny_qwen3: Any) -> No
             await engine.score([[1]])
 
     asyncio.run(scenario())
-
-
-# -- device and dtype
-
-
-def test_choices() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device().type in ("cpu", "cuda", "mps")
-    assert choose_dtype("cpu", "float32") is torch.float32
-    assert choose_dtype("cpu", "bfloat16") is torch.bfloat16
-    assert choose_dtype(torch.device("cpu")) in (torch.float32, torch.bfloat16)
-    assert choose_dtype("mps") is torch.float32

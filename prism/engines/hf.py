@@ -8,42 +8,18 @@ import math
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionLayer
 
+from prism import devices
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.engines.decode import Check, Decoder, LanguageModel, out_of_memory, pad, shared_length
 from prism.engines.loop import Home
 from prism.engines.prefix import reads_prefix_apart, spread
 from prism.errors import DocumentError, EngineError, InputError
-
-
-def choose_device(requested: str = "auto") -> torch.device:
-    """`auto`: the GPU if there is one, else the CPU."""
-    if requested != "auto":
-        return torch.device(requested)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def choose_dtype(device: torch.device | str, requested: Literal["auto", "float32", "bfloat16"] = "auto") -> torch.dtype:
-    """`auto`: bfloat16 where the hardware multiplies it natively, else float32."""
-    if requested != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[requested]
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.bfloat16 if kind == "cpu" and _cpu_multiplies_bf16() else torch.float32
-
-
-def _cpu_multiplies_bf16() -> bool:
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-
 
 _BATCH_TOKENS, _CPU_SCORE_TOKENS = 16_384, 8_192
 _WIDTHS = 32
@@ -70,11 +46,13 @@ class HfEngine:
         decode: Callable[[list[int]], str],
         max_batch_tokens: int | None = None,
         speculate: bool | None = None,
+        threads: int | None = None,
     ) -> None:
         """`label_ids`: (yes, no). `max_batch_tokens`: rows times tokens held at once, prefix and answer included;
         None: 16,384, and 8,192 for scoring on a CPU, where what larger batches hold falls out of the caches.
 
         `speculate`: draft tokens from the text's own past; None: wherever the model can take a wrong draft back.
+        `threads`: of the CPU, while this engine computes; None: the processors this process is given.
         """
         self._model: LanguageModel | None = LanguageModel(model, pad_id)
         if speculate and not self._model.slotted:
@@ -96,6 +74,8 @@ class HfEngine:
             max_batch_tokens=max_batch_tokens or _BATCH_TOKENS,
             speculate=self._model.slotted if speculate is None else speculate,
         )
+        self._threads = threads or devices.cpu_threads()
+        self._short_waits = devices.short_waits() if on_cpu and self._threads > 1 else None
         self._home = Home()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="prism-hf")
         self._stops: set[threading.Event] = set()
@@ -166,8 +146,9 @@ class HfEngine:
 
     @torch.inference_mode()
     def _write(self, requests: list[WriteRequest], check: Check, emit: Callable[[WritePiece], None]) -> None:
-        for piece in self._decoder(self._live()).write(requests, check):
-            emit(piece)
+        with devices.threads(self._threads):
+            for piece in self._decoder(self._live()).write(requests, check):
+                emit(piece)
 
     @torch.inference_mode()
     def _score(self, prompts: list[tuple[int, ...]], check: Check) -> ScoreOutput:
@@ -180,9 +161,10 @@ class HfEngine:
                 known[ids] = problem
             else:
                 fitting[ids] = None
-        prefix = self._fill_prefix(model, list(fitting))
-        for batch in self._batches(list(fitting)):
-            known.update(zip(batch, self._score_batch(model, batch, prefix, check), strict=True))
+        with devices.threads(self._threads):
+            prefix = self._fill_prefix(model, list(fitting))
+            for batch in self._batches(list(fitting)):
+                known.update(zip(batch, self._score_batch(model, batch, prefix, check), strict=True))
         labels = [known[ids] for ids in prompts]
         _refuse_nan(labels, model.dtype)
         asked = sum(len(ids) for ids in prompts if ids in fitting)

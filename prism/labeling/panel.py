@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from prism.devices import Dtype
 from prism.errors import PanelError
 from prism.labeling.rubrics import RUBRICS, Rubric
 from prism.labeling.sequential import PosteriorBound, Stop, when_decided
@@ -80,7 +81,7 @@ class LocalJuror(_ScoreJuror):
     template: str | None = None
     engine: Literal["hf", "vllm"] = "hf"
     """hf: in this process; vllm: for GPUs and many pairs."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = "auto"
     device: str = "auto"
 
     def identity(self) -> str:

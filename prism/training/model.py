@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from prism.engines.hf import choose_dtype
+from prism.devices import choose_dtype
 from prism.errors import RecipeError
 from prism.training.recipe import Lora, Recipe
 
