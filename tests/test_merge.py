@@ -129,6 +129,8 @@ def test_what_does_not_fit_says_so_and_leaves_nothing(adapter, cache):
     save_file({name: tensor for name, tensor in tensors.items() if "lora_B" not in name}, weights)
     refused("has no counterpart")
     weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    refused("adapter_model.safetensors is a Git LFS pointer")
+    weights.write_bytes(b"no tensors at all")
     refused("cannot read .*adapter_model.safetensors")
     save_file(tensors, weights)
     rewrite(adapter, use_dora=True)
