@@ -65,7 +65,7 @@ class Scripts:
         )
 
     def run(self, text: str) -> tuple[int, str, str]:
-        """Exit status, standard output and error; progress bars, and what asyncio says of a slow machine, are none of it."""
+        """Exit status, standard output and error, but for progress bars and what asyncio says of a slow machine."""
         with self.start(text) as process:
             out, errors = process.communicate(timeout=300)
         slow = re.compile(r"Executing <.* took [\d.]+ seconds$")
