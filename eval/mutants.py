@@ -57,7 +57,7 @@ def failures(folder: Path, tests: list[str], timeout_s: float) -> list[str]:
     )
     if done.returncode not in (0, 1):
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
-    return re.findall(r"^FAILED tests/(\S+)", done.stdout, re.MULTILINE)
+    return re.findall(r"^FAILED tests/(\w+\.py::\w+)", done.stdout, re.MULTILINE)
 
 
 def tried(mutants: list[Mutant], timeout_s: float) -> Iterator[tuple[Mutant, list[str]]]:

@@ -154,6 +154,14 @@ def test_budget_goes_out_in_waves(reranker: Reranker, engine: FakeEngine) -> Non
     assert result.warnings == ("evidence_tokens=100 was spent: 1 of 5 documents with verdict yes have no evidence",)
 
 
+@pytest.mark.parametrize(("left", "written"), [(31, 1), (32, 2)])
+def test_the_budget_is_counted_to_the_token(reranker: Reranker, engine: FakeEngine, left: int, written: int) -> None:
+    """The first text takes 20 tokens; what is left buys another from 32 tokens on."""
+    result = reranker.rerank(QUERY, [GOOD, FAIR], evidence_tokens=TEXT_TOKENS + left)
+    assert engine.calls[1:] == [("write", 1, 40), ("write", 1, left)][:written]
+    assert [judgment.outcome for judgment in result].count(Outcome.COMPLETE) == written
+
+
 def test_a_small_budget_caps_the_text_and_a_tiny_one_writes_nothing(reranker: Reranker, engine: FakeEngine) -> None:
     reranker.rerank(QUERY, [GOOD, FAIR], evidence_tokens=35)
     assert engine.calls[1:] == [("write", 1, 35)]

@@ -279,6 +279,10 @@ def test_an_ordinary_chat_template_is_not_a_reranker_template(tiny_tokenizer, ch
     assert spec_from_chat_template(tokenizer) is None
 
 
+def test_labels_stand_in_the_order_yes_no(template):
+    assert [template.tokenizer.decode([label]) for label in template.label_ids] == ["yes", "no"]
+
+
 def test_a_label_of_several_tokens_is_refused(tiny_tokenizer):
     with pytest.raises(TemplateError, match="expected one"):
         Template(PRISM.model_copy(update={"yes": "Donaudampfschiff"}), tiny_tokenizer)
