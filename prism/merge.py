@@ -219,8 +219,8 @@ def _read_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
         with quiet():
             read = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(**where)
-    except ImportError as error:
-        raise CheckpointError(f"reading {path.name} needs gguf: pip install gguf") from error
+    except ImportError as error:  # gguf, or accelerate
+        raise CheckpointError(f"cannot read {path}, a package is missing: {_one_line(error)}") from error
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, AttributeError, struct.error) as error:
         raise CheckpointError(f"cannot read {path}: {_one_line(error)}; is the file complete?") from error
     settings = read.config.to_dict()
