@@ -10,6 +10,7 @@ import typer
 
 from prism.data.command_app import Bad, CorpusFile, Out, PairsFile, Seed, app, count_lines, finish, progress
 from prism.data.sources import read_corpus
+from prism.devices import choose_device
 from prism.errors import InputError
 from prism.files.jsonl import Drops, Line, OnBad, read_pairs, read_queries, write_report, write_rows
 from prism.files.outputs import writable_file
@@ -71,6 +72,8 @@ def mine(
     from prism.evaluation.bm25 import Bm25
 
     settings = Mining(negatives, skip, depth, max_share or None, assume_no)
+    if device is not None:
+        choose_device(device)
     if method == "dense" and model is None:
         raise InputError("dense mining needs a model: --model with a sentence-transformers directory or hub name")
     drops = Drops()
@@ -127,6 +130,8 @@ def score(
     from prism.data.teachers import Limits, estimate, score_locally, score_with_api, scored
     from prism.llm.rerank_api import ApiTeacher
 
+    if device is not None:
+        choose_device(device)
     limits = Limits(
         batch_size=batch_size,
         concurrency=concurrency,

@@ -41,7 +41,7 @@ def make_model(recipe: Recipe, base: Checkpoint) -> Any:
 def training_dtype(recipe: Recipe) -> torch.dtype:
     if recipe.schedule.bf16 is None:
         return choose_dtype(_device(), "auto")
-    return torch.bfloat16 if recipe.schedule.bf16 else torch.float32
+    return choose_dtype(_device(), "bfloat16" if recipe.schedule.bf16 else "float32")
 
 
 def require(package: str, setting: str, extra: str) -> None:
