@@ -113,7 +113,7 @@ def _absent(device: torch.device, here: Machine) -> str | None:
 
 
 def choose_dtype(device: torch.device | str, requested: Dtype = "auto", machine: Machine | None = None) -> torch.dtype:
-    """`auto`: bfloat16 where the hardware multiplies it natively, else float32. `torch.int8`: see `prism.engines.linear`.
+    """`auto`: bfloat16 where the hardware multiplies it natively, else float32. int8: see `engines.linear`.
 
     Raises InputError for a dtype that the device does not multiply.
     """
