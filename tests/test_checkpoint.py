@@ -12,7 +12,7 @@ import torch
 
 from prism.checkpoint import MINI, Checkpoint
 from prism.engines.base import LabelLogits, ScoreOutput
-from prism.errors import CheckpointError, DocumentError, TemplateError
+from prism.errors import CheckpointError, DocumentError, InputError, TemplateError
 from prism.template import PRISM, QWEN3_RERANKER, Template
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*incorrect regex pattern.*")
@@ -111,7 +111,7 @@ def test_truncated_weights_and_wrong_device_say_so(saved):
     with pytest.raises(CheckpointError, match="cannot load the weights"):
         Checkpoint.load(saved).load_model(dtype="float32", device="cpu")
     weights.write_bytes(whole)
-    with pytest.raises(CheckpointError, match="nonsense"):
+    with pytest.raises(InputError, match="no device 'nonsense': expected auto or one of"):
         Checkpoint.load(saved).load_model(dtype="float32", device="nonsense")
 
 

@@ -59,7 +59,7 @@ class Scripts:
             "PYTHONPATH": str(ROOT),
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         }
-        command = [sys.executable, "-X", "dev", "-c", self._load + text]
+        command = [sys.executable, "-u", "-X", "dev", "-c", self._load + text]  # -u: nothing is printed twice by a fork
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=environment
         )
