@@ -17,6 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -171,16 +172,11 @@ class Part(Enum):
     """What a token of a supervised sequence is there for."""
 
     PROMPT = 0
-    TEXT = 1
-    """Prompt tokens of the query and document texts: where a language-model loss may apply."""
-    LABEL = 2
-    WRITTEN = 3
+    LABEL = 1
+    WRITTEN = 2
     """Tags, line breaks and the end of the turn: what stands around the two texts."""
-    CONTRIBUTION = 4
-    EVIDENCE = 5
-
-
-_PROMPT_PARTS: Mapping[str, Part] = {"query": Part.TEXT, "document": Part.TEXT}
+    CONTRIBUTION = 3
+    EVIDENCE = 4
 
 
 class Supervised(NamedTuple):
@@ -243,11 +239,6 @@ class Template:
     def label_ids(self) -> tuple[int, int]:
         """Token ids of (yes, no)."""
         return self.yes_id, self.no_id
-
-    @property
-    def first_id(self) -> int:
-        """The token every prompt begins with."""
-        return self.render("?", Document(text="?")).ids[0]
 
     @property
     def takes_instruction(self) -> bool:
@@ -349,7 +340,7 @@ class Template:
         self,
         chunks: Iterable[int | list[tuple[str, bool]]],
         fills: Mapping[str, str],
-        named: Mapping[str, Part] = _PROMPT_PARTS,
+        named: Mapping[str, Part] = MappingProxyType({}),
         rest: Part = Part.PROMPT,
     ) -> list[tuple[int, Part]]:
         """Ids with their part: that of their slot, else `rest`; a token across a border belongs to `rest`.
