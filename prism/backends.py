@@ -83,13 +83,12 @@ def read_vllm_options(name: EngineName, given: Sequence[str]) -> dict[str, Any] 
 def _hf(template: Template, model: Any, options: Mapping[str, Any]) -> Engine:
     from prism.engines.hf import HfEngine
 
-    pad_id = template.tokenizer.pad_token_id
     return HfEngine(
         model,
         label_ids=template.label_ids,
         stop_ids=template.stop_ids,
         stop_strings=template.stop_strings,
-        pad_id=min(template.stop_ids) if pad_id is None else pad_id,
+        pad_id=template.pad_id,
         decode=template.decode,
         **options,
     )

@@ -229,6 +229,9 @@ class Template:
         eos = tokenizer.eos_token_id
         self.stop_ids = frozenset({self._control[spec.end_of_turn]} | ({eos} if eos is not None else set()))
         self.stop_strings = (self.evidence_close,)
+        padding = tokenizer.pad_token_id
+        self.pad_id: int = min(self.stop_ids) if padding is None else padding
+        """Fills rows up; what it is makes no difference, but some tokenizers name none."""
 
     contribution_open = property(lambda self: f"<{self.spec.contribution_tag}>")
     contribution_close = property(lambda self: f"</{self.spec.contribution_tag}>")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from test_trainer import example, finish, kill_after, run_command, same, weights
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -222,3 +222,47 @@ def test_kill_9_and_resume_gives_the_same_adapters(recipe, tmp_path):
     kill_after(run_command(recipe, broken), broken, 1)
     finish(run_command(recipe, broken))
     assert same(weights(whole / "checkpoint"), weights(broken / "checkpoint"))
+
+
+def adapter_recipe(recipe: Path, tmp_path: Path, name: str, **lora: object) -> Path:
+    """The same recipe, saving adapters, under another name."""
+    settings = yaml.safe_load(recipe.read_text())
+    settings["name"], settings["output"] = name, str(tmp_path / name)
+    settings["model"]["lora"] |= {"save": "adapter", **lora}
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_a_run_goes_on_from_a_finished_adapter(recipe, tmp_path):
+    first = train(adapter_recipe(recipe, tmp_path, "first"))
+    second = load_recipe(adapter_recipe(recipe, tmp_path, "second", start=str(first)))
+    begun = get_peft_model_state_dict(make_model(second, open_template(second).base))
+    stored = load_file(first / "adapter_model.safetensors")
+    assert set(begun) == set(stored)
+    assert all(torch.equal(begun[name].bfloat16(), stored[name]) for name in stored)
+    assert any(value.abs().sum() > 0 for name, value in begun.items() if "lora_B" in name)  # a new one begins at 0
+
+
+@pytest.mark.parametrize(
+    ("lora", "said"),
+    [
+        ({"start": "nowhere"}, "nowhere is no adapter"),
+        ({"start": "mini", "rank": 32, "alpha": 64}, "mini is for another base or other targets"),
+        ({"start": "mini"}, "mini has rank 32 and alpha 64, the recipe 4 and 8"),
+    ],
+)
+def test_an_adapter_of_another_shape_is_refused_in_a_line(recipe, tmp_path, lora, said):
+    with pytest.raises(RecipeError, match=said) as error:
+        train(adapter_recipe(recipe, tmp_path, "other", **lora))
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_ends_when_its_time_is_up(recipe, tmp_path):
+    folder = tmp_path / "run"
+    train(recipe, overrides=["schedule.max_seconds=0.001"])
+    log = json.loads((folder / "log.json").read_bytes())
+    assert log["steps"] == 1  # of 8: the clock is looked at after each
+    assert (folder / "checkpoint" / "model.safetensors").is_file()
+    assert train(recipe, overrides=["schedule.max_seconds=0.001"]) == folder / "checkpoint"
+    assert json.loads((folder / "log.json").read_bytes()) == log  # finished: nothing was trained again

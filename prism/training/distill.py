@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from prism.training.dataset import IGNORED
@@ -22,7 +23,7 @@ from prism.training.losses import (
     score_mse,
     token_cross_entropy,
 )
-from prism.training.optimizer import build_optimizer
+from prism.training.optimizer import TimedCosine, build_optimizer
 from prism.training.recipe import TERMS, Losses, Recipe
 
 Assess = Callable[[Any, int], dict[str, float]]
@@ -122,6 +123,17 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
             self.optimizer = build_optimizer(model or self.model, self._recipe.optimizer)
         return self.optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Trainer's own, unless the recipe gives a time: then one that looks at the clock."""
+        seconds = self._recipe.schedule.max_seconds
+        if seconds is None or self.lr_scheduler is not None:  # type: ignore[has-type]
+            return super().create_scheduler(num_training_steps, optimizer)
+        optimizer = optimizer or self.optimizer
+        timed = TimedCosine(self._recipe.optimizer, num_training_steps, seconds)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [timed] * len(optimizer.param_groups))
+        self.add_callback(_TimeLimit(timed))
+        return self.lr_scheduler
+
     def restore(self, state: str) -> None:
         """Weights and figures of a run that had ended when `state` was saved; trains nothing.
 
@@ -181,6 +193,17 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
             sums = dict(zip(sums, self.accelerator.reduce(own, "mean").tolist(), strict=True))
         tokens = sums.pop("tokens") * processes
         return {**{name: value / steps for name, value in sums.items()}, "tokens": tokens}
+
+
+class _TimeLimit(TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed
+    """Ends training, with a state to resume from, when the recipe's time is over."""
+
+    def __init__(self, clock: TimedCosine) -> None:
+        self._clock = clock
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._clock.over:
+            control.should_training_stop = control.should_save = control.should_log = True
 
 
 def loss_terms(

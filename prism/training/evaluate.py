@@ -108,13 +108,12 @@ def _reranker(model: Any, template: Template) -> Iterator[Any]:
     from prism.engines.hf import HfEngine
     from prism.reranker import Reranker
 
-    pad_id = template.tokenizer.pad_token_id
     engine = HfEngine(
         plain(model),
         label_ids=template.label_ids,
         stop_ids=template.stop_ids,
         stop_strings=template.stop_strings,
-        pad_id=min(template.stop_ids) if pad_id is None else pad_id,
+        pad_id=template.pad_id,
         decode=template.decode,
     )
     with Reranker(template, engine, name="in training") as reranker:

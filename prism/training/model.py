@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from prism.checkpoint import MINI
 from prism.devices import choose_dtype
 from prism.errors import RecipeError
+from prism.merge import ADAPTER, ADAPTER_WEIGHTS, is_adapter
 from prism.training.recipe import Lora, Recipe
 
 if TYPE_CHECKING:
@@ -72,9 +76,43 @@ def adapted(model: Any, lora: Lora) -> Any:
         task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
     )
     try:
-        return get_peft_model(model, config)
+        made = get_peft_model(model, config)
     except ValueError as error:
         raise RecipeError(f"model.lora.targets {lora.targets!r}: {_one_line(error)}") from error
+    if lora.start is not None:
+        _go_on(made, lora.start, lora)
+    return made
+
+
+def _go_on(model: Any, start: str, lora: Lora) -> None:
+    """The numbers of a finished adapter in place of the new one's. Raises RecipeError when it is of another shape."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = adapter_folder(start)
+    try:
+        settings = json.loads((folder / ADAPTER).read_bytes())
+        stored = load_file(folder / ADAPTER_WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RecipeError(f"model.lora.start: {start} is no adapter that can be read: {_one_line(error)}") from error
+    if (settings.get("r"), settings.get("lora_alpha")) != (lora.rank, lora.alpha):
+        raise RecipeError(
+            f"model.lora.start: {start} has rank {settings.get('r')} and alpha {settings.get('lora_alpha')}, the recipe"
+            f" {lora.rank} and {lora.alpha}: they must be equal"
+        )
+    shapes = {name: value.shape for name, value in get_peft_model_state_dict(model).items()}
+    if shapes != {name: value.shape for name, value in stored.items()}:
+        raise RecipeError(f"model.lora.start: {start} is for another base or other targets than the recipe's")
+    set_peft_model_state_dict(model, stored)
+
+
+def adapter_folder(name: str) -> Path:
+    """Where an adapter lies: `mini` comes with Prism. Raises RecipeError when there is none."""
+    folder = MINI if name == "mini" else Path(name)
+    if not is_adapter(folder):
+        raise RecipeError(f"model.lora.start: {name} is no adapter: expected a folder with {ADAPTER}, or mini")
+    return folder
 
 
 def merged(model: Any, recipe: Recipe, base: Checkpoint) -> Any:

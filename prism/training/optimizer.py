@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -74,3 +76,34 @@ def build_optimizer(model: nn.Module, settings: Settings) -> MasterAdamW:
         [group for group in groups if group["params"]], lr=settings.lr, betas=settings.betas, eps=settings.eps
     )
     return MasterAdamW([(parameter, master) for _, parameter, master in trained], adamw)
+
+
+class TimedCosine:
+    """Share of the peak learning rate by step: linear warm-up, then a cosine over the time or the steps, whichever run
+    out sooner, down to `floor`.
+
+    The time spent is part of a saved state: a run that was killed goes on with what was left.
+    """
+
+    __slots__ = ("__dict__", "_since")  # a scheduler saves what is in `__dict__`; another process has another clock
+
+    def __init__(
+        self, settings: Settings, steps: int, seconds: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._since = now, now()
+        self.spent_s, self.seconds, self.steps = 0.0, seconds, steps
+        self.warmup, self.floor = settings.warmup_steps, settings.min_lr_share
+
+    def __call__(self, step: int) -> float:
+        now, last = self._since
+        self._since = now, now()
+        self.spent_s += self._since[1] - last
+        if step < self.warmup:
+            return (step + 1.0) / self.warmup
+        done = max((step - self.warmup) / max(1, self.steps - self.warmup), self.spent_s / self.seconds)
+        return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+    @property
+    def over(self) -> bool:
+        """Whether the time was up at the last step."""
+        return self.spent_s >= self.seconds

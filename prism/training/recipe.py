@@ -25,6 +25,8 @@ class Lora(Settings):
     save: Literal["merged", "adapter"] = "merged"
     """What the finished checkpoint holds: the whole model with the adapters folded in, or the adapters alone, in peft's
     files, with the base named: small, and of use only to who has the base."""
+    start: str | None = None
+    """Adapter to go on from (a folder, or `mini`): of the same base, rank, alpha and targets. Default: a new one."""
     quantize: Literal["nf4"] | None = None
     """Keep the frozen projections in four bits (QLoRA): a third of the memory, slower; where bitsandbytes runs."""
 
@@ -142,6 +144,9 @@ class Schedule(Settings):
     epochs: float = Field(default=1.0, gt=0.0)
     max_steps: int = Field(default=-1, ge=-1)
     """Optimizer steps in all; -1: as many as the epochs take."""
+    max_seconds: float | None = Field(default=None, gt=0.0)
+    """Training and the cosine end after so many seconds, or with the steps where that is sooner. Where a clock decides,
+    two runs are alike and not equal, and so is a resumed one."""
     batch_size: int = Field(default=8, ge=1)
     """Rows of one process computed at once."""
     accumulation: int = Field(default=1, ge=1)

@@ -103,7 +103,7 @@ def _trainer(
         assess=None if dev is None else partial(_assess, folder, dev, opened.template),
         model=model,
         args=settings,
-        data_collator=collator(tokenizer.pad_token_id, packed=schedule.packing, grouped=grouped),
+        data_collator=collator(opened.template.pad_id, packed=schedule.packing, grouped=grouped),
         train_dataset=as_dataset(made.rows, arranged),
         # Trainer wants to see one; what is measured goes through `assess`.
         eval_dataset=None if dev is None else Dataset.from_list([{"query": e.query} for e in dev.examples]),
