@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionLayer
 
 from prism import devices
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
+from prism.engines.budget import (
+    APART_PREFIX,
+    CPU_PREFIX,
+    JOINED_PREFIX,
+    head_size,
+    prefix_pays,
+    score_tokens,
+    write_tokens,
+)
 from prism.engines.decode import Check, Decoder, LanguageModel, out_of_memory, pad, shared_length
 from prism.engines.loop import Home
-from prism.engines.prefix import reads_prefix_apart, spread
+from prism.engines.prefix import can_attend_apart, reads_prefix_apart, spread
 from prism.errors import DocumentError, EngineError, InputError
 
-_BATCH_TOKENS, _CPU_SCORE_TOKENS = 16_384, 8_192
 _WIDTHS = 32
 """Batches are as wide as a multiple of this: matrix kernels are made once for every shape, which takes longer than a
 few positions more."""
@@ -30,6 +40,12 @@ few positions more."""
 class _Prefix(NamedTuple):
     tokens: int
     cache: Any | None
+    apart: bool = False
+    """Read where it is; else put in front of every row."""
+
+
+_Part = tuple[list[tuple[int, ...]], Tensor | DocumentError]
+"""Prompts, and their label logits [B, 2] on the device, or why there are none."""
 
 
 class HfEngine:
@@ -46,11 +62,13 @@ class HfEngine:
         decode: Callable[[list[int]], str],
         max_batch_tokens: int | None = None,
         speculate: bool | None = None,
+        share_prefix: bool | None = None,
         threads: int | None = None,
     ) -> None:
         """`label_ids`: (yes, no). `max_batch_tokens`: rows times tokens held at once, prefix and answer included;
-        None: 16,384, and 8,192 for scoring on a CPU, where what larger batches hold falls out of the caches.
+        None: on a GPU what half of its free memory holds, at most 131,072 (see `prism.engines.budget`).
 
+        `share_prefix`: compute what all prompts begin with once; None: where that pays (`budget.prefix_pays`).
         `speculate`: draft tokens from the text's own past; None: wherever the model can take a wrong draft back.
         `threads`: of the CPU, while this engine computes; None: the processors this process is given.
         """
@@ -65,13 +83,15 @@ class HfEngine:
         bias = getattr(head, "bias", None)
         self._label_bias_2: Tensor | float = 0.0 if bias is None else bias[list(label_ids)].detach().float()
         on_cpu = self._model.device.type == "cpu"
-        self._max_batch_tokens = max_batch_tokens or (_CPU_SCORE_TOKENS if on_cpu else _BATCH_TOKENS)
+        shape = self._model.config, self._model.dtype, self._model.device
+        self._max_batch_tokens = max_batch_tokens or score_tokens(*shape)
+        self._share_prefix = share_prefix
         self._decoder = functools.partial(
             Decoder,
             stop_ids=stop_ids,
             stop_strings=stop_strings,
             decode=decode,
-            max_batch_tokens=max_batch_tokens or _BATCH_TOKENS,
+            max_batch_tokens=max_batch_tokens or write_tokens(*shape),
             speculate=self._model.slotted if speculate is None else speculate,
         )
         self._threads = threads or devices.cpu_threads()
@@ -161,10 +181,15 @@ class HfEngine:
                 known[ids] = problem
             else:
                 fitting[ids] = None
+        on_card = model.device.type == "cuda"
         with devices.threads(self._threads):
             prefix = self._fill_prefix(model, list(fitting))
-            for batch in self._batches(list(fitting)):
-                known.update(zip(batch, self._score_batch(model, batch, prefix, check), strict=True))
+            parts = [
+                part
+                for batch in self._batches(list(fitting), prefix.tokens if on_card and prefix.apart else 0)
+                for part in self._score_batch(model, batch, prefix, check)
+            ]
+            known |= _read(parts)
         labels = [known[ids] for ids in prompts]
         _refuse_nan(labels, model.dtype)
         asked = sum(len(ids) for ids in prompts if ids in fitting)
@@ -173,7 +198,11 @@ class HfEngine:
 
     def _fill_prefix(self, model: LanguageModel, prompts: list[tuple[int, ...]]) -> _Prefix:
         shared = shared_length(prompts) if model.layer_kinds <= {DynamicLayer, LinearAttentionLayer} else 0
-        if not shared:
+        apart = model.slotted and model.attention == "sdpa"
+        apart = apart and can_attend_apart(model.device, model.dtype, head_size(model.config))
+        cost = CPU_PREFIX if model.device.type == "cpu" else APART_PREFIX if apart else JOINED_PREFIX
+        pays = prefix_pays(shared, [len(ids) for ids in prompts], cost)
+        if not shared or not (pays if self._share_prefix is None else self._share_prefix):
             return _Prefix(0, None)
         cache = DynamicCache(config=model.config)
         try:
@@ -182,13 +211,13 @@ class HfEngine:
             if not out_of_memory(error):
                 raise
             return _Prefix(0, None)
-        return _Prefix(shared, cache)
+        return _Prefix(shared, cache, apart)
 
-    def _batches(self, prompts: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-        """Longest first, so that the rows of a batch need little padding; a shared prefix counts for every row."""
+    def _batches(self, prompts: list[tuple[int, ...]], free: int) -> Iterator[list[tuple[int, ...]]]:
+        """Longest first, so that the rows of a batch need little padding. `free`: tokens of each that take nothing."""
         batch: list[tuple[int, ...]] = []
         for ids in sorted(prompts, key=len, reverse=True):
-            if batch and len(batch[0]) * (len(batch) + 1) > self._max_batch_tokens:
+            if batch and (len(batch[0]) - free) * (len(batch) + 1) > self._max_batch_tokens:
                 yield batch
                 batch = []
             batch.append(ids)
@@ -197,42 +226,71 @@ class HfEngine:
 
     def _score_batch(
         self, model: LanguageModel, prompts: list[tuple[int, ...]], prefix: _Prefix, check: Check
-    ) -> list[LabelLogits | DocumentError]:
-        """Halves the batch when memory runs out, down to single prompts."""
+    ) -> list[_Part]:
+        """Halves the batch when memory runs out, down to single prompts. Does not wait for the device."""
         check()
         try:
-            return list(self._label_logits(model, prompts, prefix))
+            return [(prompts, self._label_logits(model, prompts, prefix))]
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
         if len(prompts) == 1:
-            return [DocumentError(f"a prompt of {len(prompts[0])} tokens does not fit in memory; shorten the document")]
+            problem = f"a prompt of {len(prompts[0])} tokens does not fit in memory; shorten the document"
+            return [(prompts, DocumentError(problem))]
         middle = len(prompts) // 2
         return [
             *self._score_batch(model, prompts[:middle], prefix, check),
             *self._score_batch(model, prompts[middle:], prefix, check),
         ]
 
-    def _label_logits(
-        self, model: LanguageModel, prompts: list[tuple[int, ...]], prefix: _Prefix
-    ) -> Iterator[LabelLogits]:
-        """Right-padding without a mask is exact: in a causal model nothing after a row's last token reaches it."""
-        suffixes = [ids[prefix.tokens :] for ids in prompts]
-        ids_BT = pad(suffixes, model.pad_id, model.device, multiple=_WIDTHS)
-        hidden_BTH = _after_prefix(model, ids_BT, prefix.cache)
-        last_B = torch.tensor([len(ids) - 1 for ids in suffixes], device=model.device)
+    def _label_logits(self, model: LanguageModel, prompts: list[tuple[int, ...]], prefix: _Prefix) -> Tensor:
+        """[B, 2]. Right-padding without a mask is exact: in a causal model nothing after a row's last token reaches it.
+
+        Only the last token of a row is multiplied with the labels, in fp32.
+        """
+        ids, last = padded([ids[prefix.tokens :] for ids in prompts], model.pad_id, _WIDTHS)
+        ids_BT, last_B = sent(ids, model.device), sent(last, model.device)
+        hidden_BTH = _after_prefix(model, ids_BT, prefix)
         last_BH = hidden_BTH[torch.arange(len(prompts), device=model.device), last_B].float()
-        logits_B2 = last_BH @ self._label_rows_2H.T + self._label_bias_2
-        return (LabelLogits(yes, no) for yes, no in logits_B2.tolist())
+        return last_BH @ self._label_rows_2H.T + self._label_bias_2
 
 
-def _after_prefix(model: LanguageModel, ids_BT: Tensor, filled: Any | None) -> Tensor:
-    """Hidden states [B, T, H] of rows that go on after the prefix of a filled one-row cache, if there is one."""
-    if filled is None:
+def padded(rows: Sequence[Sequence[int]], pad_id: int, multiple: int) -> tuple[Tensor, Tensor]:
+    """Ragged ids -> [B, T], padded on the right, T a multiple of `multiple`; and the place of each row's last, [B]."""
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    width = -(-int(lengths.max()) // multiple) * multiple
+    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    ids[np.arange(width) < lengths[:, None]] = np.fromiter(
+        itertools.chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum())
+    )
+    return torch.from_numpy(ids), torch.from_numpy(lengths - 1)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device; to a GPU without waiting until it is there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _read(parts: Sequence[_Part]) -> dict[tuple[int, ...], LabelLogits | DocumentError]:
+    """What was found for each prompt. The only place where scoring waits for the device."""
+    known: dict[tuple[int, ...], LabelLogits | DocumentError] = {}
+    computed = [(prompts, found) for prompts, found in parts if isinstance(found, Tensor)]
+    for prompts, found in parts:
+        if isinstance(found, DocumentError):
+            known |= dict.fromkeys(prompts, found)
+    if computed:
+        logits = torch.cat([found for _, found in computed]).tolist()
+        asked = itertools.chain.from_iterable(prompts for prompts, _ in computed)
+        known |= {ids: LabelLogits(yes, no) for ids, (yes, no) in zip(asked, logits, strict=True)}
+    return known
+
+
+def _after_prefix(model: LanguageModel, ids_BT: Tensor, prefix: _Prefix) -> Tensor:
+    """Hidden states [B, T, H] of rows that go on after the prefix, if there is one."""
+    if prefix.cache is None:
         return model.hidden(ids_BT, use_cache=False)
-    apart = model.slotted and model.attention == "sdpa" and model.device.type == "cpu"
-    cache = spread(filled, len(ids_BT), joined=not apart)
-    if not apart:
+    cache = spread(prefix.cache, len(ids_BT), joined=not prefix.apart)
+    if not prefix.apart:
         return model.hidden(ids_BT, past_key_values=cache, use_cache=True)
     with reads_prefix_apart(model.config):
         return model.hidden(ids_BT, past_key_values=cache, use_cache=True, prefix=cache.layers)

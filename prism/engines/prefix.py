@@ -73,15 +73,38 @@ def attend_apart(
 
     `query` [B, heads, T, D], `key` and `value` [B, key heads, T, D], rows padded on the right -> [B, T, heads, D].
     """
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     B, heads, T, D = query.shape
-    groups, shared = heads // key.shape[1], prefix[module.layer_idx]
-    rows = query.transpose(0, 1).reshape(1, heads, B * T, D)
-    past, past_lse = flash(rows, repeat_kv(shared.keys, groups), repeat_kv(shared.values, groups), scale=scaling)
-    own, own_lse = flash(query, repeat_kv(key, groups), repeat_kv(value, groups), is_causal=True, scale=scaling)
-    weight = torch.sigmoid(past_lse.view(heads, B, T).transpose(0, 1) - own_lse).unsqueeze(-1).to(own.dtype)
-    mixed = torch.lerp(own, past.view(heads, B, T, D).transpose(0, 1), weight)
+    shared = prefix[module.layer_idx]
+    rows = query.transpose(1, 2).reshape(1, B * T, heads, D).transpose(1, 2)
+    past, past_lse = _flash(rows, shared.keys, shared.values, False, scaling)
+    own, own_lse = _flash(query, key, value, True, scaling)
+    weight = torch.sigmoid(past_lse.reshape(heads, B, T).transpose(0, 1) - own_lse).unsqueeze(-1).to(own.dtype)
+    mixed = torch.lerp(own, past.transpose(1, 2).reshape(B, T, heads, D).transpose(1, 2), weight)
     return mixed.transpose(1, 2), None
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> tuple[Tensor, Tensor]:
+    """Attention [B, heads, T, D] and the log-sum-exps of its scores [B, heads, T]."""
+    if query.device.type == "cuda":  # knows groups of heads that share keys
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+            query, key, value, 0.0, causal, False, scale=scale
+        )
+        return out, lse
+    groups = query.shape[1] // key.shape[1]
+    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, repeat_kv(key, groups), repeat_kv(value, groups), 0.0, causal, scale=scale
+    )
+    return found
+
+
+def can_attend_apart(device: torch.device, dtype: torch.dtype, head: int) -> bool:
+    """Whether torch has attention with log-sum-exps for such a device and heads of so many numbers."""
+    if device.type == "cpu":
+        return True
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    fits = dtype in (torch.float16, torch.bfloat16) and head % 8 == 0 and head <= 256
+    return fits and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 AttentionInterface.register(_NAME, attend_apart)
