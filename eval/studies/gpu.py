@@ -1,0 +1,386 @@
+"""What `eval/gpu_check.py` measures: each section in a process of its own, with random models made on the device.
+
+    python -m eval.studies.gpu scoring --size full --seconds 60 --out rows.jsonl      one section alone
+
+Libraries are loaded first; work begins with the first line on standard input. Every row is in the file as soon as it
+is known, and again when it is known better: the last one counts. Times are the best of as many rounds as there is time
+for, all ways in turns, after one that warms up; the device has finished before a clock is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from prism.engines.base import LabelLogits, WriteRequest
+from prism.engines.hf import HfEngine
+from prism.errors import PrismError
+from prism.scoring import score
+
+FAILURES = (
+    *(RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ImportError, OSError),
+    PrismError,
+)
+"""Of one way: the others are measured all the same."""
+LABELS, FIRST_ID = (5, 9), 32
+PLAIN_TOKENS = 65_536
+"""Of a batch in the plain padded forward pass."""
+PEAKS_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
+"""Dense bf16, by the makers' data sheets (SXM)."""
+MOST_ROUNDS = 3
+_FIRST_CHARACTER = 0x20000
+Figures = dict[str, Any]
+
+
+class Task(NamedTuple):
+    """What a section is given."""
+
+    tiny: bool
+    mini: str
+    ends: float
+    """By `time.perf_counter`."""
+    out: Path
+
+    def row(self, what: str, **figures: Any) -> None:
+        """Keep a row, whatever comes after."""
+        rounded = {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in figures.items()}
+        with self.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"what": what, **rounded}) + "\n")
+
+    def tried(self, what: str, work: Callable[[], Any]) -> Any:
+        """What `work` returns; None, and a row with the error, where it fails."""
+        try:
+            return work()
+        except FAILURES as error:
+            self.row(what, error=" ".join(f"{type(error).__name__}: {error}".split())[:300])
+            return None
+
+    def left_s(self) -> float:
+        return self.ends - time.perf_counter()
+
+
+# --- device ----------------------------------------------------------------------------------------------------------
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def finish() -> None:
+    """Wait until the device has done everything."""
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_tflops() -> float | None:
+    name = torch.cuda.get_device_name() if device().type == "cuda" else ""
+    return next((peak for known, peak in PEAKS_TFLOPS.items() if known in name), None)
+
+
+def in_turns(task: Task, ways: dict[str, Callable[[], Any]], row: Callable[[str, float, Any], Figures]) -> None:
+    """Time all ways, round by round; `row` makes the figures of a way from its best time and what it returned.
+
+    The way named first is the one that the `ratio` of the others refers to.
+    """
+    best: dict[str, float] = {}
+    working = dict(ways)
+    for _ in range(MOST_ROUNDS):
+        round_began = time.perf_counter()
+        for name, work in list(working.items()):
+            gc.collect()
+            if device().type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            timed = task.tried(name, lambda work=work: _timed(work))  # type: ignore[misc]
+            if timed is None:
+                del working[name]
+                continue
+            best[name] = min(timed[0], best.get(name, timed[0]))
+            memory = torch.cuda.max_memory_allocated() / 2**30 if device().type == "cuda" else None
+            first = best.get(next(iter(ways)))
+            ratio = first / best[name] if first else None
+            task.row(name, **row(name, best[name], timed[1]), ratio=ratio, seconds=best[name], peak_gib=memory)
+        if task.left_s() < 1.2 * (time.perf_counter() - round_began):
+            return
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    finish()
+    start = time.perf_counter()
+    result = work()
+    finish()
+    return time.perf_counter() - start, result
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def made(kind: type, config: Any, dtype: torch.dtype, where: torch.device, seed: int = 7) -> Any:
+    """A random model, made where it works."""
+    torch.manual_seed(seed)
+    with torch.device(where):
+        return kind(config).to(dtype).eval()
+
+
+def tiny_qwen3(**changes: Any) -> Qwen3Config:
+    """Small enough for anything; heads of 64, as fast kernels want them."""
+    shape = {"vocab_size": 600, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096}
+    return Qwen3Config(**{**shape, **heads, "tie_word_embeddings": True, "initializer_range": 0.1, **changes})
+
+
+def qwen3(tiny: bool) -> Qwen3Config:
+    """The architecture of Qwen/Qwen3-0.6B."""
+    real = {"vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28}
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "initializer_range": 0.02}
+    return tiny_qwen3() if tiny else tiny_qwen3(**real, **heads)
+
+
+def llama(tiny: bool) -> LlamaConfig:
+    """The architecture of mini (SmolLM2-135M)."""
+    layers, vocabulary = (2, 600) if tiny else (30, 49152)
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=layers,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-5,
+    )
+
+
+def dtype_here() -> torch.dtype:
+    return torch.bfloat16 if device().type == "cuda" else torch.float32
+
+
+def random_prompts(vocabulary: int, count: int, shared: int, own: tuple[int, int]) -> list[list[int]]:
+    rng = random.Random(11)
+    prefix = [rng.randrange(FIRST_ID, vocabulary) for _ in range(shared)]
+    return [prefix + [rng.randrange(FIRST_ID, vocabulary) for _ in range(rng.randint(*own))] for _ in range(count)]
+
+
+def engine_of(model: Any, **options: Any) -> HfEngine:
+    """One character a token, so that texts compare as tokens; nothing stops a text."""
+    return HfEngine(
+        model,
+        label_ids=LABELS,
+        stop_ids=(),
+        stop_strings=(),
+        pad_id=0,
+        decode=lambda ids: "".join(chr(_FIRST_CHARACTER + token) for token in ids),
+        **options,
+    )
+
+
+# --- ways ------------------------------------------------------------------------------------------------------------
+
+
+def by_engine(engine: HfEngine, prompts: Sequence[Sequence[int]]) -> tuple[list[float], int]:
+    """Scores, and how many tokens were not computed."""
+    found = asyncio.run(engine.score(prompts))
+    return [score(*one) if isinstance(one, LabelLogits) else float("nan") for one in found.labels], found.cached_tokens
+
+
+@torch.inference_mode()
+def by_padding(model: Any, prompts: Sequence[Sequence[int]], tokens: int = PLAIN_TOKENS) -> tuple[list[float], int]:
+    """A plain padded forward pass, rows sorted by length: scores in the order of the prompts."""
+    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+    rows_2H = model.get_output_embeddings().weight[list(LABELS)].float()
+    found = [0.0] * len(prompts)
+    while order:
+        width = len(prompts[order[0]])
+        batch, order = order[: max(1, tokens // width)], order[max(1, tokens // width) :]
+        rows = [[*prompts[number], *([0] * (width - len(prompts[number])))] for number in batch]
+        hidden_BTH = model.get_decoder()(input_ids=torch.tensor(rows, device=model.device), use_cache=False)[0]
+        last = torch.tensor([len(prompts[number]) - 1 for number in batch], device=model.device)
+        last_BH = hidden_BTH[torch.arange(len(batch), device=model.device), last].float()
+        for number, pair in zip(batch, (last_BH @ rows_2H.T).tolist(), strict=True):
+            found[number] = score(*pair)
+    return found, 0
+
+
+def written(engine: HfEngine, prompts: Sequence[Sequence[int]], tokens: int) -> list[str]:
+    async def collect() -> list[str]:
+        texts = [""] * len(prompts)
+        async for piece in engine.write([WriteRequest(ids, tokens) for ids in prompts]):
+            texts[piece.index] += piece.text
+        return texts
+
+    return asyncio.run(collect())
+
+
+@torch.inference_mode()
+def generated(model: Any, prompts: Sequence[Sequence[int]], tokens: int) -> list[str]:
+    """transformers' own greedy `generate`, all prompts in one left-padded batch."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=model.device)
+    out = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=tokens, pad_token_id=0)
+    return ["".join(chr(_FIRST_CHARACTER + token) for token in row) for row in out[:, width:].tolist()]
+
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+def correctness(task: Task) -> None:
+    """fp32 on the CPU is the truth; what the device makes of the same weights, in fp32 and bf16, with prefix and
+    without."""
+    models = {"tiny Qwen3": (Qwen3ForCausalLM, tiny_qwen3())}
+    if not task.tiny:
+        models["random 135M Llama"] = (LlamaForCausalLM, llama(False))
+    for name, (kind, config) in models.items():
+        task.tried(name, lambda kind=kind, config=config, name=name: _agree(task, name, made(kind, config, torch.float32, torch.device("cpu"))))  # type: ignore[misc]  # noqa: E501
+    model = task.tried("mini", lambda: _load_mini(task, "float32", "cpu"))
+    if model is not None:
+        task.tried("mini", lambda: _agree(task, "mini", model))
+
+
+def _agree(task: Task, name: str, truth: Any) -> None:
+    prompts = random_prompts(truth.config.vocab_size, 12 if task.tiny else 24, 60, (20, 120))
+    expected, _ = by_engine(engine_of(truth), prompts)
+    texts = written(engine_of(truth), prompts[:4], 24)
+    copies = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    state = truth.state_dict()
+    for short, dtype in copies.items():
+        model = made(type(truth), truth.config, dtype, device())
+        model.load_state_dict(state)
+        for way, options in (("prefix read once", {"share_prefix": True}), ("no prefix", {"share_prefix": False})):
+
+            def compare(model: Any = model, options: Any = options) -> Figures:
+                found, _ = by_engine(engine_of(model, **options), prompts)
+                gap = max(abs(a - b) for a, b in zip(found, expected, strict=True))
+                return {"largest_score_difference": gap, "within": gap < (1e-3 if model.dtype == torch.float32 else 0.1)}
+
+            what = f"{name}, {short}, {way}"
+            if (figures := task.tried(what, compare)) is not None:
+                task.row(what, **figures)
+        what = f"{name}, {short}, written"
+        found = task.tried(what, lambda model=model: written(engine_of(model), prompts[:4], 24))  # type: ignore[misc]
+        if found is not None:
+            task.row(what, texts=len(texts), equal=sum(a == b for a, b in zip(found, texts, strict=True)))
+
+
+def _load_mini(task: Task, dtype: Any, where: str) -> Any:
+    if not task.mini:
+        return None
+    from prism.checkpoint import Checkpoint
+
+    return Checkpoint.load(task.mini).load_model(dtype, where)
+
+
+def scoring(task: Task) -> None:
+    """Pairs a second of the engine beside a plain padded forward pass."""
+    count, largest = (12, 40) if task.tiny else (1500, 452)
+    small = made(Qwen3ForCausalLM, qwen3(task.tiny), dtype_here(), device())
+    mini = task.tried("mini's own weights", lambda: _load_mini(task, "auto", "auto"))
+    if mini is None:
+        mini = made(LlamaForCausalLM, llama(task.tiny), dtype_here(), device())
+    vocabulary = small.config.vocab_size
+    short = random_prompts(vocabulary, count, 60, (200 if not task.tiny else 20, largest))
+    long = random_prompts(vocabulary, count, 250 if not task.tiny else 60, (160, 160) if not task.tiny else (16, 16))
+    own = random_prompts(mini.config.vocab_size, count, 60, (200 if not task.tiny else 20, largest))
+    everything = task
+    settings = {"Qwen3-0.6B, 60 shared": (small, short), "Qwen3-0.6B, 250 shared": (small, long), "135M": (mini, own)}
+    for number, (name, (model, prompts)) in enumerate(settings.items()):
+        share = everything.left_s() / (len(settings) - number)
+        part = everything._replace(ends=time.perf_counter() + share)
+        by_padding(model, prompts[: count // 4])  # warms up
+        part.tried(f"{name}: warm-up", lambda m=model, p=prompts: by_engine(engine_of(m), p[: count // 4]))  # type: ignore[misc]
+        ways: dict[str, Callable[[], Any]] = {
+            f"{name}: plain padded pass": lambda m=model, p=prompts: by_padding(m, p),  # type: ignore[misc]
+            f"{name}: engine": lambda m=model, p=prompts: by_engine(engine_of(m), p),  # type: ignore[misc]
+            f"{name}: engine, no prefix": lambda m=model, p=prompts: by_engine(engine_of(m, share_prefix=False), p),  # type: ignore[misc]  # noqa: E501
+            f"{name}: engine, prefix": lambda m=model, p=prompts: by_engine(engine_of(m, share_prefix=True), p),  # type: ignore[misc]  # noqa: E501
+        }
+        in_turns(part, ways, lambda _, seconds, found, m=model, p=prompts: _speed(m, p, seconds, found))  # type: ignore[misc]
+
+
+def _speed(model: Any, prompts: Sequence[Sequence[int]], seconds: float, found: tuple[list[float], int]) -> Figures:
+    """2 N T operations for the tokens that were computed, N without embeddings (Kaplan et al. 2020, section 2.1)."""
+    tokens = sum(map(len, prompts))
+    weights = sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
+    tflops = 2 * weights * (tokens - found[1]) / seconds / 1e12
+    peak = peak_tflops()
+    return {
+        "pairs_per_s": len(prompts) / seconds,
+        "tokens_per_s": tokens / seconds,
+        "cached_tokens": found[1],
+        "tflops": tflops,
+        "mfu": None if peak is None else tflops / peak,
+    }
+
+
+def writing(task: Task) -> None:
+    """Tokens a second of our decoder beside plain `generate`. Random models repeat themselves: drafts hold more often
+    than they would."""
+    tokens, counts, own = (8, (2, 4), (20, 40)) if task.tiny else (128, (8, 64), (200, 260))
+    model = made(Qwen3ForCausalLM, qwen3(task.tiny), dtype_here(), device())
+    everything = task
+    for number, count in enumerate(counts):
+        part = everything._replace(ends=time.perf_counter() + everything.left_s() / (len(counts) - number))
+        prompts = random_prompts(model.config.vocab_size, count, 60, own)
+        generated(model, prompts, 4)  # warms up
+        written(engine_of(model), prompts, 4)
+        reference: list[list[str]] = []
+
+        def figures(name: str, seconds: float, texts: list[str], reference: Any = reference) -> Figures:
+            if not reference:
+                reference.append(texts)
+            equal = sum(a == b for a, b in zip(texts, reference[0], strict=True))
+            return {"tokens_per_s": sum(map(len, texts)) / seconds, "texts": len(texts), "as_generate": equal}
+
+        ways: dict[str, Callable[[], Any]] = {
+            f"{count} texts: generate": lambda p=prompts: generated(model, p, tokens),  # type: ignore[misc]
+            f"{count} texts: engine": lambda p=prompts: written(engine_of(model), p, tokens),  # type: ignore[misc]
+            f"{count} texts: engine, no drafts": lambda p=prompts: written(engine_of(model, speculate=False), p, tokens),  # type: ignore[misc]  # noqa: E501
+        }
+        in_turns(part, ways, figures)
+
+
+def training(task: Task) -> None:
+    """See `eval.studies.gpu_training`."""
+    from eval.studies import gpu_training
+
+    gpu_training.training(task)
+
+
+SECTIONS: dict[str, Callable[[Task], None]] = {
+    "correctness": correctness,
+    "scoring": scoring,
+    "writing": writing,
+
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="One section of eval/gpu_check.py.")
+    parser.add_argument("section", choices=list(SECTIONS))
+    parser.add_argument("--size", choices=["full", "tiny"], default="full")
+    parser.add_argument("--mini", default="mini")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--ready", type=Path, help="Is made when the libraries are loaded.")
+    asked = parser.parse_args()
+    if asked.section == "training":
+        import eval.studies.gpu_training  # noqa: F401  (loaded now, while other sections compute)
+    if asked.ready:
+        asked.ready.touch()
+    seconds = float(sys.stdin.readline() or 60.0)
+    SECTIONS[asked.section](Task(asked.size == "tiny", asked.mini, time.perf_counter() + seconds, asked.out))
+
+
+if __name__ == "__main__":
+    main()
