@@ -91,7 +91,7 @@ def versions() -> dict[str, str]:
 
 def device_name() -> str:
     """As the driver says; the parent itself never touches the card."""
-    asked = "nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader".split()
+    asked = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -17,6 +17,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +79,7 @@ def device() -> torch.device:
 
 
 def finish() -> None:
-    """Wait until the device has done everything."""
+    """Wait until the device has done task."""
     if device().type == "cuda":
         torch.cuda.synchronize()
 
@@ -95,14 +96,14 @@ def in_turns(task: Task, ways: dict[str, Callable[[], Any]], row: Callable[[str,
     """
     best: dict[str, float] = {}
     working = dict(ways)
-    for _ in range(MOST_ROUNDS):
+    for _ in range(1 if task.tiny else MOST_ROUNDS):
         round_began = time.perf_counter()
         for name, work in list(working.items()):
             gc.collect()
             if device().type == "cuda":
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            timed = task.tried(name, lambda work=work: _timed(work))  # type: ignore[misc]
+            timed = task.tried(name, partial(_timed, work))
             if timed is None:
                 del working[name]
                 continue
@@ -149,14 +150,14 @@ def qwen3(tiny: bool) -> Qwen3Config:
 
 def llama(tiny: bool) -> LlamaConfig:
     """The architecture of mini (SmolLM2-135M)."""
-    layers, vocabulary = (2, 600) if tiny else (30, 49152)
+    layers, vocabulary, heads = (2, 600, 3) if tiny else (30, 49152, 9)
     return LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=576,
-        intermediate_size=1536,
+        hidden_size=64 * heads,
+        intermediate_size=256 if tiny else 1536,
         num_hidden_layers=layers,
-        num_attention_heads=9,
-        num_key_value_heads=3,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 3,
         max_position_embeddings=8192,
         tie_word_embeddings=True,
         rms_norm_eps=1e-5,
@@ -243,10 +244,10 @@ def correctness(task: Task) -> None:
     if not task.tiny:
         models["random 135M Llama"] = (LlamaForCausalLM, llama(False))
     for name, (kind, config) in models.items():
-        task.tried(name, lambda kind=kind, config=config, name=name: _agree(task, name, made(kind, config, torch.float32, torch.device("cpu"))))  # type: ignore[misc]  # noqa: E501
-    model = task.tried("mini", lambda: _load_mini(task, "float32", "cpu"))
+        task.tried(name, partial(_agree, task, name, made(kind, config, torch.float32, torch.device("cpu"))))
+    model = task.tried("mini", partial(_load_mini, task, "float32", "cpu"))
     if model is not None:
-        task.tried("mini", lambda: _agree(task, "mini", model))
+        task.tried("mini", partial(_agree, task, "mini", model))
 
 
 def _agree(task: Task, name: str, truth: Any) -> None:
@@ -258,20 +259,16 @@ def _agree(task: Task, name: str, truth: Any) -> None:
     for short, dtype in copies.items():
         model = made(type(truth), truth.config, dtype, device())
         model.load_state_dict(state)
-        for way, options in (("prefix read once", {"share_prefix": True}), ("no prefix", {"share_prefix": False})):
-
-            def compare(model: Any = model, options: Any = options) -> Figures:
-                found, _ = by_engine(engine_of(model, **options), prompts)
-                gap = max(abs(a - b) for a, b in zip(found, expected, strict=True))
-                return {"largest_score_difference": gap, "within": gap < (1e-3 if model.dtype == torch.float32 else 0.1)}
-
+        for way, shares in (("prefix read once", True), ("no prefix", False)):
             what = f"{name}, {short}, {way}"
-            if (figures := task.tried(what, compare)) is not None:
-                task.row(what, **figures)
+            found = task.tried(what, partial(by_engine, engine_of(model, share_prefix=shares), prompts))
+            if found is not None:
+                gap = max(abs(a - b) for a, b in zip(found[0], expected, strict=True))
+                task.row(what, largest_score_difference=gap, within=gap < (1e-3 if short == "fp32" else 0.1))
         what = f"{name}, {short}, written"
-        found = task.tried(what, lambda model=model: written(engine_of(model), prompts[:4], 24))  # type: ignore[misc]
-        if found is not None:
-            task.row(what, texts=len(texts), equal=sum(a == b for a, b in zip(found, texts, strict=True)))
+        again = task.tried(what, partial(written, engine_of(model), prompts[:4], 24))
+        if again is not None:
+            task.row(what, texts=len(texts), equal=sum(a == b for a, b in zip(again, texts, strict=True)))
 
 
 def _load_mini(task: Task, dtype: Any, where: str) -> Any:
@@ -284,32 +281,31 @@ def _load_mini(task: Task, dtype: Any, where: str) -> Any:
 
 def scoring(task: Task) -> None:
     """Pairs a second of the engine beside a plain padded forward pass."""
-    count, largest = (12, 40) if task.tiny else (1500, 452)
-    small = made(Qwen3ForCausalLM, qwen3(task.tiny), dtype_here(), device())
-    mini = task.tried("mini's own weights", lambda: _load_mini(task, "auto", "auto"))
+    tiny = task.tiny
+    count, own = (12, (20, 40)) if tiny else (1500, (200, 452))
+    small = made(Qwen3ForCausalLM, qwen3(tiny), dtype_here(), device())
+    mini = task.tried("mini's own weights", partial(_load_mini, task, "auto", "auto"))
     if mini is None:
-        mini = made(LlamaForCausalLM, llama(task.tiny), dtype_here(), device())
-    vocabulary = small.config.vocab_size
-    short = random_prompts(vocabulary, count, 60, (200 if not task.tiny else 20, largest))
-    long = random_prompts(vocabulary, count, 250 if not task.tiny else 60, (160, 160) if not task.tiny else (16, 16))
-    own = random_prompts(mini.config.vocab_size, count, 60, (200 if not task.tiny else 20, largest))
-    everything = task
-    settings = {"Qwen3-0.6B, 60 shared": (small, short), "Qwen3-0.6B, 250 shared": (small, long), "135M": (mini, own)}
+        mini = made(LlamaForCausalLM, llama(tiny), dtype_here(), device())
+    words = small.config.vocab_size
+    settings = {
+        "Qwen3-0.6B, 60 shared": (small, random_prompts(words, count, 60, own)),
+        "Qwen3-0.6B, 250 shared": (small, random_prompts(words, count, 250, (16, 16) if tiny else (160, 160))),
+        "135M, 60 shared": (mini, random_prompts(mini.config.vocab_size, count, 60, own)),
+    }
     for number, (name, (model, prompts)) in enumerate(settings.items()):
-        share = everything.left_s() / (len(settings) - number)
-        part = everything._replace(ends=time.perf_counter() + share)
+        part = task._replace(ends=time.perf_counter() + task.left_s() / (len(settings) - number))
         by_padding(model, prompts[: count // 4])  # warms up
-        part.tried(f"{name}: warm-up", lambda m=model, p=prompts: by_engine(engine_of(m), p[: count // 4]))  # type: ignore[misc]
-        ways: dict[str, Callable[[], Any]] = {
-            f"{name}: plain padded pass": lambda m=model, p=prompts: by_padding(m, p),  # type: ignore[misc]
-            f"{name}: engine": lambda m=model, p=prompts: by_engine(engine_of(m), p),  # type: ignore[misc]
-            f"{name}: engine, no prefix": lambda m=model, p=prompts: by_engine(engine_of(m, share_prefix=False), p),  # type: ignore[misc]  # noqa: E501
-            f"{name}: engine, prefix": lambda m=model, p=prompts: by_engine(engine_of(m, share_prefix=True), p),  # type: ignore[misc]  # noqa: E501
-        }
-        in_turns(part, ways, lambda _, seconds, found, m=model, p=prompts: _speed(m, p, seconds, found))  # type: ignore[misc]
+        part.tried(f"{name}: warm-up", partial(by_engine, engine_of(model), prompts[: count // 4]))
+        ways: dict[str, Callable[[], Any]] = {f"{name}: plain padded pass": partial(by_padding, model, prompts)}
+        for words, shares in (("", None), (", no prefix", False), (", prefix", True)):
+            ways[f"{name}: engine{words}"] = partial(by_engine, engine_of(model, share_prefix=shares), prompts)
+        in_turns(part, ways, partial(_speed, model, prompts))
 
 
-def _speed(model: Any, prompts: Sequence[Sequence[int]], seconds: float, found: tuple[list[float], int]) -> Figures:
+def _speed(
+    model: Any, prompts: Sequence[Sequence[int]], _: str, seconds: float, found: tuple[list[float], int]
+) -> Figures:
     """2 N T operations for the tokens that were computed, N without embeddings (Kaplan et al. 2020, section 2.1)."""
     tokens = sum(map(len, prompts))
     weights = sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
@@ -329,9 +325,8 @@ def writing(task: Task) -> None:
     than they would."""
     tokens, counts, own = (8, (2, 4), (20, 40)) if task.tiny else (128, (8, 64), (200, 260))
     model = made(Qwen3ForCausalLM, qwen3(task.tiny), dtype_here(), device())
-    everything = task
     for number, count in enumerate(counts):
-        part = everything._replace(ends=time.perf_counter() + everything.left_s() / (len(counts) - number))
+        part = task._replace(ends=time.perf_counter() + task.left_s() / (len(counts) - number))
         prompts = random_prompts(model.config.vocab_size, count, 60, own)
         generated(model, prompts, 4)  # warms up
         written(engine_of(model), prompts, 4)
@@ -344,9 +339,9 @@ def writing(task: Task) -> None:
             return {"tokens_per_s": sum(map(len, texts)) / seconds, "texts": len(texts), "as_generate": equal}
 
         ways: dict[str, Callable[[], Any]] = {
-            f"{count} texts: generate": lambda p=prompts: generated(model, p, tokens),  # type: ignore[misc]
-            f"{count} texts: engine": lambda p=prompts: written(engine_of(model), p, tokens),  # type: ignore[misc]
-            f"{count} texts: engine, no drafts": lambda p=prompts: written(engine_of(model, speculate=False), p, tokens),  # type: ignore[misc]  # noqa: E501
+            f"{count} texts: generate": partial(generated, model, prompts, tokens),
+            f"{count} texts: engine": partial(written, engine_of(model), prompts, tokens),
+            f"{count} texts: engine, no drafts": partial(written, engine_of(model, speculate=False), prompts, tokens),
         }
         in_turns(part, ways, figures)
 
@@ -362,7 +357,7 @@ SECTIONS: dict[str, Callable[[Task], None]] = {
     "correctness": correctness,
     "scoring": scoring,
     "writing": writing,
-
+    "training": training,
 }
 
 
