@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARES = {"correctness": 0.2, "scoring": 0.4, "writing": 0.2, "training": 0.2}
+SHARES = {"correctness": 0.15, "scoring": 0.45, "writing": 0.2, "training": 0.2}
 """Of the time; what a section leaves goes to the next."""
 Row = dict[str, Any]
 
