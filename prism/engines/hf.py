@@ -68,7 +68,8 @@ class HfEngine:
         """`label_ids`: (yes, no). `max_batch_tokens`: rows times tokens held at once, prefix and answer included;
         None: on a GPU what half of its free memory holds, at most 131,072 (see `prism.engines.budget`).
 
-        `share_prefix`: compute what all prompts begin with once; None: where that pays (`budget.prefix_pays`).
+        `share_prefix`: compute what all prompts begin with once; None: where that pays (`budget.prefix_pays`). On a GPU
+        True also reads it in place, by flash attention, which no GPU has run yet: `make gpu-check` compares both.
         `speculate`: draft tokens from the text's own past; None: wherever the model can take a wrong draft back.
         `threads`: of the CPU, while this engine computes; None: the processors this process is given.
         """
@@ -198,7 +199,8 @@ class HfEngine:
 
     def _fill_prefix(self, model: LanguageModel, prompts: list[tuple[int, ...]]) -> _Prefix:
         shared = shared_length(prompts) if model.layer_kinds <= {DynamicLayer, LinearAttentionLayer} else 0
-        apart = model.slotted and model.attention == "sdpa"
+        on_card = model.device.type != "cpu"
+        apart = model.slotted and model.attention == "sdpa" and not (on_card and self._share_prefix is None)
         apart = apart and can_attend_apart(model.device, model.dtype, head_size(model.config))
         cost = CPU_PREFIX if model.device.type == "cpu" else APART_PREFIX if apart else JOINED_PREFIX
         pays = prefix_pays(shared, [len(ids) for ids in prompts], cost)
