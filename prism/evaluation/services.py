@@ -168,8 +168,7 @@ class ServiceReranker:
     def _read(self, answer: Any, documents: int, seconds: float) -> ServiceReply:
         """Raises EngineError unless the answer has results of this dialect, each for a document that was sent."""
         try:
-            results = answer[self._dialect.results]
-            judgments = [_judgment(result, documents) for result in results]
+            judgments = [_judgment(item, documents) for item in self._dialect.items(answer)]
             if len({judgment.index for judgment in judgments}) != len(judgments):
                 raise ValueError("a document comes twice")
             usage = answer.get("usage") or {}

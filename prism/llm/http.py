@@ -27,6 +27,8 @@ class Address(NamedTuple):
     attempts: int = 6
     longest_wait_s: float = 60.0
     check: str = "--url and --model"
+    again: frozenset[str] | None = None
+    """Which kinds of passing trouble (`Unavailable.kind`) are worth another attempt; None: all."""
 
     @property
     def caller(self) -> Caller:
@@ -97,7 +99,7 @@ def retrying(address: Address) -> dict[str, Any]:
         return float(tenacity.wait_exponential_jitter(multiplier=0.5, max=address.longest_wait_s)(state))
 
     return {
-        "retry": tenacity.retry_if_exception_type(Unavailable),
+        "retry": tenacity.retry_if_exception(lambda error: isinstance(error, Unavailable) and _passes(error, address)),
         "stop": tenacity.stop_after_attempt(address.attempts),
         "wait": wait,
         "reraise": True,
@@ -129,5 +131,11 @@ def answer_of(response: httpx.Response, read: Callable[[Any], T], address: Addre
 
 def given_up(error: Unavailable, address: Address) -> Unavailable:
     """The last failure of all attempts."""
+    if not _passes(error, address):
+        return error
     message = f"{address.url} gave no answer in {address.attempts} attempts, last: {error}"
     return Unavailable(error.kind, message, paid=error.paid)
+
+
+def _passes(error: Unavailable, address: Address) -> bool:
+    return address.again is None or error.kind in address.again

@@ -1,10 +1,15 @@
-"""Rerank HTTP APIs: the Cohere, Jina and Voyage dialects. Any server that speaks one of them will do.
+"""Rerank HTTP APIs in their dialects. Any server that speaks one of them will do.
 
     cohere  POST /v2/rerank {model, query, documents, top_n}              billed: meta.billed_units.search_units
     jina    POST /v1/rerank {…, return_documents: false}                  billed: usage.total_tokens
     voyage  POST /v1/rerank {model, query, documents, top_k}              billed: usage.total_tokens
+    vllm    POST /v1/rerank {model, query, documents, top_n, instruction}
+    tei     POST /rerank    {query, texts, truncate}                      (Text Embeddings Inference)
+    sglang  POST /v1/rerank {query, documents, top_n, instruct}
+    prism   POST /v1/rerank {query, documents, top_n, instruction, evidence}
 
-Cohere and Jina answer `results[]`, Voyage `data[]`, each item with `index` and `relevance_score`.
+Most answer `results[]`, Voyage `data[]`, TEI and SGLang a bare array; each item has `index` and `relevance_score`, with
+the last two `score`.
 """
 
 from __future__ import annotations
@@ -25,30 +30,62 @@ if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
 
 Name = Literal["cohere", "jina", "voyage"]
+"""Services with an address of their own; the other dialects are of software that is run by whoever asks."""
+_NO_TEXTS: Final[Mapping[str, Any]] = {"return_documents": False}
 
 
 class Dialect(NamedTuple):
     """How one API is asked."""
 
     base_url: str
+    """The service's own address; for software just the version that a server's bare address gets."""
     key: str
-    """The environment variable with the key."""
-    limit: str
+    """The environment variable with the key; empty for software."""
+    limit: str | None
     """The field that says how many results to return."""
-    results: str
-    """The field of the answer that holds them."""
+    results: str | None
+    """The field of the answer that holds them; None: the answer is their array."""
     fields: Mapping[str, Any]
+    texts: str = "documents"
+    score: str = "relevance_score"
+    named: bool = True
+    """Whether requests name a model."""
+    instruction: str | None = None
+    """The field that takes an instruction."""
+    spans: Mapping[str, Any] | None = None
+    """Fields that ask for `relevant_spans` in the answer."""
 
-    def body(self, model: str, query: str, documents: Sequence[str]) -> dict[str, Any]:
-        """What is sent."""
-        texts = {"model": model, "query": query, "documents": list(documents)}
-        return {**texts, self.limit: len(documents), **self.fields}
+    def body(self, model: str, query: str, documents: Sequence[str], top_n: int | None = None) -> dict[str, Any]:
+        """What is sent. `top_n`: how many results to ask for, all by default."""
+        sent: dict[str, Any] = {"model": model} if self.named and model else {}
+        sent |= {"query": query, self.texts: list(documents)}
+        if self.limit:
+            sent[self.limit] = len(documents) if top_n is None else top_n
+        return {**sent, **self.fields}
+
+    def items(self, answer: Any) -> list[Mapping[str, Any]]:
+        """The results in an answer. Raises KeyError or TypeError for one of another dialect."""
+        found = answer if self.results is None else answer[self.results]
+        if not isinstance(found, list) or not all(isinstance(item, Mapping) for item in found):
+            raise TypeError(f"expected an array of objects in {self.results or 'the answer'}")
+        return found
 
 
 DIALECTS: Final[Mapping[str, Dialect]] = {
-    "cohere": Dialect("https://api.cohere.com/v2", "COHERE_API_KEY", "top_n", "results", {}),
-    "jina": Dialect("https://api.jina.ai/v1", "JINA_API_KEY", "top_n", "results", {"return_documents": False}),
-    "voyage": Dialect("https://api.voyageai.com/v1", "VOYAGE_API_KEY", "top_k", "data", {"return_documents": False}),
+    "cohere": Dialect(
+        *("https://api.cohere.com/v2", "COHERE_API_KEY", "top_n", "results", {}),
+        spans={"relevant_spans": {"mode": "enabled"}},
+    ),
+    "jina": Dialect("https://api.jina.ai/v1", "JINA_API_KEY", "top_n", "results", _NO_TEXTS),
+    "voyage": Dialect("https://api.voyageai.com/v1", "VOYAGE_API_KEY", "top_k", "data", _NO_TEXTS),
+    "vllm": Dialect("/v1", "", "top_n", "results", {}, instruction="instruction"),
+    "tei": Dialect("", "", None, None, {"truncate": True}, texts="texts", score="score", named=False),
+    "sglang": Dialect("/v1", "", "top_n", None, _NO_TEXTS, score="score", named=False, instruction="instruct"),
+    "prism": Dialect(
+        *("/v1", "", "top_n", "results", {"evidence": False}),
+        instruction="instruction",
+        spans={"evidence": "quoted"},
+    ),
 }
 _ENDING = "/rerank"
 
@@ -59,6 +96,8 @@ def rerank_url(dialect: str, url: str | None = None) -> str:
     A server's bare address gets the version its dialect has. Raises InputError for what is no address.
     """
     base = DIALECTS[dialect].base_url
+    if not url and not urlsplit(base).netloc:
+        raise InputError(f"{dialect} has no address of its own: say where your server is")
     try:
         given = plain_address(url or base)
     except ValueError as error:
@@ -129,10 +168,9 @@ class ApiTeacher:
         )
 
     def _read(self, body: Any, count: int) -> Answer:
-        results = body[DIALECTS[self.dialect].results]
-        scores = {
-            int(result["index"]): float(result["relevance_score"]) for result in results if not result.get("error")
-        }
+        dialect = DIALECTS[self.dialect]
+        items = dialect.items(body)
+        scores = {int(item["index"]): float(item[dialect.score]) for item in items if not item.get("error")}
         known = {index: score for index, score in scores.items() if 0 <= index < count and math.isfinite(score)}
         return Answer(
             known, _count(body, "usage", "total_tokens"), _count(body, "meta", "billed_units", "search_units")

@@ -1,0 +1,1 @@
+"""`prism doctor`: whether a reranker, ours or anybody's, on this machine or behind an address, does what it should."""
