@@ -9,6 +9,7 @@
     prism write-targets L OUT     contribution and evidence for the pairs labelled yes, by an LLM, checked
     prism agree A.qrels B.qrels   how far label files agree
     prism calibrate MODEL PAIRS   what scores mean as probabilities
+    prism doctor TARGET           examine a checkpoint, or any rerank server
     prism export MODEL DIR        a checkpoint for other tools
     prism pull NAME               the base model that mini (or another adapter) builds on
     prism version                 or `prism --version`
@@ -33,6 +34,7 @@ from typer.core import TyperGroup
 
 from prism import devices
 from prism.data.commands import app as data_app
+from prism.doctor.doctor_command import doctor
 from prism.errors import DataError, InputError, PrismError
 from prism.evaluation.calibrate_command import calibrate
 from prism.export_command import export
@@ -326,6 +328,7 @@ def train(
 
 app.command()(agree)
 app.command()(calibrate)
+app.command()(doctor)
 app.command()(label)
 app.command()(write_targets)
 

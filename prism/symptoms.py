@@ -172,7 +172,7 @@ def of_matrix(scores: Sequence[Sequence[float]]) -> Failure | None:
     """
     everything = [score for row in scores for score in row]
     low, high = _range(everything)
-    if 0.0 <= low and 0.0 < high < _LOST:
+    if low >= 0.0 and 0.0 < high < _LOST:
         return Failure.LABELS_LOST
     spread = high - low
     if spread < _FLAT * max(1.0, abs(high)):
