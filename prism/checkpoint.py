@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from prism import catalogue, merge, scoring
+from prism import catalogue, merge, scoring, symptoms
 from prism.errors import CheckpointError, DocumentError, TemplateError
 from prism.template import BUILT_IN, Template, TemplateSpec, load_spec, spec_from_chat_template
 from prism.types import Document, EvidenceSource, Record, first_problem
@@ -35,6 +35,10 @@ _OBVIOUS_YES = (
     "To rotate access keys, create a second access key, update your applications, and delete the old access key."
 )
 _OBVIOUS_NO = "The borrow checker compares scopes to determine whether all borrows of a value are valid."
+_OTHER_QUERY = "how does the borrow checker determine that borrows are valid"
+"""Under which it is the other way round."""
+_COMPANY = 0.05
+"""By so much a pair's score may differ alone and in a batch."""
 
 
 class PrismConfig(Record):
@@ -149,16 +153,32 @@ class Checkpoint:
 
     def obvious_prompts(self) -> list[list[int]]:
         """Two prompts, the answer to which is an obvious yes and an obvious no."""
+        return self._prompts_for(_OBVIOUS_QUERY)
+
+    def _prompts_for(self, query: str) -> list[list[int]]:
         documents = [Document(text=_OBVIOUS_YES), Document(text=_OBVIOUS_NO)]
-        return [list(self.template.render(_OBVIOUS_QUERY, document).ids) for document in documents]
+        return [list(self.template.render(query, document).ids) for document in documents]
 
     async def self_test(self, engine: Engine) -> None:
-        """Score one obvious yes and one obvious no. Raises CheckpointError unless the yes ranks clearly first.
+        """Score two queries with two documents, an obvious yes and an obvious no each, and one pair alone.
 
-        The prompt a model was not trained on is the commonest way to serve a reranker that ranks at random.
+        The prompt a model was not trained on is the commonest way to serve a reranker that ranks at random. Raises
+        CheckpointError for a known failure (`symptoms`), by its name, and unless the yes ranks clearly first.
         """
-        output = await engine.score(self.obvious_prompts())
-        yes, no = (_score(labels) for labels in output.labels)
+        prompts = self.obvious_prompts()
+        output = await engine.score([*prompts, *self._prompts_for(_OTHER_QUERY)])
+        yes, no, *other = (_score(labels) for labels in output.labels)
+        failure = symptoms.of_matrix([[yes, no], other])
+        if failure is None and yes > no + 0.01:
+            alone = _score((await engine.score(prompts[:1])).labels[0])
+            failure = symptoms.Failure.BATCH if abs(alone - yes) > _COMPANY else None
+        if failure is not None:
+            cure = symptoms.CURES[failure]
+            raise CheckpointError(
+                f"{self.name} fails its self-test with template {self.template.spec.name!r}: {failure} ({cure.meaning};"
+                f" an obvious yes scores {yes:.3g}, an obvious no {no:.3g}): {cure.advice}"
+                " (self_test=False loads it anyway)"
+            )
         if not yes > no + 0.01:
             raise CheckpointError(
                 f"{self.name} fails its self-test with template {self.template.spec.name!r}: an obvious yes scores"

@@ -140,7 +140,7 @@ EvidenceFrom = Annotated[
         " auto: as the checkpoint prefers. Requests to a server may say otherwise."
     ),
 ]
-SelfTest = Annotated[bool, typer.Option(help="Score an obvious yes and an obvious no after loading.")]
+SelfTest = Annotated[bool, typer.Option(help="Score a few obvious pairs after loading.")]
 
 
 @app.command()

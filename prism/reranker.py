@@ -104,8 +104,8 @@ class Reranker:
     ) -> Reranker:
         """A reranker from a checkpoint: `mini` (bundled), a directory with weights or an adapter, or a name on the hub.
 
-        `template` names the prompt of a checkpoint that carries none. The self-test scores one obvious yes and one
-        obvious no. `engine`: `hf` in this process, `vllm` in processes of its own, `openai` on the servers at
+        `template` names the prompt of a checkpoint that carries none. The self-test scores a few obvious
+        pairs. `engine`: `hf` in this process, `vllm` in processes of its own, `openai` on the servers at
         `base_url`, under the name `served_model`; template and tokenizer always come from `model`. `engine_options` are
         keyword arguments of the engine's own class. Raises CheckpointError, TemplateError, EngineError or InputError.
         """

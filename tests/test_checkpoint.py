@@ -126,13 +126,13 @@ def test_tokenizer_of_another_checkpoint_is_refused(saved, tmp_path):
 
 
 class Fixed:
-    """An engine that answers the same labels whatever it is asked."""
+    """An engine that answers these labels: four pairs together, then the first of them alone."""
 
-    def __init__(self, *labels: LabelLogits | DocumentError) -> None:
-        self.labels = list(labels)
+    def __init__(self, together: list[LabelLogits | DocumentError], alone: LabelLogits) -> None:
+        self.together, self.alone = together, alone
 
     async def score(self, prompts) -> ScoreOutput:
-        return ScoreOutput(self.labels, 0)
+        return ScoreOutput(self.together if len(prompts) == 4 else [self.alone], 0)
 
     def write(self, requests):
         raise AssertionError("the self-test writes nothing")
@@ -140,22 +140,32 @@ class Fixed:
     async def aclose(self) -> None: ...
 
 
+YES, NO, HALF = LabelLogits(2.0, 0.0), LabelLogits(0.0, 2.0), LabelLogits(0.0, 0.0)
+NEITHER = [LabelLogits(-60.0, 0.0), LabelLogits(-58.0, 0.0)]  # sigmoid: 9e-27 and 6e-26
+
+
 @pytest.mark.parametrize(
-    ("yes", "no", "passes"),
+    ("labels", "alone", "fails"),
     [
-        (LabelLogits(2.0, 0.0), LabelLogits(0.0, 2.0), True),
-        (LabelLogits(0.0, 0.0), LabelLogits(0.0, 0.0), False),  # the constant 0.5 of a wrong prompt or a lost head
-        (LabelLogits(0.0, 2.0), LabelLogits(2.0, 0.0), False),
-        (DocumentError("too long"), LabelLogits(0.0, 2.0), False),
+        ([YES, NO, NO, YES], YES, None),
+        ([YES, NO, NO, HALF], YES, None),
+        ([HALF, HALF, HALF, HALF], HALF, "constant scores"),  # of a wrong prompt or a lost head
+        ([*NEITHER, *NEITHER], NEITHER[0], "label rows lost"),
+        ([NO, YES, YES, NO], NO, "scores inverted"),
+        ([YES, NO, YES, NO], YES, "query not in the prompt"),
+        ([YES, YES, NO, NO], YES, "document not in the prompt"),
+        ([YES, NO, NO, YES], HALF, "scores depend on the batch"),
+        ([NO, YES, NO, HALF], NO, "is it the template it was trained with"),
+        ([DocumentError("too long"), NO, NO, YES], YES, "could not be scored: too long"),
     ],
 )
-def test_self_test(saved, yes, no, passes):
-    checkpoint = Checkpoint.load(saved)
-    if passes:
-        asyncio.run(checkpoint.self_test(Fixed(yes, no)))
+def test_self_test(saved, labels, alone, fails):
+    test = Checkpoint.load(saved).self_test(Fixed(labels, alone))
+    if fails is None:
+        asyncio.run(test)
         return
-    with pytest.raises(CheckpointError, match="self-test"):
-        asyncio.run(checkpoint.self_test(Fixed(yes, no)))
+    with pytest.raises(CheckpointError, match=f"self-test.*{fails}"):
+        asyncio.run(test)
 
 
 def test_a_copied_checkpoint_is_the_same(saved, tmp_path):

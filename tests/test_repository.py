@@ -28,9 +28,14 @@ LAYERS = {
     "engines": {"text", "errors", "types", "scoring", "template", "engines", "devices"},
     "catalogue": {"errors", "types"},
     "merge": {"errors", "catalogue"},
+    "symptoms": set(),
     "checkpoint": {
         *("text", "errors", "types", "scoring", "template", "engines", "checkpoint", "catalogue", "merge"),
-        "devices",
+        *("devices", "symptoms"),
+    },
+    "doctor": {
+        *("text", "errors", "types", "files", "llm", "devices", "template", "symptoms", "reranker", "result", "doctor"),
+        "__version__",
     },
     "evaluation": {
         *("errors", "types", "scoring", "evidence", "checkpoint", "reranker", "result"),

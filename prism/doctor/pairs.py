@@ -99,6 +99,17 @@ GOLDEN: Final[Mapping[str, tuple[Golden, ...]]] = {
     ),
 }
 LANGUAGES: Final = tuple(GOLDEN)
+DECOYS: Final[Mapping[str, str]] = {
+    "en": "The battery is charged with the cable that comes in the box.",
+    "de": "Der Akku wird mit dem Kabel geladen, das in der Schachtel liegt.",
+    "fr": "La batterie se charge avec le câble fourni dans la boîte.",
+    "es": "La batería se carga con el cable que viene en la caja.",
+    "ru": "Аккумулятор заряжается кабелем, который лежит в коробке.",
+    "ar": "تُشحن البطارية بالكابل الموجود في العلبة.",
+    "zh": "电池用盒子里的充电线充电。",
+    "ja": "バッテリーは箱に入っているケーブルで充電します。",
+}
+"""One document for each language that shares words with the first query, and answers none."""
 
 _FILLER: Final = (
     "The committee met on Tuesday to look at the minutes of the last meeting. "

@@ -9,7 +9,6 @@ from prism import symptoms
 from prism.doctor.exchange import EXACT, SAME, Check, Outcome, Subject, failed, passed, shown, skipped
 from prism.doctor.pairs import filler, hundred
 from prism.doctor.scoring_checks import MEANINGLESS
-from prism.doctor.targets import Reply
 from prism.llm.failures import Rejected, Undelivered
 from prism.symptoms import Failure
 
@@ -47,19 +46,17 @@ _LINEAR_BY: Final = 3.0
 # --- long documents --------------------------------------------------------------------------------------------------
 
 
-def _long_pair(subject: Subject) -> tuple[str, Reply]:
-    limit = subject.target.limit_tokens or _UNKNOWN_LIMIT
-    characters = min(limit * _CHARACTERS_A_TOKEN, _LONGEST)
-    long = [f"{document} {filler(characters)}" for document in subject.documents[:2]]
-    sent = f"2 documents of {characters:,} characters, the answer first in one"
-    return sent, subject.ask(subject.query, long)
+def _characters(subject: Subject) -> int:
+    """How long a text is that is longer than the target reads."""
+    return min((subject.target.limit_tokens or _UNKNOWN_LIMIT) * _CHARACTERS_A_TOKEN, _LONGEST)
 
 
 def _long(subject: Subject) -> Outcome:
-    sent = "2 documents longer than the model reads"
+    characters = _characters(subject)
+    sent = f"2 documents of {characters:,} characters, the answer first in one"
     short_lead = subject.row[0] - subject.row[1]
     try:
-        sent, reply = _long_pair(subject)
+        reply = subject.ask(subject.query, [f"{text} {filler(characters)}" for text in subject.documents[:2]])
     except Rejected as error:
         return passed(sent, f"refused: {error}")
     except Undelivered as error:
@@ -79,9 +76,10 @@ def _long(subject: Subject) -> Outcome:
 
 
 def _truncation(subject: Subject) -> Outcome:
-    sent = "2 documents longer than the model reads"
+    characters = _characters(subject)
+    sent = f"a document of {characters:,} characters"
     try:
-        sent, reply = _long_pair(subject)
+        reply = subject.ask(subject.query, [filler(characters)])
     except Rejected as error:
         return passed(sent, f"refused: {error}")
     told = [item for item in reply.items if item.cut or item.error]
@@ -253,7 +251,7 @@ def _more_documents(subject: Subject) -> Outcome:
 
 
 def _longer_documents(subject: Subject) -> Outcome:
-    requests = {f"{length:,} characters": [filler(length, start) for start in range(0, 100, 10)] for length in _LENGTHS}
+    requests = {f"{length:,} characters": [filler(length, start) for start in (0, 10, 20)] for length in _LENGTHS}
     return _timed(subject, requests, (_LENGTHS[-1] / _LENGTHS[0]) ** 2)
 
 
@@ -282,7 +280,7 @@ CHECKS: Final = (
     Check("truncation", "what is not read is told", _truncation),
     Check("instruction", "an instruction has an effect, or is refused", _instruction, MEANINGLESS | {Failure.UNSTEADY}),
     Check("bad", "one bad document spoils no other", _bad, _NEIGHBOURS),
-    Check("control", "control tokens of a document stay text", _control, MEANINGLESS),
+    Check("control", "control tokens of a document stay text", _control, _NEIGHBOURS),
     Check("unicode", "every script gets a score", _unicode),
     Check("spans", "spans count code points", _spans),
     Check("top_n", "top_n returns the best", _top_n, _NEIGHBOURS),

@@ -8,7 +8,7 @@ from typing import Final
 
 from prism import symptoms
 from prism.doctor.exchange import Check, Outcome, Subject, failed, passed, range_of, shown, skipped
-from prism.doctor.pairs import GOLDEN, LANGUAGES, filler, hundred
+from prism.doctor.pairs import DECOYS, GOLDEN, LANGUAGES, filler, hundred
 from prism.symptoms import Failure
 from prism.template import BUILT_IN
 
@@ -127,8 +127,8 @@ def _better_rendered(subject: Subject) -> bool:
 
 def _golden(subject: Subject, language: str) -> Outcome:
     pairs = GOLDEN[language]
-    documents = [pair.document for pair in pairs]
-    matrix = subject.matrix if language == "en" else [subject.scores(pair.query, documents) for pair in pairs]
+    documents = [*(pair.document for pair in pairs), DECOYS[language]]
+    matrix = [subject.scores(pair.query, documents) for pair in pairs]
     sent = f"{len(pairs)} queries, each with {len(documents)} documents"
     leads = {
         pair.query: min(symptoms.leads_of(row, i)) for i, (pair, row) in enumerate(zip(pairs, matrix, strict=True))

@@ -33,7 +33,7 @@ _WARNINGS_HEADER = "x-prism-warnings"
 class Item(NamedTuple):
     """What came back about one document."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
     score: float | None
     """None where there is an error instead."""
     error: str | None = None
@@ -252,8 +252,9 @@ def _tokens(answer: Any, headers: Mapping[str, str]) -> int | None:
     """Prompt tokens: in `usage`, in a header, or in each result (SGLang)."""
     if isinstance(answer, list):
         counted = headers.get(_TOKENS_HEADER, "")
-        each = [(item.get("meta_info") or {}).get("prompt_tokens") for item in answer]
-        if each and all(isinstance(count, int) for count in each):
+        told_each = [(item.get("meta_info") or {}).get("prompt_tokens") for item in answer]
+        each = [count for count in told_each if isinstance(count, int)]
+        if each and len(each) == len(told_each):
             return sum(each)
         return int(counted) if counted.isdecimal() else None
     usage = answer.get("usage")
