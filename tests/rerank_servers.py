@@ -64,7 +64,9 @@ class RerankServer:
         if self.dialect == "tei":
             self.app.get("/info")(lambda: {"model_id": "good", "model_type": {"reranker": {}}, "max_input_length": 512})
         self._server = uvicorn.Server(uvicorn.Config(self.app, log_level="critical", ws="none", lifespan="off"))
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        # With its protocol named asyncio switches Nagle's algorithm off, which costs 40 ms a request.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.bind(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
 

@@ -164,7 +164,7 @@ SHAPE = ["indices", "prompt", "twice", "alone", "order", "padding", "bad", "unic
 """Checks that a random model passes too: they are about the server, not about what it learnt."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tiny(tiny_checkpoint):
     with Reranker.load(
         str(tiny_checkpoint), template="prism", dtype="float32", device="cpu", self_test=False
