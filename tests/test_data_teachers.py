@@ -21,11 +21,21 @@ from typer.testing import CliRunner
 from prism import cli
 from prism.data.teacher_local import load_teacher
 from prism.data.teacher_store import Cost, TeacherStore, score_key
-from prism.data.teachers import BudgetReached, Limits, estimate, score_locally, score_with_api, scored, squashed
+from prism.data.teachers import (
+    BudgetReached,
+    Limits,
+    document_text,
+    estimate,
+    score_locally,
+    score_with_api,
+    scored,
+    squashed,
+)
 from prism.errors import CheckpointError, DataError, InputError
 from prism.files.jsonl import Drops, Line
 from prism.llm.failures import Stop
 from prism.llm.rerank_api import ApiTeacher
+from prism.reranker import Reranker
 
 ROOT = Path(__file__).parents[1]
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
@@ -416,6 +426,31 @@ def test_an_embedding_model_gives_half_of_one_plus_cosine(bert: Path, tmp_path: 
     for row, score in zip(made(3, 4), found, strict=True):
         a, b = vectors.encode([row["query"], row["document"]])
         assert score == pytest.approx((1 + a @ b / math.sqrt((a @ a) * (b @ b))) / 2, abs=2e-5)
+
+
+def test_any_reranker_is_a_teacher(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    teacher = load_teacher("reranker", str(tiny_checkpoint), "cpu", "prism")
+    store = TeacherStore(tmp_path / "s", teacher.name)
+    rows = made(3, 4)
+    assert score_locally(lines(rows), teacher, store, 5, lambda _: None) == {}
+    found = list(scored(lines(rows)(), teacher.name, store, {}, "none", Drops()))
+    store.__exit__(None, None, None)
+    with Reranker.load(str(tiny_checkpoint), template="prism", self_test=False) as reranker:
+        for row, told in zip(rows, found, strict=True):
+            (alone,) = reranker.rerank(row["query"], [row["document"]], evidence=False)
+            assert told["teacher_score"] == pytest.approx(alone.score, abs=1e-3)
+
+
+def test_a_score_there_was_counts_for_the_rest(tmp_path: Path) -> None:
+    rows = [{**row, "teacher_score": 0.8} for row in made(1, 2)]
+    with TeacherStore(tmp_path / "s", "t") as store:
+        keys = [score_key("t", row["query"], document_text(row)) for row in rows]
+        store.paid(store.sent(2, Cost()), Cost(), dict(zip(keys, [0.2, 0.6], strict=True)))
+        found = [row["teacher_score"] for row in scored(lines(rows)(), "t", store, {}, "none", Drops(), mix=0.25)]
+        assert found == pytest.approx([0.65, 0.75])  # 0.75 * 0.8 + 0.25 * 0.2, and with 0.6
+        broken = [{**rows[0], "teacher_score": "high"}]
+        with pytest.raises(DataError, match="teacher_score 'high' is no number"):
+            list(scored(lines(broken)(), "t", store, {}, "none", Drops(), mix=0.25))
 
 
 def test_what_is_no_teacher_is_named(tmp_path: Path) -> None:

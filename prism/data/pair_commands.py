@@ -95,10 +95,27 @@ def score(
     pairs: PairsFile,
     out: Out,
     teacher: Annotated[
-        Literal["cohere", "jina", "voyage", "cross-encoder", "embedding"],
-        typer.Option(help="A rerank API's dialect, or a sentence-transformers model on this machine."),
+        Literal["cohere", "jina", "voyage", "reranker", "cross-encoder", "embedding"],
+        typer.Option(
+            help="A rerank API's dialect; or on this machine: reranker (whatever `prism rerank --model` takes),"
+            " or a sentence-transformers model."
+        ),
     ],
-    model: Annotated[str, typer.Option(help="The API's model name; for local teachers a directory or hub name.")],
+    model: Annotated[
+        str, typer.Option(help="The API's model name; for local teachers a directory, a hub name, one of `prism pull`.")
+    ],
+    template: Annotated[
+        str | None,
+        typer.Option(help="For reranker: prompt of a model without one: prism, qwen3-reranker, a file."),
+    ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Make its scores probabilities, by the verdicts that the pairs carry."),
+    ] = False,
+    mix: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of this teacher; the rest is the teacher_score there was before."),
+    ] = 1.0,
     store: Annotated[
         Path, typer.Option(help="SQLite file that keeps every score: never paid twice.", callback=writable_file)
     ] = Path("teacher.sqlite"),
@@ -124,7 +141,13 @@ def score(
 
     Interrupt it, kill it, run out of budget: the same command goes on where it stopped, and pays for no pair twice
     (except calls that were under way when it died; how many that were is in the report).
+
+    Example, without a key: prism data score pairs.jsonl scored.jsonl --teacher reranker
+    --model qwen2.5-coder-1.5b-instruct --template prism --calibrate --mix 0.5
     """
+    from functools import partial
+
+    from prism.data.teacher_fit import calibrated
     from prism.data.teacher_local import LocalTeacher, load_teacher
     from prism.data.teacher_store import TeacherStore
     from prism.data.teachers import Limits, estimate, score_locally, score_with_api, scored
@@ -143,8 +166,8 @@ def score(
     )
     read = _reader(pairs, on_bad)
     asked: ApiTeacher | LocalTeacher
-    if teacher == "cross-encoder" or teacher == "embedding":
-        asked = load_teacher(teacher, model, device)
+    if teacher == "reranker" or teacher == "cross-encoder" or teacher == "embedding":
+        asked = load_teacher(teacher, model, device, template)
     else:
         asked = ApiTeacher.from_environment(teacher, model, url, key_env)
     name = asked.name
@@ -158,10 +181,12 @@ def score(
             else:
                 failures = score_locally(read, asked, kept, batch_size, advance)
         drops = Drops()
-        written = write_rows(out, scored(read_pairs(pairs, drops, on_bad), name, kept, failures, squash, drops))
+        rows = partial(scored, teacher=name, store=kept, failures=failures, squash=squash)
+        fit = calibrated(rows(read(), drops=Drops())) if calibrate else None
+        written = write_rows(out, rows(read_pairs(pairs, drops, on_bad), drops=drops, fit=fit, mix=mix))
         spent = kept.spent()
-    cost = spent._asdict()
-    finish(write_report(out, "score", [pairs], drops, records=written.records, teacher=name, cost=cost), out, written)
+    said = {"teacher": name, "cost": spent._asdict(), "calibration": fit.report() if fit else None, "mix": mix}
+    finish(write_report(out, "score", [pairs], drops, records=written.records, **said), out, written)
 
 
 def _reader(path: Path, on_bad: OnBad) -> Callable[[], Iterator[Line]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,39 @@ def fitted(scores: Sequence[float], relevant: Sequence[bool]) -> tuple[float, fl
     return slope, intercept
 
 
+class Calibrated:
+    """What a teacher's scores mean as probabilities, by language where there are verdicts enough for it."""
+
+    def __init__(self, scores: Sequence[float], relevant: Sequence[bool], languages: Sequence[str | None]) -> None:
+        """Raises DataError as `fitted` does, for the fit over all languages."""
+        self.fits: dict[str | None, tuple[float, float]] = {None: fitted(scores, relevant)}
+        """Language -> (a, b); None: all pairs, for languages that have no fit of their own."""
+        for language in sorted({known for known in languages if known}):
+            at = [index for index, found in enumerate(languages) if found == language]
+            own = [relevant[index] for index in at]
+            if min(sum(own), len(own) - sum(own)) >= _LEAST:
+                self.fits[language] = fitted([scores[index] for index in at], own)
+
+    def probability(self, score: float, language: str | None) -> float:
+        """P(relevant) for a score in [0, 1]."""
+        return float(probabilities([score], self.fits.get(language, self.fits[None]))[0])
+
+    def report(self) -> dict[str, list[float]]:
+        """Slope and intercept by language, for a report."""
+        return {name or "all": [round(number, 4) for number in fit] for name, fit in self.fits.items()}
+
+
+def calibrated(rows: Iterable[Mapping[str, Any]]) -> Calibrated:
+    """Fitted on the rows that carry a verdict beside their `teacher_score`. Raises DataError as `fitted` does."""
+    known = [
+        (row["teacher_score"], row["verdict"] == "yes", row.get("language"))
+        for row in rows
+        if row.get("verdict") in ("yes", "no")
+    ]
+    scores, relevant, languages = zip(*known, strict=True) if known else ((), (), ())
+    return Calibrated(scores, relevant, languages)
+
+
 def probabilities(scores: Sequence[float], fit: tuple[float, float]) -> Numbers:
     """P(relevant) for [pairs] scores."""
     slope, intercept = fit
@@ -46,6 +80,6 @@ def probabilities(scores: Sequence[float], fit: tuple[float, float]) -> Numbers:
 
 
 def mixed(target: float | None, probability: float, share: float) -> float:
-    """`share` of the teacher's probability and the rest of the target there was, to four digits."""
+    """`share` of the teacher's probability and the rest of the target there was, if there was one."""
     joined = probability if target is None else (1.0 - share) * target + share * probability
-    return round(min(max(joined, 0.001), 0.999), 4)
+    return round(joined, 6)

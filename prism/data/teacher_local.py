@@ -1,4 +1,4 @@
-"""Models on this machine as teachers: a sentence-transformers CrossEncoder, or an embedding model's cosine."""
+"""Models on this machine as teachers: any reranker that Prism loads, a CrossEncoder, or an embedding model's cosine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from prism.errors import CheckpointError
 from prism.text import stable_id
 
-Kind = Literal["cross-encoder", "embedding"]
+Kind = Literal["reranker", "cross-encoder", "embedding"]
 
 
 class LocalTeacher(Protocol):
@@ -22,12 +22,40 @@ class LocalTeacher(Protocol):
         """One score in [0, 1] per pair."""
 
 
-def load_teacher(kind: Kind, model: str, device: str | None = None) -> LocalTeacher:
-    """Load a directory or a model of the hub. Raises CheckpointError when it is not of that kind."""
+def load_teacher(kind: Kind, model: str, device: str | None = None, template: str | None = None) -> LocalTeacher:
+    """Load a directory, a model of the hub, or (kind `reranker`) whatever `Reranker.load` takes, with its `template`.
+
+    Raises CheckpointError when it is not of that kind.
+    """
+    if kind == "reranker":
+        return RerankerTeacher(model, device, template)
     try:
         return (CrossEncoderTeacher if kind == "cross-encoder" else EmbeddingTeacher)(model, device)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot load {model} as a teacher of kind {kind}: {error}") from error
+
+
+class RerankerTeacher:
+    """The score of a yes/no model: taught to rerank, or a language model that only follows the template's question."""
+
+    def __init__(self, model: str, device: str | None = None, template: str | None = None) -> None:
+        from prism.reranker import Reranker
+
+        # Not tested on loading: a model that was never taught to rerank may fail that and still know a lot.
+        self._reranker = Reranker.load(model, template=template, device=device or "auto", self_test=False)
+        self.name = _name("reranker", model) + (f" {template}" if template else "")
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
+        """NaN for a document that cannot be scored."""
+        places: dict[str, list[int]] = {}
+        for place, (query, _) in enumerate(pairs):
+            places.setdefault(query, []).append(place)
+        scores = [float("nan")] * len(pairs)
+        for query, own in places.items():
+            for judgment in self._reranker.rerank(query, [pairs[place][1] for place in own], evidence=False):
+                if judgment.score is not None:
+                    scores[own[judgment.index]] = judgment.score
+        return scores
 
 
 class CrossEncoderTeacher:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import anyio
 
+from prism.data.teacher_fit import Calibrated, mixed
 from prism.data.teacher_store import Cost, TeacherStore, score_key
 from prism.errors import DataError, EngineError, InputError, PrismError
 from prism.files.jsonl import Drops, Line, Row
@@ -306,17 +307,38 @@ def score_locally(
 
 
 def scored(
-    lines: Iterable[Line], teacher: str, store: TeacherStore, failures: Mapping[str, str], squash: Squash, drops: Drops
+    lines: Iterable[Line],
+    teacher: str,
+    store: TeacherStore,
+    failures: Mapping[str, str],
+    squash: Squash,
+    drops: Drops,
+    fit: Calibrated | None = None,
+    mix: float = 1.0,
 ) -> Iterator[Row]:
-    """The rows with `teacher_score` in [0, 1] and `teacher`; those without a score go into `drops` with the reason."""
+    """The rows with `teacher_score` in [0, 1] and `teacher`; those without a score go into `drops` with the reason.
+
+    `fit` makes probabilities of the scores; `mix` is the share of this teacher where a row had a score before.
+    """
     for window in chunks(lines, _WINDOW):
         keys = [score_key(teacher, str(row["query"]), document_text(row)) for _, row in window]
         found = store.get(keys)
         for key, (place, row) in zip(keys, window, strict=True):
             if key in found:
-                yield {**row, "teacher_score": squashed(found[key], squash, place), "teacher": teacher}
+                score = squashed(found[key], squash, place)
+                score = score if fit is None else fit.probability(score, row.get("language"))
+                yield {**row, "teacher_score": mixed(_before(row, place), score, mix), "teacher": teacher}
             else:
                 drops.add(failures.get(key, "not scored"), place)
+
+
+def _before(row: Row, place: str) -> float | None:
+    score = row.get("teacher_score")
+    if score is None:
+        return None
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0.0 <= score <= 1.0:
+        raise DataError(f"{place}: teacher_score {str(score)[:40]!r} is no number in [0, 1]: leave it out or mend it")
+    return float(score)
 
 
 def squashed(score: float, how: Squash, place: str) -> float:
