@@ -357,7 +357,7 @@ def main(
     evidence: Annotated[
         str, Option(help="Where a Prism model's evidence comes from, comma-separated: auto, written, quoted.")
     ] = "auto",
-    template: Annotated[str | None, Option(help="Prompt of a checkpoint without: qwen3-reranker, or a file.")] = None,
+    template: Annotated[str | None, Option(help="Prompt of a checkpoint without one: instruct, a file, …")] = None,
     tokenizer: Annotated[str, Option(help="Counts context tokens: mini, a folder, or a hub name.")] = "mini",
     fresh: Annotated[bool, Option("--fresh", help="Make all texts again; paid answers are kept.")] = False,
     out: Annotated[Path, Option(help="Folder for the report and the state.")] = Path("eval/results/evidence_quality"),

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 from prism import catalogue, merge, scoring, symptoms
+from prism.chat_template import INSTRUCT, NAMES, choose_spec
 from prism.errors import CheckpointError, DocumentError, TemplateError
-from prism.template import BUILT_IN, Template, TemplateSpec, load_spec, spec_from_chat_template
+from prism.template import Template, TemplateSpec
 from prism.types import Document, EvidenceSource, Record, first_problem
 
 if TYPE_CHECKING:
@@ -327,19 +328,17 @@ def _load_tokenizer(path: Path, source: str | Path, trust_remote_code: bool) -> 
 def _config(
     path: Path, source: str | Path, tokenizer: Any, template: str | Path | None, stored: PrismConfig | None
 ) -> PrismConfig:
-    if template is not None:
-        spec: TemplateSpec | None = load_spec(template)
-    else:
-        spec = stored.template if stored else spec_from_chat_template(tokenizer)
+    spec = choose_spec(template, tokenizer, stored.template if stored else None)
     if spec is None:
         raise TemplateError(
             f"{source} has no {CONFIG_NAME} and no reranker chat template: say which prompt it was trained with,"
-            f" --template {' or '.join(BUILT_IN)} or a file"
+            f" --template {', '.join(NAMES)} or a file; {INSTRUCT} suits any chat model"
         )
     spec = _within_context(spec, path)
     if stored:
         return stored.model_copy(update={"template": spec})
-    return PrismConfig(name=Path(str(source)).name, template=spec, evidence="quoted")
+    evidence: EvidenceSource = "written" if spec.name == INSTRUCT else "quoted"
+    return PrismConfig(name=Path(str(source)).name, template=spec, evidence=evidence)
 
 
 def _within_context(spec: TemplateSpec, path: Path) -> TemplateSpec:

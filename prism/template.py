@@ -115,51 +115,6 @@ def load_spec(name_or_path: str | Path) -> TemplateSpec:
         raise TemplateError(f"{path} is not a template: {first_problem(error)}") from error
 
 
-def spec_from_chat_template(tokenizer: Any) -> TemplateSpec | None:
-    """Read the prompt of a checkpoint that follows the sentence-transformers reranker convention.
-
-    Such a chat template takes the roles `query` and `document` (and `system` for the instruction). It is rendered with
-    sentinels and cut at them, never retyped: public copies of one such prompt already differ by a character.
-    Returns None when the tokenizer has no chat template of that kind.
-    """
-    sentinels = {slot: f"\ue000{slot}\ue001" for slot in ("instruction", "query", "document")}
-    pair = [{"role": role, "content": sentinels[role]} for role in ("query", "document")]
-    system = {"role": "system", "content": sentinels["instruction"]}
-    plain = _render_chat(tokenizer, pair)
-    if plain is None or any(plain.count(message["content"]) != 1 for message in pair):
-        return None
-    instructed = _render_chat(tokenizer, [system, *pair])
-    default = ""
-    text = plain
-    if instructed is not None and instructed.count(sentinels["instruction"]) == 1:
-        default = _default_instruction(plain, instructed, sentinels)
-        text = instructed
-    for slot, sentinel in sentinels.items():
-        text = text.replace(sentinel, f"{{{slot}}}")
-    return TemplateSpec(name="chat-template", text=text, default_instruction=default)
-
-
-def _render_chat(tokenizer: Any, messages: list[dict[str, str]]) -> str | None:
-    from jinja2 import TemplateError as JinjaError
-
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    try:
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except (JinjaError, ValueError, TypeError, KeyError):  # an ordinary chat template refuses the roles
-        return None
-    return rendered if isinstance(rendered, str) else None
-
-
-def _default_instruction(plain: str, instructed: str, sentinels: Mapping[str, str]) -> str:
-    """What the chat template itself says where the instruction would stand."""
-    before, rest = instructed.split(sentinels["instruction"])
-    after = rest[: rest.index(sentinels["query"]) + len(sentinels["query"])]
-    if plain.startswith(before) and after in plain:
-        return plain[len(before) : plain.index(after)]
-    return QWEN3_RERANKER.default_instruction
-
-
 class Prompt(NamedTuple):
     """A rendered pair."""
 

@@ -11,11 +11,12 @@ import torch
 from typer.testing import CliRunner
 from vllm_support import save_float32
 
+from prism.chat_template import spec_from_chat_template
 from prism.checkpoint import Checkpoint
 from prism.cli import app
 from prism.errors import InputError
 from prism.export import chat_template, export
-from prism.template import PRISM, QWEN3_RERANKER, Template, TemplateSpec, spec_from_chat_template
+from prism.template import PRISM, QWEN3_RERANKER, Template, TemplateSpec
 from prism.types import Document
 
 QUERY = 'when {"did"} it\nfreeze?'

@@ -24,6 +24,7 @@ LAYERS = {
     "llm": {"text", "errors", "types", "llm"},
     "scoring": {"text", "errors", "types"},
     "template": {"text", "errors", "types"},
+    "chat_template": {"errors", "template"},
     "evidence": {"text", "errors", "types", "evidence"},
     "engines": {"text", "errors", "types", "scoring", "template", "engines", "devices"},
     "catalogue": {"errors", "types"},
@@ -31,7 +32,7 @@ LAYERS = {
     "symptoms": set(),
     "checkpoint": {
         *("text", "errors", "types", "scoring", "template", "engines", "checkpoint", "catalogue", "merge"),
-        *("devices", "symptoms"),
+        *("devices", "symptoms", "chat_template"),
     },
     "doctor": {
         *("text", "errors", "types", "files", "llm", "devices", "template", "symptoms", "reranker", "result", "doctor"),
@@ -53,6 +54,7 @@ LAYERS = {
         "data",
         "evaluation",
         "labeling",
+        "reranker",
         "result",
     },
 }

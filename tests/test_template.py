@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from prism.chat_template import spec_from_chat_template
 from prism.errors import InputError, TemplateError
 from prism.template import (
     PRISM,
@@ -17,7 +18,6 @@ from prism.template import (
     Template,
     TemplateSpec,
     load_spec,
-    spec_from_chat_template,
 )
 from prism.text import clean
 from prism.types import Document, Outcome

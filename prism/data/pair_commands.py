@@ -106,7 +106,7 @@ def score(
     ],
     template: Annotated[
         str | None,
-        typer.Option(help="For reranker: prompt of a model without one: prism, qwen3-reranker, a file."),
+        typer.Option(help="For reranker: prompt of a model without one: instruct, prism, qwen3-reranker, a file."),
     ] = None,
     calibrate: Annotated[
         bool,

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prism.catalogue import CATALOGUE
+from prism.chat_template import NAMES, choose_spec
 from prism.checkpoint import PrismConfig
 from prism.errors import CheckpointError, TemplateError
-from prism.template import BUILT_IN, Template, load_spec, spec_from_chat_template
+from prism.template import Template
 from prism.training.evaluate import read_dev
-from prism.training.model import adapted, training_dtype
+from prism.training.model import adapted, adapter_folder, training_dtype
 from prism.training.recipe import Recipe, load_recipe
 from prism.training.setup import Rows, arrange, limited, make_rows, open_template, refuse_packing
 from prism.types import Record
@@ -170,14 +171,10 @@ def _from_hub(recipe: Recipe, base: str) -> tuple[Template, Any]:
         ) from error
     refuse_packing(recipe, path / "config.json")
     stored = path / "prism.json"
-    if recipe.model.template is not None:
-        spec = load_spec(recipe.model.template)
-    elif stored.is_file():
-        spec = PrismConfig.model_validate_json(stored.read_bytes()).template
-    elif (found := spec_from_chat_template(tokenizer)) is not None:
-        spec = found
-    else:
-        raise TemplateError(f"{base} brings no template: set model.template to {' or '.join(BUILT_IN)} or a file")
+    own = PrismConfig.model_validate_json(stored.read_bytes()).template if stored.is_file() else None
+    spec = choose_spec(recipe.model.template, tokenizer, own)
+    if spec is None:
+        raise TemplateError(f"{base} brings no template: set model.template to {', '.join(NAMES)} or a file")
     return Template(limited(spec, recipe), tokenizer), config
 
 
@@ -187,7 +184,12 @@ def _shape(recipe: Recipe, config: Any) -> Any:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=recipe.model.trust_remote_code)
-        return model if recipe.model.lora is None else adapted(model, recipe.model.lora)
+        lora = recipe.model.lora
+        if lora is None:
+            return model
+        if lora.start is not None:
+            adapter_folder(lora.start)
+        return adapted(model, lora.model_copy(update={"start": None}))
 
 
 def _batches(recipe: Recipe, made: Rows) -> list[list[int]]:

@@ -1,0 +1,142 @@
+"""Templates that are read from a tokenizer's chat template: rendered with sentinels and cut at them, never retyped.
+
+A reranker's own (`spec_from_chat_template`: the roles `query` and `document`), or that of any chat model, which is then
+asked to judge without having been taught to (`instruct_spec`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prism.errors import TemplateError
+from prism.template import BUILT_IN, QWEN3_RERANKER, TemplateSpec, load_spec
+
+INSTRUCT = "instruct"
+NAMES = (*BUILT_IN, INSTRUCT)
+"""Templates that need no file."""
+_SENTINELS = {slot: f"\ue000{slot}\ue001" for slot in ("instruction", "query", "document")}
+_ANSWER = "\ue000answer\ue001"
+
+
+def choose_spec(name: str | Path | None, tokenizer: Any, stored: TemplateSpec | None) -> TemplateSpec | None:
+    """The template asked for by name, the one stored beside the weights, or the tokenizer's; None: there is none.
+
+    Raises TemplateError for a name that is none, or `instruct` for a tokenizer without a chat template.
+    """
+    if name is not None:
+        return instruct_spec(tokenizer) if str(name) == INSTRUCT else load_spec(name)
+    return stored or spec_from_chat_template(tokenizer)
+
+
+def spec_from_chat_template(tokenizer: Any) -> TemplateSpec | None:
+    """Read the prompt of a checkpoint that follows the sentence-transformers reranker convention.
+
+    Such a chat template takes the roles `query` and `document` (and `system` for the instruction). It is rendered with
+    sentinels and cut at them, never retyped: public copies of one such prompt already differ by a character.
+    Returns None when the tokenizer has no chat template of that kind.
+    """
+    pair = [{"role": role, "content": _SENTINELS[role]} for role in ("query", "document")]
+    system = {"role": "system", "content": _SENTINELS["instruction"]}
+    plain = _render_chat(tokenizer, pair)
+    if plain is None or any(plain.count(message["content"]) != 1 for message in pair):
+        return None
+    instructed = _render_chat(tokenizer, [system, *pair])
+    default = ""
+    text = plain
+    if instructed is not None and instructed.count(_SENTINELS["instruction"]) == 1:
+        default = _default_instruction(plain, instructed, _SENTINELS)
+        text = instructed
+    return TemplateSpec(name="chat-template", text=_slotted(text), default_instruction=default)
+
+
+def _slotted(rendered: str) -> str:
+    for slot, sentinel in _SENTINELS.items():
+        rendered = rendered.replace(sentinel, f"{{{slot}}}")
+    return rendered
+
+
+def _render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], goes_on: bool = True) -> str | None:
+    from jinja2 import TemplateError as JinjaError
+
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    try:
+        rendered = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=goes_on)
+    except (JinjaError, ValueError, TypeError, KeyError):  # an ordinary chat template refuses the roles
+        return None
+    return rendered if isinstance(rendered, str) else None
+
+
+def _default_instruction(plain: str, instructed: str, sentinels: Mapping[str, str]) -> str:
+    """What the chat template itself says where the instruction would stand."""
+    before, rest = instructed.split(sentinels["instruction"])
+    after = rest[: rest.index(sentinels["query"]) + len(sentinels["query"])]
+    if plain.startswith(before) and after in plain:
+        return plain[len(before) : plain.index(after)]
+    return QWEN3_RERANKER.default_instruction
+
+
+# --- any chat model --------------------------------------------------------------------------------------------------
+
+_INSTRUCTION = "Does the document state what the query asks for? Being about the same subject is not enough."
+_SYSTEM = (
+    "{instruction}\n"
+    "If not, answer with the single word no. If so, answer yes, then in one sentence between <contribution> and"
+    " </contribution> what the document states for this query, then between <evidence> and </evidence> the sentences of"
+    " the document that state it, copied word for word."
+)
+_EXAMPLES = (
+    (
+        "how long does the battery of the X2 last",
+        "The X2 weighs 310 g. On a full charge it runs for 14 hours. A second battery is sold separately.",
+        "yes\n<contribution>It states that the X2 runs for 14 hours on a full charge.</contribution>\n"
+        "<evidence>On a full charge it runs for 14 hours.</evidence>",
+    ),
+    (
+        "how long does the battery of the X2 last",
+        "Batteries of the X2 are recycled free of charge. Never throw a battery into the household waste.",
+        "no",
+    ),
+)
+"""Query, document, answer. The second shares the query's words and does not state what it asks for."""
+
+
+def instruct_spec(tokenizer: Any) -> TemplateSpec:
+    """A prompt for any chat model, through its own chat template: what to do, two examples, the pair.
+
+    Raises TemplateError when the tokenizer has no chat template that takes a system and a user turn, or ends turns with
+    no token of its own.
+    """
+    messages = [{"role": "system", "content": _SYSTEM.replace("{instruction}", _SENTINELS["instruction"])}]
+    for query, document, answer in _EXAMPLES:
+        messages += [{"role": "user", "content": _pair(query, document)}, {"role": "assistant", "content": answer}]
+    messages.append({"role": "user", "content": _pair(_SENTINELS["query"], _SENTINELS["document"])})
+    asked = _render_chat(tokenizer, messages)
+    if asked is None or any(asked.count(sentinel) != 1 for sentinel in _SENTINELS.values()):
+        raise TemplateError(
+            f"template {INSTRUCT!r} needs a model with a chat template that takes system, user and assistant turns, and"
+            f" this one has none: expected {', '.join(BUILT_IN)} or a file"
+        )
+    return TemplateSpec(
+        name=INSTRUCT,
+        text=_slotted(asked),
+        default_instruction=_INSTRUCTION,
+        end_of_turn=_end_of_turn(tokenizer, messages),
+    )
+
+
+def _pair(query: str, document: str) -> str:
+    return f"Query: {query}\nDocument: {document}"
+
+
+def _end_of_turn(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    """The control token that stands behind what a model has answered."""
+    whole = _render_chat(tokenizer, [*messages, {"role": "assistant", "content": _ANSWER}], goes_on=False)
+    after = whole.partition(_ANSWER)[2] if whole else ""
+    control = (token.content for token in tokenizer.added_tokens_decoder.values())
+    found = [(after.index(name), -len(name), name) for name in map(str, control) if name and name in after]
+    if not found:
+        raise TemplateError(f"template {INSTRUCT!r}: this model's chat template ends turns with no token of its own")
+    return min(found)[2]
