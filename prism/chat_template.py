@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prism.errors import TemplateError
 from prism.template import BUILT_IN, QWEN3_RERANKER, TemplateSpec, load_spec
@@ -80,55 +80,61 @@ def _default_instruction(plain: str, instructed: str, sentinels: Mapping[str, st
 
 # --- any chat model --------------------------------------------------------------------------------------------------
 
-_INSTRUCTION = "Does the document state what the query asks for? Being about the same subject is not enough."
-_SYSTEM = (
-    "{instruction}\n"
-    "If not, answer with the single word no. If so, answer yes, then in one sentence between <contribution> and"
-    " </contribution> what the document states for this query, then between <evidence> and </evidence> the sentences of"
-    " the document that state it, copied word for word."
-)
-_EXAMPLES = (
-    (
-        "how long does the battery of the X2 last",
-        "The X2 weighs 310 g. On a full charge it runs for 14 hours. A second battery is sold separately.",
-        "yes\n<contribution>It states that the X2 runs for 14 hours on a full charge.</contribution>\n"
-        "<evidence>On a full charge it runs for 14 hours.</evidence>",
-    ),
-    (
-        "how long does the battery of the X2 last",
-        "Batteries of the X2 are recycled free of charge. Never throw a battery into the household waste.",
-        "no",
-    ),
-)
-"""Query, document, answer. The second shares the query's words and does not state what it asks for."""
+
+class Wording(NamedTuple):
+    """What a chat model is told."""
+
+    instruction: str = "Does the document state what the query asks for? Being about the same subject is not enough."
+    """The question that a yes or no answers; a caller's own instruction takes its place."""
+    task: str = (
+        "If not, answer with the single word no. If so, answer yes, then in one sentence between <contribution> and"
+        " </contribution> what the document states for this query, then between <evidence> and </evidence> the"
+        " sentences of the document that state it, copied word for word."
+    )
+    examples: tuple[tuple[str, str, str], ...] = (
+        (
+            "how long does the battery of the X2 last",
+            "The X2 weighs 310 g. On a full charge it runs for 14 hours. A second battery is sold separately.",
+            "yes\n<contribution>It states that the X2 runs for 14 hours on a full charge.</contribution>\n"
+            "<evidence>On a full charge it runs for 14 hours.</evidence>",
+        ),
+        (
+            "how long does the battery of the X2 last",
+            "Batteries of the X2 are recycled free of charge. Never throw a battery into the household waste.",
+            "no",
+        ),
+    )
+    """Query, document, answer. The second shares the query's words and does not state what it asks for."""
+    pair: str = "Query: {query}\nDocument: {document}"
 
 
-def instruct_spec(tokenizer: Any) -> TemplateSpec:
-    """A prompt for any chat model, through its own chat template: what to do, two examples, the pair.
+WORDING = Wording()
+"""Chosen by `eval/instruct_wording.py`."""
+
+
+def instruct_spec(tokenizer: Any, wording: Wording = WORDING) -> TemplateSpec:
+    """A prompt for any chat model, through its own chat template: what to do, the examples, the pair.
 
     Raises TemplateError when the tokenizer has no chat template that takes a system and a user turn, or ends turns with
     no token of its own.
     """
-    messages = [{"role": "system", "content": _SYSTEM.replace("{instruction}", _SENTINELS["instruction"])}]
-    for query, document, answer in _EXAMPLES:
-        messages += [{"role": "user", "content": _pair(query, document)}, {"role": "assistant", "content": answer}]
-    messages.append({"role": "user", "content": _pair(_SENTINELS["query"], _SENTINELS["document"])})
-    asked = _render_chat(tokenizer, messages)
-    if asked is None or any(asked.count(sentinel) != 1 for sentinel in _SENTINELS.values()):
+    messages = [{"role": "system", "content": f"{_SENTINELS['instruction']}\n{wording.task}"}]
+    for query, document, answer in wording.examples:
+        asked = wording.pair.format(query=query, document=document)
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    messages.append({"role": "user", "content": wording.pair.format(**_SENTINELS)})
+    rendered = _render_chat(tokenizer, messages)
+    if rendered is None or any(rendered.count(sentinel) != 1 for sentinel in _SENTINELS.values()):
         raise TemplateError(
             f"template {INSTRUCT!r} needs a model with a chat template that takes system, user and assistant turns, and"
             f" this one has none: expected {', '.join(BUILT_IN)} or a file"
         )
     return TemplateSpec(
         name=INSTRUCT,
-        text=_slotted(asked),
-        default_instruction=_INSTRUCTION,
+        text=_slotted(rendered),
+        default_instruction=wording.instruction,
         end_of_turn=_end_of_turn(tokenizer, messages),
     )
-
-
-def _pair(query: str, document: str) -> str:
-    return f"Query: {query}\nDocument: {document}"
 
 
 def _end_of_turn(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:

@@ -173,13 +173,16 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def ask(
-    reranker: Reranks, questions: Sequence[Question], progress: Callable[[int], None] = lambda _: None
+    reranker: Reranks,
+    questions: Sequence[Question],
+    progress: Callable[[int], None] = lambda _: None,
+    evidence: bool = True,
 ) -> list[Answered]:
-    """Put every question to a reranker, evidence included. `progress` hears how many questions are done."""
+    """Put every question to a reranker, evidence included or not. `progress` hears how many questions are done."""
     answered = []
     for number, question in enumerate(questions, start=1):
         judgments = sorted(
-            reranker.rerank(question.query, question.documents, evidence=True), key=lambda judgment: judgment.index
+            reranker.rerank(question.query, question.documents, evidence=evidence), key=lambda judgment: judgment.index
         )
         answered.append(Answered(question, tuple(judgments)))
         progress(number)
