@@ -13,6 +13,7 @@ import sys
 import time
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -72,7 +73,7 @@ def main(
         for name, spec in chosen.items():
             key = sha256(spec.model_dump_json().encode()).hexdigest()[:16]
             if known.get(name, {}).get("key") != key:
-                known[name] = {"key": key, **_measured(model, spec, name, asked, out)}
+                known[name] = {"key": key, **_measured(model, spec, name, asked)}
                 body = {"command": command_line(), "model": model, "stamp": stamp, "wordings": known}
                 write_text(out / "report.json", json.dumps(body, indent=1, ensure_ascii=False) + "\n")
         text = _table(model, known, len(asked))
@@ -88,13 +89,13 @@ def _known(path: Path, stamp: str) -> dict[str, Any]:
     return dict(body["wordings"]) if body.get("stamp") == stamp else {}
 
 
-def _measured(model: str, spec: TemplateSpec, name: str, asked: list[Any], out: Path) -> dict[str, Any]:
-    path = out / "template.json"
-    write_text(path, spec.model_dump_json())
+def _measured(model: str, spec: TemplateSpec, name: str, asked: list[Any]) -> dict[str, Any]:
     started = time.monotonic()
-    with Reranker.load(model, template=str(path), self_test=False) as reranker, progress(name, len(asked)) as advance:
-        found = by_slice(ask(reranker, asked, lambda _: advance(1), evidence=False))
-    path.unlink()
+    with TemporaryDirectory() as folder, progress(name, len(asked)) as advance:
+        path = Path(folder) / "template.json"
+        write_text(path, spec.model_dump_json())
+        with Reranker.load(model, template=str(path), self_test=False) as reranker:
+            found = by_slice(ask(reranker, asked, lambda _: advance(1), evidence=False))
     seconds = time.monotonic() - started
     return {"seconds": round(seconds), "measures": {part: one.model_dump(mode="json") for part, one in found.items()}}
 
