@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from prism.data.teacher_fit import Calibrated, calibrated, fitted, log_odds, mixed, probabilities
+from prism.data.teacher_fit import Calibrated, calibrated, mixed
 from prism.errors import DataError
 
 
@@ -22,17 +22,18 @@ def drawn(slope: float, intercept: float, count: int = 20_000) -> tuple[list[flo
     return [sigmoid(z) for z in odds], [rng.random() < sigmoid(slope * z + intercept) for z in odds]
 
 
-def test_log_odds_of_scores_that_are_certain_are_finite():
-    found = log_odds([0.0, 0.5, sigmoid(2.0), 1.0])
-    assert found[1:3] == pytest.approx([0.0, 2.0])
-    assert -20 < found[0] < -15
-    assert 15 < found[3] < 20
-
-
 def test_the_fit_finds_what_the_labels_were_drawn_from():
-    slope, intercept = fitted(*drawn(0.5, -1.0))
-    assert (slope, intercept) == pytest.approx((0.5, -1.0), abs=0.06)
-    assert probabilities([0.5], (0.5, -1.0))[0] == pytest.approx(sigmoid(-1.0))
+    fit = Calibrated(*drawn(0.5, -1.0), [None] * 20_000)
+    assert fit.report()["all"] == pytest.approx([0.5, -1.0], abs=0.06)
+    assert fit.probability(0.5, None) == pytest.approx(sigmoid(-1.0), abs=0.02)
+
+
+def test_certain_scores_weigh_no_more_than_nearly_certain_ones():
+    scores, relevant = drawn(1.0, 0.0, 2000)
+    fit = Calibrated([*scores, 1.0, 0.0], [*relevant, False, True], [None] * 2002)
+    near = Calibrated([*scores, 1 - 1e-6, 1e-6], [*relevant, False, True], [None] * 2002)
+    assert fit.fits == near.fits
+    assert fit.probability(1.0, None) == fit.probability(1 - 1e-6, None)
 
 
 def test_a_language_with_verdicts_enough_has_its_own_fit():
