@@ -105,7 +105,7 @@ class Checkpoint:
         if stored is None and merge.is_adapter(home):
             stored = stored_config(locate(merge.base_of(home)))
         path = _plain(home, source, stored)
-        tokenizer = _load_tokenizer(path, source, trust_remote_code)
+        tokenizer = load_tokenizer(path, source, trust_remote_code)
         config = _config(path, source, tokenizer, template, stored)
         return cls(path, config, tokenizer, Template(config.template, tokenizer), trust_remote_code, home)
 
@@ -307,7 +307,8 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _load_tokenizer(path: Path, source: str | Path, trust_remote_code: bool) -> Any:
+def load_tokenizer(path: str | Path, source: str | Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer in a folder or of a name on the hub; errors call it `source`. Raises CheckpointError."""
     from importlib.metadata import version
 
     from transformers import AutoTokenizer

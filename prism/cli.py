@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -163,6 +162,14 @@ def rerank(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     context: Annotated[int | None, typer.Option(help="Print the evidence for an LLM, within this many tokens.")] = None,
+    context_format: Annotated[
+        Literal["text", "xml", "json", "anthropic"] | None,
+        typer.Option(help="Print it as Markdown (text), XML, JSON, or Anthropic's search_result blocks."),
+    ] = None,
+    context_tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Count its tokens as this one: a directory, a tokenizer.json, a name on the hub."),
+    ] = None,
     template: Template = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -177,6 +184,9 @@ def rerank(
     documents = list(_read_sources(files or ["-"]))
     if not documents:
         raise InputError("no documents: pass files with text in them, or lines on standard input")
+    from prism.context_command import context_options
+
+    wanted = context_options(context, context_format, context_tokenizer)
     with _load(model, template=template, dtype=dtype, device=device, self_test=self_test) as reranker:
         result = reranker.rerank(
             query,
@@ -187,7 +197,7 @@ def rerank(
             evidence=False if no_evidence else _evidence(evidence),
             evidence_tokens=evidence_tokens,
         )
-    _print_result(result, as_json=as_json, context=context)
+    _print_result(result, as_json=as_json, context=wanted)
 
 
 @app.command()
@@ -231,6 +241,10 @@ def serve(
     ] = None,
     evidence: EvidenceFrom = "auto",
     no_evidence: Annotated[bool, typer.Option("--no-evidence", help="Short for --evidence none.")] = False,
+    context_tokenizer: Annotated[
+        list[str] | None,
+        typer.Option(help="A tokenizer that requests may name as context_tokenizer: a directory, a file, a hub name."),
+    ] = None,
     template: Template = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -266,6 +280,7 @@ def serve(
         max_tokens=max_tokens,
         max_requests=max_requests,
         request_timeout_s=request_timeout,
+        tokenizers=tuple(context_tokenizer or ()),
         evidence=False if no_evidence else _evidence(evidence),
     )
     reranker = _load(
@@ -495,40 +510,20 @@ def _plain(text: str, style: str = "") -> Text:
     return Text(printable(text), style)
 
 
-def _print_result(result: RerankResult, *, as_json: bool, context: int | None) -> None:
+def _print_result(result: RerankResult, *, as_json: bool, context: dict[str, Any] | None) -> None:
+    from prism.context_command import as_json_text, print_context
     from prism.text import printable
 
     for warning in result.warnings:
         typer.echo(f"warning: {printable(warning)}", err=True)
+    made = None if context is None else result.fit_context(**context)
     if as_json:
-        typer.echo(_as_json(result))
-    elif context is not None:
-        text = result.context(max_tokens=context)
-        typer.echo(printable(text), nl=False)
-        if not text:
-            typer.echo(f"no evidence to print: {_why_no_context(result, context)}", err=True)
+        both = {"context": made.model_dump(mode="json")} if made else {}
+        typer.echo(as_json_text(result.model_dump(mode="json") | both))
+    elif made is not None:
+        print_context(result, made)
     else:
         _console().print(result)
-
-
-def _why_no_context(result: RerankResult, tokens: int) -> str:
-    """What the reader of an empty context should know."""
-    written = sum(bool(judgment.evidence) for judgment in result)
-    yes = sum(judgment.verdict == "yes" for judgment in result)
-    if written:
-        return f"the first of {written} pieces is longer than {tokens} tokens: raise --context"
-    if yes:
-        ways = "see --evidence, --evidence-tokens"
-        return f"no evidence was made for the {yes} of {len(result)} documents with a yes: {ways}"
-    best = max((judgment.score for judgment in result if judgment.score is not None), default=None)
-    scored = "none could be scored" if best is None else f"the best score is {best:.3f}"
-    return f"none of {len(result)} documents got a yes ({scored}): --threshold decides from where"
-
-
-def _as_json(result: RerankResult) -> str:
-    """JSON in which characters that could steer a terminal are escaped."""
-    text = json.dumps(result.model_dump(mode="json"), ensure_ascii=False, indent=2)
-    return re.sub("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _shown(judgment: Judgment, document: Document) -> Text:

@@ -1,27 +1,20 @@
 """What a rerank call answers, and how it is shown: to an LLM, in a terminal, in a notebook.
 
-Everything shown comes from documents and from a model that read them, so it is data wherever it goes. For an LLM each
-source begins with a header in the first column and every line of its evidence is quoted:
-
-    [1] id="aws-keys" title="Rotating access keys"
-    Contribution: Lists the commands that replace a key without downtime.
-    > Create a second key, switch the clients to it, then delete the first.
-
-A document cannot forge a header or another source: its lines all begin with `> `, its contribution is put on one line,
-and id and title are JSON strings. In a terminal control characters are replaced and markup is not read; in HTML all
-text is escaped.
+Everything shown comes from documents and from a model that read them, so it is data wherever it goes. What an LLM gets
+is made in `prism.context`. In a terminal control characters are replaced and markup is not read; in HTML all text is
+escaped.
 """
 
 from __future__ import annotations
 
 import html
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pydantic import PrivateAttr
 
+from prism.context import Context, ContextFormat, CountTokens, make_context, named_tokenizer
 from prism.errors import InputError
 from prism.text import printable as printable
 from prism.types import Judgment, Outcome, Record, Usage
@@ -29,8 +22,6 @@ from prism.types import Judgment, Outcome, Record, Usage
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
-
-CountTokens = Callable[[str], int]
 
 
 class RerankResult(Record):
@@ -56,28 +47,64 @@ class RerankResult(Record):
     def __getitem__(self, rank: int) -> Judgment:
         return self.judgments[rank]
 
-    def context(self, *, max_tokens: int | None = None, count: CountTokens | None = None) -> str:
-        """The evidence as a passage for an LLM: whole sources, best first, as long as they fit in `max_tokens`.
+    @overload
+    def context(
+        self,
+        *,
+        format: Literal["text", "xml", "json"] = "text",
+        max_tokens: int | None = None,
+        tokenizer: str | None = None,
+        count: CountTokens | None = None,
+    ) -> str: ...
 
-        Source `[n]` is `result[n - 1]`. Left out are documents without evidence or with broken evidence, and
-        contributions that are broken or only say the query again. Tokens are counted as the reranker's
-        own model counts them, or by `count`. A result read back from JSON or a pickle has left its tokenizer behind
-        and needs `count`. Raises InputError without one.
+    @overload
+    def context(
+        self,
+        *,
+        format: Literal["anthropic"],
+        max_tokens: int | None = None,
+        tokenizer: str | None = None,
+        count: CountTokens | None = None,
+    ) -> list[dict[str, Any]]: ...
+
+    def context(
+        self,
+        *,
+        format: ContextFormat = "text",
+        max_tokens: int | None = None,
+        tokenizer: str | None = None,
+        count: CountTokens | None = None,
+    ) -> str | list[dict[str, Any]]:
+        """The evidence for an LLM's prompt: whole sources, best first, as they fit in `max_tokens`.
+
+        `format`: `text` (Markdown), `xml`, `json`, or `anthropic`: a list of `search_result` blocks with citations on
+        (see `prism.context`). Source n is `result[n - 1]`. Tokens are counted as the reranker's own model counts them,
+        as `tokenizer` does (a directory, a tokenizer.json, a name on the hub), or by `count`. Empty without evidence.
+        Raises InputError when the budget holds none of the evidence, saying what would fit; and for a budget without a
+        tokenizer, which a result read back from JSON or a pickle has left behind.
         """
-        count = count or self._count
-        if max_tokens is not None and count is None:
-            raise InputError(
-                "a saved result has no tokenizer to count with: pass count=, a function from text to tokens"
-            )
-        text = ""
-        for rank, judgment in enumerate(self.judgments, start=1):
-            if not judgment.evidence or (judgment.check and judgment.check.broken):
-                continue
-            longer = f"{text}\n{_source(rank, judgment)}" if text else _source(rank, judgment)
-            if max_tokens is not None and count is not None and count(longer) > max_tokens:
-                break
-            text = longer
-        return text
+        made = self.fit_context(format, max_tokens=max_tokens, tokenizer=tokenizer, count=count)
+        if made.problem:
+            raise InputError(f"{made.problem}: raise the budget")
+        return made.content
+
+    def fit_context(
+        self,
+        format: ContextFormat = "text",
+        *,
+        max_tokens: int | None = None,
+        tokenizer: str | None = None,
+        count: CountTokens | None = None,
+    ) -> Context:
+        """`context`, with its tokens and what was left out. A budget that holds nothing is its `problem`."""
+        if tokenizer is not None and count is not None:
+            raise InputError("tokenizer and count both say how to count tokens: pass one of them")
+        return make_context(
+            self.judgments,
+            format,
+            max_tokens,
+            named_tokenizer(tokenizer) if tokenizer is not None else count or self._count,
+        )
 
     def counting_with(self, count: CountTokens) -> RerankResult:
         """The same result, whose `context` counts tokens with `count`."""
@@ -132,27 +159,6 @@ class Judged(Record):
 
 Event = Ranked | Contributed | Judged | RerankResult
 """What `Reranker.astream` yields: one `Ranked`, then evidence as it is found, last the whole result."""
-
-
-# --- for an LLM ------------------------------------------------------------------------------------------------------
-
-
-def _source(rank: int, judgment: Judgment) -> str:
-    names = [f"{name}={_quoted(value)}" for name, value in (("id", judgment.id), ("title", judgment.title)) if value]
-    header = f"[{rank}] {' '.join(names) or f'document={judgment.index}'}"
-    if judgment.outcome is Outcome.CUT_OFF:
-        header += " (cut off)"
-    lines = [header]
-    about = judgment.contribution_check
-    says_something = judgment.outcome is not Outcome.UNINFORMATIVE and not (about and about.broken)
-    if judgment.contribution and says_something:
-        lines.append(f"Contribution: {' '.join(printable(judgment.contribution).split())}")
-    lines += [f"> {line}".rstrip() for line in printable(judgment.evidence or "").splitlines()]
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(printable(text), ensure_ascii=False)
 
 
 # --- for people ------------------------------------------------------------------------------------------------------

@@ -349,7 +349,7 @@ class Template:
 
     def count(self, text: str) -> int:
         """How many tokens the model reads a text as."""
-        return len(self.tokenizer.encode(clean(text), add_special_tokens=False, verbose=False))
+        return count_tokens(self.tokenizer, text)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -370,6 +370,11 @@ class Template:
         if finish == "length" and not ended:
             return Written(Outcome.CUT_OFF, contribution or None, evidence or None)
         return Written(Outcome.MALFORMED, contribution if closed and contribution else None, None)
+
+
+def count_tokens(tokenizer: Any, text: str) -> int:
+    """How many tokens a transformers tokenizer reads a text as, without those it puts around it."""
+    return len(tokenizer.encode(clean(text), add_special_tokens=False, verbose=False))
 
 
 def _between(text: str, opening: str, closing: str) -> tuple[str | None, str, bool]:

@@ -15,10 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from prism import __version__, cli
+from prism.context import why_empty
 from prism.demo import DOCUMENTS, QUERIES
 from prism.errors import RecipeError
-from prism.result import RerankResult
-from prism.types import EvidenceCheck, Fidelity, Judgment, Outcome, Span, Usage
+from prism.types import EvidenceCheck, Fidelity, Judgment, Outcome, Span
 
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
 
@@ -129,13 +129,47 @@ def test_rerank_standard_input(tiny: list[str], text: str, ids: list[str]) -> No
 def test_rerank_prints_context(tiny: list[str], files: list[str]) -> None:
     result = run("rerank", "when?", *files, "--no-evidence", "--context", "100", *tiny)
     assert (result.exit_code, result.stdout) == (0, "")  # nothing written, nothing invented
-    assert re.fullmatch(r"no evidence to print: no evidence was made for the \d of \d .*\n", result.stderr)
+    assert re.fullmatch(
+        r"no evidence to print: no evidence was made for the \d of \d .*: see --evidence, .*\n", result.stderr
+    )
     result = run("rerank", "when?", *files, "--threshold", "1", "--context", "100", *tiny)
     assert (result.exit_code, result.stdout) == (0, "")
     assert re.fullmatch(
-        r"no evidence to print: none of \d documents got a yes \(the best score is 0\.\d{3}\): --threshold .*\n",
+        r"no evidence to print: none of \d documents got a yes \(the best score is 0\.\d{3}\): see --threshold\n",
         result.stderr,
     )
+
+
+def test_rerank_prints_context_in_every_form(tiny: list[str], files: list[str], tiny_checkpoint: Path) -> None:
+    asked = ["rerank", "when?", *files, "--threshold", "0", "--evidence", "quoted", *tiny]
+    text = run(*asked, "--context", "500")
+    assert text.exit_code == 0, text.output
+    assert text.stdout.startswith("[1] id=")
+    assert run(*asked, "--context-format", "text").stdout == text.stdout
+    sources = json.loads(run(*asked, "--context-format", "json").stdout)
+    blocks = json.loads(run(*asked, "--context-format", "anthropic").stdout)
+    assert [block["source"] for block in blocks] == [source["id"] for source in sources]
+    both = run(*asked, "--json", "--context", "500", "--context-format", "xml")
+    made = json.loads(both.stdout)
+    assert made["context"]["content"] == run(*asked, "--context-format", "xml").stdout
+    assert made["context"]["documents"] == [source["document"] for source in sources]
+    assert len(made["judgments"]) == 4
+    named = run(*asked, "--json", "--context", "500", "--context-tokenizer", str(tiny_checkpoint))
+    assert json.loads(named.stdout)["context"]["tokens"] > 0
+
+
+def test_rerank_says_which_budget_would_do(tiny: list[str], files: list[str]) -> None:
+    asked = ["rerank", "when?", *files, "--threshold", "0", "--evidence", "quoted", "--context", "1", *tiny]
+    fails("raise --context", *asked)
+    found = json.loads(run(*asked, "--json").stdout)["context"]
+    least = re.search(r"takes (\d+)", found["problem"])
+    assert least
+    assert found["content"] == ""
+    asked[asked.index("--context") + 1] = least[1]
+    assert run(*asked).exit_code == 0
+    fails("--context-tokenizer counts", "rerank", "when?", *files, "--context-tokenizer", "x", *tiny)
+    fails("no tokenizer", "rerank", "when?", *files, "--context", "9", "--context-tokenizer", "/none/", *tiny)
+    fails("--context must be at least 1", "rerank", "when?", *files, "--context", "0", *tiny)
 
 
 def document(score: float | None, evidence: str | None = None) -> Judgment:
@@ -146,19 +180,16 @@ def document(score: float | None, evidence: str | None = None) -> Judgment:
 @pytest.mark.parametrize(
     ("judgments", "why"),
     [
-        ([document(0.9, "long"), document(0.1)], "the first of 1 pieces is longer than 3 tokens: raise --context"),
         (
             [document(0.9), document(0.1)],
-            "no evidence was made for the 1 of 2 documents with a yes: see --evidence, --evidence-tokens",
+            "no evidence was made for the 1 of 2 documents with a yes",
         ),
-        ([document(0.4)], "none of 1 documents got a yes (the best score is 0.400): --threshold decides from where"),
-        ([document(None)], "none of 1 documents got a yes (none could be scored): --threshold decides from where"),
+        ([document(0.4)], "none of 1 documents got a yes (the best score is 0.400)"),
+        ([document(None)], "none of 1 documents got a yes (none could be scored)"),
     ],
 )
 def test_why_a_context_is_empty(judgments: list[Judgment], why: str) -> None:
-    made = [judgment.model_copy(update={"index": index}) for index, judgment in enumerate(judgments)]
-    result = RerankResult(query="q", model="m", judgments=tuple(made), usage=Usage())
-    assert cli._why_no_context(result, 3) == why
+    assert why_empty(judgments) == why
 
 
 def test_json_files_are_read_in_every_form(tiny: list[str], tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ LAYERS = {
     "catalogue": {"errors", "types"},
     "merge": {"errors", "catalogue"},
     "symptoms": set(),
+    "context": {"text", "errors", "types", "inputs", "template", "checkpoint"},
     "checkpoint": {
         *("text", "errors", "types", "scoring", "template", "engines", "checkpoint", "catalogue", "merge"),
         *("devices", "symptoms", "chat_template"),

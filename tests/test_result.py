@@ -79,7 +79,9 @@ def test_context_holds_whole_blocks_within_the_budget() -> None:
         return len(text.split())
 
     # A block is `[n] document=i > word x5`: 8 words.
-    for budget, blocks in ((7, 0), (8, 1), (23, 2), (24, 3), (1000, 5)):
+    with pytest.raises(InputError, match=r"holds none of 5 sources: .* takes 8, .* all together 40"):
+        result.context(max_tokens=7, count=words)
+    for budget, blocks in ((8, 1), (23, 2), (24, 3), (1000, 5)):
         text = result.context(max_tokens=budget, count=words)
         assert text.count("document=") == blocks
         assert words(text) <= budget
@@ -102,7 +104,8 @@ def test_a_result_travels_without_its_tokenizer(reranker: Reranker) -> None:
         assert saved.context() == result.context()
         with pytest.raises(InputError, match="pass count="):
             saved.context(max_tokens=100)
-        assert saved.context(max_tokens=20, count=len) == ""
+        with pytest.raises(InputError, match="only source"):
+            saved.context(max_tokens=20, count=len)
         assert saved.context(max_tokens=200, count=len) == result.context()
 
 

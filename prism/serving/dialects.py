@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
+from prism.context import Context
 from prism.result import RerankResult
 from prism.serving.schema import RerankRequest, SpanOut
 from prism.text import clean
@@ -176,6 +177,8 @@ class RerankResponse(Record):
     results: tuple[ResultOut, ...]
     data: tuple[ScoreOut, ...] | None = None
     """The same ranking in few words, for clients that look here; documents with an `error` have the score 0."""
+    context: Context | None = None
+    """With `context_format` or `context_tokens`: the evidence as it goes into a prompt, and what was left out."""
     usage: UsageOut
     meta: Meta
 
@@ -274,13 +277,15 @@ def told_score(judgment: Judgment, request: RerankRequest) -> float:
     return math.log(p / (1 - p))
 
 
-def answer(request_id: str, dialect: Dialect, request: RerankRequest, result: RerankResult) -> Any:
+def answer(
+    request_id: str, dialect: Dialect, request: RerankRequest, result: RerankResult, context: Context | None = None
+) -> Any:
     """The JSON answer to a request."""
     if dialect is Dialect.TEI:
         return [_tei_item(judgment, request) for judgment in result]
     data = tuple(_score_out(judgment, request) for judgment in result)
-    body = head(request_id, dialect, request, result).model_copy(update={"data": data, "usage": usage(result.usage)})
-    return dump(body)
+    optional = {"context": context} if context else {}
+    return dump(head(request_id, dialect, request, result).model_copy(update={"data": data, **optional}))
 
 
 def head(request_id: str, dialect: Dialect, request: RerankRequest, result: RerankResult) -> RerankResponse:

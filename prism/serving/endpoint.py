@@ -19,7 +19,9 @@ from anyio import fail_after, to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from prism.errors import EngineError
+from prism.context import Context, CountTokens, named_tokenizer
+from prism.errors import EngineError, InputError
+from prism.inputs import read_count
 from prism.reranker import Reranker
 from prism.result import Event, Ranked, RerankResult
 from prism.serving.admission import Admission
@@ -85,6 +87,7 @@ class Ticket:
         self.fields[f"{name}_ms"] = round(seconds * 1000, 1)
 
 
+ContextOf = Callable[[RerankResult], Context | None]
 Answer = Callable[[Request, "Ticket", ExitStack], Awaitable[Response]]
 
 
@@ -102,6 +105,7 @@ class Endpoint:
     ) -> None:
         self._reranker, self._limits, self._keys = reranker, limits, keys
         self._admission, self._metrics, self._trace = admission, metrics, trace
+        self._counts = {name: named_tokenizer(name) for name in limits.tokenizers}
         self.broken = False
         """Whether the engine failed when it was last used: `/ready` tries it again."""
 
@@ -146,14 +150,32 @@ class Endpoint:
         read = partial(read_request, zero_is_all=not request.scope["path"].endswith(COHERE))
         asked, ticket.names = await to_thread.run_sync(read, body, self._limits.max_documents)
         ticket.fields |= {"documents": len(asked.documents), "stream": bool(asked.stream)}
+        context_of = self._contexts(ticket, asked)
         ticket.phase("read")
         events = self._events(ticket, asked)
         if asked.stream:
             first = await until_disconnect(request, anext(events))
-            work = partial(self._tell_all, ticket, asked, first, events)
+            work = partial(self._tell_all, ticket, asked, context_of, first, events)
             return EventStream(request, work, place.pop_all().close)
         result = await until_disconnect(request, _last(events))
-        return await to_thread.run_sync(_response, ticket, asked, result)
+        return await to_thread.run_sync(_response, ticket, asked, context_of, result)
+
+    def _contexts(self, ticket: Ticket, asked: RerankRequest) -> ContextOf:
+        """What makes the context that a request asks for. Raises InputError before anything is scored."""
+        if not asked.wants_context:
+            return lambda _: None
+        if ticket.dialect is Dialect.TEI:
+            raise InputError("an answer to `texts` is an array, with no place for a context: send `documents`")
+        if asked.context_tokens is not None:
+            read_count("context_tokens", asked.context_tokens)
+        name = asked.context_tokenizer
+        if name is not None and name not in self._counts:
+            known = ", ".join(map(repr, self._counts)) or "none: prism serve --context-tokenizer NAME adds one"
+            raise InputError(f"no context_tokenizer {name[:60]!r} here: expected {known}")
+        count: CountTokens = self._reranker.count_tokens if name is None else self._counts[name]
+        return lambda result: result.fit_context(
+            asked.context_format or "text", max_tokens=asked.context_tokens, count=count
+        )
 
     async def _events(self, ticket: Ticket, asked: RerankRequest) -> AsyncGenerator[Event, None]:
         """The reranker's events, measured."""
@@ -176,7 +198,13 @@ class Endpoint:
         return sum(tokens_saved(judgment, asked.sent_text(judgment.index) or "", count) for judgment in written)
 
     async def _tell_all(
-        self, ticket: Ticket, asked: RerankRequest, first: Event, events: AsyncGenerator[Event, None], emit: Emit
+        self,
+        ticket: Ticket,
+        asked: RerankRequest,
+        context_of: ContextOf,
+        first: Event,
+        events: AsyncGenerator[Event, None],
+        emit: Emit,
     ) -> None:
         """`asked`, told as events. A failure is the last of them: the status was sent long ago."""
         status = 499
@@ -185,7 +213,7 @@ class Endpoint:
                 async with aclosing(events):
                     event: Event | None = first
                     while event is not None:
-                        for chunk in await to_thread.run_sync(told, event, ticket.id, asked):
+                        for chunk in await to_thread.run_sync(told, event, ticket.id, asked, context_of):
                             emit(chunk)
                         event = await anext(events, None)
             status = 200
@@ -251,6 +279,6 @@ async def _last(events: AsyncGenerator[Event, None]) -> RerankResult:
     return last
 
 
-def _response(ticket: Ticket, asked: RerankRequest, result: RerankResult) -> JSONResponse:
-    body = answer(ticket.id, ticket.dialect, asked, result)
+def _response(ticket: Ticket, asked: RerankRequest, context_of: ContextOf, result: RerankResult) -> JSONResponse:
+    body = answer(ticket.id, ticket.dialect, asked, result, context_of(result))
     return JSONResponse(body, headers=headers(ticket.dialect, asked, result))

@@ -18,5 +18,7 @@ class Limits(Record):
     max_requests: int = Field(default=64, ge=1)
     """Requests under way or waiting; the next is answered 429."""
     request_timeout_s: float = Field(default=300.0, gt=0)
+    tokenizers: tuple[str, ...] = ()
+    """Which tokenizers requests may name for the budget of a context; their names are what `named_tokenizer` takes."""
     evidence: EvidenceChoice | bool = True
     """Whether there is evidence, and where it comes from, when a request does not say."""

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from prism.context import ContextFormat
 from prism.inputs import OnLongDocument, Options
 from prism.text import clean
 from prism.types import EvidenceChoice, Record
@@ -238,6 +239,13 @@ class RerankRequest(BaseModel):
     false: scores only."""
     evidence_tokens: CountOrZero = None
     """Short for `evidence.max_tokens`."""
+    context_format: Annotated[ContextFormat | None, BeforeValidator(_unsaid)] = None
+    """The evidence as it goes into a prompt, in `context`: `text` (Markdown), `xml`, `json`, or `anthropic`: the
+    `search_result` blocks of the Messages API, citations on."""
+    context_tokens: Count = None
+    """At most so many tokens of it: whole sources, best first, as they fit. `context_format` is `text` by default."""
+    context_tokenizer: Maybe = None
+    """Which tokenizer counts them: one that `prism serve --context-tokenizer` named; the model's own by default."""
     instruction: Maybe = None
     threshold: Fraction = None
     """Scores from here on mean yes."""
@@ -271,12 +279,16 @@ class RerankRequest(BaseModel):
         asked = self.settings().checks
         return ("spans", "facts") if asked is None else tuple(asked)
 
+    @property
+    def wants_context(self) -> bool:
+        return self.context_format is not None or self.context_tokens is not None
+
     def source(self, default: EvidenceChoice | bool) -> EvidenceChoice | bool:
         """Where evidence is to come from, `default` where the request does not say; false: no evidence is wanted."""
         if isinstance(self.evidence, bool | str):
             return self.evidence
         spans = self.relevant_spans is not None and self.relevant_spans.mode == "enabled"
-        return self.settings().source or default or self.evidence is not None or spans
+        return self.settings().source or default or self.evidence is not None or spans or self.wants_context
 
     def options(self, *, evidence: EvidenceChoice | bool, max_total_tokens: int | None) -> Options:
         """Keyword arguments of `Reranker.arerank`."""

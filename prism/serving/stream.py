@@ -3,6 +3,7 @@
     event: ranking        the whole answer, without evidence
     event: contribution   {index, contribution}, while that document's evidence is still being written (not quoted)
     event: evidence       the document's result in full: evidence, spans, checks
+    event: context        where the request asks for one: the evidence as it goes into a prompt
     event: usage          {usage, meta}
     event: error          an error body; nothing follows it
     event: done           {id}
@@ -21,7 +22,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from prism.result import Contributed, Event, Judged, Ranked
+from prism.context import Context
+from prism.result import Contributed, Event, Judged, Ranked, RerankResult
 from prism.serving.dialects import Dialect, dump, head, meta, result_out, usage
 from prism.serving.disconnect import until_disconnect
 from prism.serving.schema import RerankRequest
@@ -30,7 +32,7 @@ Emit = Callable[[bytes], None]
 EVENT_SCHEMA = {
     "type": "object",
     "properties": {
-        "event": {"enum": ["ranking", "contribution", "evidence", "usage", "error", "done"]},
+        "event": {"enum": ["ranking", "contribution", "evidence", "context", "usage", "error", "done"]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
     "required": ["event", "data"],
@@ -43,7 +45,9 @@ def encode(name: str, data: dict[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
 
 
-def told(event: Event, request_id: str, asked: RerankRequest) -> list[bytes]:
+def told(
+    event: Event, request_id: str, asked: RerankRequest, context_of: Callable[[RerankResult], Context | None]
+) -> list[bytes]:
     """What a client is told of one step, encoded."""
     if isinstance(event, Ranked):
         return [encode("ranking", dump(head(request_id, Dialect.COMMON, asked, event.result)))]
@@ -53,7 +57,9 @@ def told(event: Event, request_id: str, asked: RerankRequest) -> list[bytes]:
         return [encode("evidence", result_out(event.judgment, asked).model_dump(mode="json", exclude_unset=True))]
     said = meta(asked, event).model_dump(mode="json", exclude_unset=True)
     figures = {"usage": usage(event.usage).model_dump(), "meta": said}
-    return [encode("usage", figures), encode("done", {"id": request_id})]
+    context = context_of(event)
+    last = [encode("context", context.model_dump(mode="json"))] if context else []
+    return [*last, encode("usage", figures), encode("done", {"id": request_id})]
 
 
 class EventStream(Response):
