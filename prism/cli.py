@@ -3,6 +3,7 @@
     prism rerank QUERY FILES...   judge documents from files or standard input
     prism demo                    see it work on a bundled sample
     prism serve                   the HTTP endpoint
+    prism mcp                     tools for agents, over the Model Context Protocol
     prism train RECIPE            train a reranker (`prism-train` is the same)
     prism data ...                make training data
     prism label PANEL PAIRS OUT   label pairs with a panel of jurors
@@ -40,6 +41,7 @@ from prism.export_command import export
 from prism.labeling.agree_command import agree
 from prism.labeling.label_command import label
 from prism.labeling.writing_command import write_targets
+from prism.mcp_server.mcp_command import mcp
 from prism.pull_command import pull
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ _EXTRAS = {
     "sklearn": "eval",
     "statsmodels": "eval",
     "ray": "scale",
+    "mcp": "mcp",
 }
 
 
@@ -345,6 +348,7 @@ app.command()(agree)
 app.command()(calibrate)
 app.command()(doctor)
 app.command()(label)
+app.command()(mcp)
 app.command()(write_targets)
 
 

@@ -1,0 +1,70 @@
+"""`prism mcp`: the MCP server for agents and their hosts."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from prism import devices
+
+if TYPE_CHECKING:
+    from prism.reranker import Reranker
+
+
+def mcp(
+    root: Annotated[
+        Path | None, typer.Option(help="Let tools read text files below this folder. Default: no files.")
+    ] = None,
+    transport: Annotated[
+        Literal["stdio", "http"],
+        typer.Option(help="stdio: a host starts this command; http: streamable HTTP at 127.0.0.1, path /mcp."),
+    ] = "stdio",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="With http.")] = 8765,
+    max_file_mb: Annotated[float, typer.Option(min=0.001, help="Refuse files over this many MiB.")] = 1,
+    model: Annotated[str, typer.Option(help="mini (bundled), a checkpoint directory, or a name on the hub.")] = "mini",
+    evidence: Annotated[
+        Literal["written", "quoted", "auto"],
+        typer.Option(help="Where evidence comes from; auto: as the model prefers."),
+    ] = "auto",
+    template: Annotated[
+        str | None, typer.Option(help="Prompt of a checkpoint that carries none: a built-in name or file.")
+    ] = None,
+    dtype: Annotated[devices.Dtype, typer.Option(help="As with prism rerank.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    self_test: Annotated[bool, typer.Option(help="Score a few obvious pairs after loading.")] = True,
+) -> None:
+    """Serve the tools rerank and read_evidence over the Model Context Protocol.
+
+    Hosts (Claude Desktop, Claude Code, Cursor, VS Code) start it over stdio. Only machines with access to this one's
+    loopback reach it over HTTP; pages in a browser do not. It answers at once and loads the model meanwhile.
+    """
+    from prism.mcp_server.folder import Folder
+    from prism.mcp_server.server import create_server, loading
+    from prism.reranker import Reranker
+
+    folder = None if root is None else Folder(root, max_file_bytes=int(max_file_mb * 2**20))
+    load = partial(Reranker.load, model, template=template, dtype=dtype, device=device, self_test=self_test)
+    reranker = loading(load)
+    reranker.add_done_callback(_say)
+    server = create_server(reranker, folder, evidence=evidence)
+    try:
+        if transport == "stdio":
+            server.run("stdio")
+        else:
+            typer.echo(f"MCP over streamable HTTP at http://127.0.0.1:{port}/mcp", err=True)
+            server.run("streamable-http", host="127.0.0.1", port=port)
+    finally:
+        if not reranker.exception():
+            reranker.result().close()
+
+
+def _say(loaded: Future[Reranker]) -> None:
+    """On standard error, which hosts keep as a log: standard output belongs to the protocol."""
+    if error := loaded.exception():
+        typer.echo(f"error: {error}", err=True)
+    else:
+        typer.echo(f"{loaded.result().name} is loaded", err=True)
