@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -20,7 +23,9 @@ import uvicorn
 from fakes import FakeEngine
 from mcp import Client, StdioServerParameters
 from mcp_types import CallToolResult
+from typer.main import get_command
 
+from prism import cli
 from prism.errors import CheckpointError, EngineError
 from prism.mcp_server.folder import Folder
 from prism.mcp_server.server import create_server
@@ -275,6 +280,24 @@ def test_pages_of_other_sites_are_refused(server: McpHttp) -> None:
         assert httpx.post(server.url, json=body, headers=headers | more).status_code == status
 
 
+def test_the_configurations_of_the_docs_start_the_command() -> None:
+    page = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")
+    blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    servers = [block.get("mcpServers", block.get("servers"))["prism"] for block in blocks]
+    commands = [[server["command"], *server["args"]] for server in servers if "command" in server]
+    commands += [
+        shlex.split(line)[shlex.split(line).index("--") + 1 :] for line in re.findall(r"claude mcp add .*", page)
+    ]
+    assert len(commands) == 5
+    for program, *arguments in commands:
+        assert program.endswith("/bin/prism")
+        assert arguments[0] == "mcp"
+        group = get_command(cli.app)
+        _, command, rest = group.resolve_command(group.make_context("prism", [], resilient_parsing=True), arguments)
+        assert command.make_context("mcp", rest).params["root"] is not None
+    assert [server["url"] for server in servers if "url" in server] == ["http://127.0.0.1:8765/mcp"]
+
+
 # --- the command, with a real model ----------------------------------------------------------------------------------
 
 
@@ -299,9 +322,14 @@ async def use(client: Client) -> None:
         assert source["evidence"]
         assert source["evidence"] in {"lindau": GOOD, "metals": FAIR}[source["id"][6:12]]
     assert (await client.call_tool("rerank", {"query": QUERY, "paths": ["../x"]})).is_error
-    long = {"query": QUERY, "documents": [GOOD * 40] * 200}
-    call = asyncio.create_task(client.call_tool("rerank", long))
-    await asyncio.sleep(0.5)
+    begun = asyncio.Event()
+
+    async def note(*_: object) -> None:
+        begun.set()
+
+    long = {"query": QUERY, "documents": [f"{n} {GOOD * 40}" for n in range(400)]}
+    call = asyncio.create_task(client.call_tool("rerank", long, progress_callback=note))
+    await begun.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

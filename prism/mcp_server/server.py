@@ -33,8 +33,8 @@ from prism.types import Document, EvidenceChoice
 MAX_TOKENS = 4_000_000
 """Prompt tokens of one call."""
 _LEAST_SOUGHT = 1000
-"""Tokens of evidence that are sought however small the budget, to tell which one would hold some. Else twice the budget:
-what is beyond it is told as left out."""
+"""Tokens of evidence that are sought however small the budget, to tell which one would hold some. Else twice the
+budget: what is beyond it is told as left out."""
 
 _INSTRUCTIONS = (
     "Prism judges how well texts answer a query. Use read_evidence instead of reading long documents or many files:"
