@@ -298,7 +298,7 @@ def serve(
         engine_options=read_vllm_options(engine, engine_option or ()),
     )
     if engine == "hf":  # the others batch across requests themselves
-        from prism.serving.turns import TakingTurns
+        from prism.engines.turns import TakingTurns
 
         reranker.take_turns(TakingTurns)
     endpoint = create_app(reranker, limits, keys=keys, trace=trace)

@@ -20,6 +20,7 @@ from fakes import TEXT_TOKENS, FakeEngine
 from http_endpoint import Server
 
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
+from prism.engines.turns import TakingTurns
 from prism.errors import EngineError, InputError
 from prism.reranker import Reranker
 from prism.scoring import Calibration
@@ -27,7 +28,6 @@ from prism.serving.admission import Admission
 from prism.serving.keys import Keys
 from prism.serving.logs import JsonLines
 from prism.serving.refusal import Refused
-from prism.serving.turns import TakingTurns
 from prism.template import PRISM, Template
 
 QUERY = "when does the harbour freeze?"

@@ -21,11 +21,11 @@ from http_endpoint import Server
 from prism.backends import open_engine
 from prism.checkpoint import Checkpoint
 from prism.engines.hf import HfEngine
+from prism.engines.turns import TakingTurns
 from prism.errors import EngineError
 from prism.evaluation.hostile import hostile_documents
 from prism.reranker import Reranker
 from prism.serving.process import descendants, free_port, server
-from prism.serving.turns import TakingTurns
 from prism.template import PRISM, Template
 
 ROOT = Path(__file__).parents[1]

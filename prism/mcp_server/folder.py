@@ -17,6 +17,8 @@ from prism.errors import InputError
 from prism.types import Document, Record
 
 _BINARY = b"\0"
+# Opening a pipe would wait for a writer; O_NONBLOCK does not. Not every system has every flag.
+_OPEN = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_BINARY", "O_CLOEXEC"))
 
 
 class Skipped(Record):
@@ -106,8 +108,7 @@ class Folder:
             place = path.resolve(strict=True)
             if not place.is_relative_to(self._root):
                 raise InputError(f"{name!r} leads out of the root")
-            # Opening a pipe would wait for a writer; O_NONBLOCK does not.
-            descriptor = os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+            descriptor = os.open(place, _OPEN)
             with open(descriptor, "rb") as stream:
                 opened = os.fstat(descriptor)
                 again = path.resolve(strict=True)

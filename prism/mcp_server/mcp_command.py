@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -44,11 +44,10 @@ def mcp(
     """
     from prism.mcp_server.folder import Folder
     from prism.mcp_server.server import create_server, loading
-    from prism.reranker import Reranker
 
     folder = None if root is None else Folder(root, max_file_bytes=int(max_file_mb * 2**20))
-    load = partial(Reranker.load, model, template=template, dtype=dtype, device=device, self_test=self_test)
-    reranker = loading(load)
+    options = {"template": template, "dtype": dtype, "device": device, "self_test": self_test}
+    reranker = loading(partial(_load, model, options))
     reranker.add_done_callback(_say)
     server = create_server(reranker, folder, evidence=evidence)
     try:
@@ -60,6 +59,16 @@ def mcp(
     finally:
         if not reranker.exception():
             reranker.result().close()
+
+
+def _load(model: str, options: dict[str, Any]) -> Reranker:
+    """Long calls and short ones take turns: a host asks several things at a time."""
+    from prism.engines.turns import TakingTurns
+    from prism.reranker import Reranker
+
+    reranker = Reranker.load(model, **options)
+    reranker.take_turns(TakingTurns)
+    return reranker
 
 
 def _say(loaded: Future[Reranker]) -> None:

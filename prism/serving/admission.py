@@ -1,4 +1,4 @@
-"""A bounded number of requests at a time. All that are let in take turns at the engine (`prism.serving.turns`)."""
+"""A bounded number of requests at a time. All that are let in take turns at the engine (`prism.engines.turns`)."""
 
 from __future__ import annotations
 
