@@ -322,17 +322,21 @@ async def use(client: Client) -> None:
         assert source["evidence"]
         assert source["evidence"] in {"lindau": GOOD, "metals": FAIR}[source["id"][6:12]]
     assert (await client.call_tool("rerank", {"query": QUERY, "paths": ["../x"]})).is_error
-    begun = asyncio.Event()
+    told: list[float] = []
+    going = asyncio.Event()
 
-    async def note(*_: object) -> None:
-        begun.set()
+    async def note(progress: float, *_: object) -> None:
+        told.append(progress)
+        if progress:
+            going.set()
 
     long = {"query": QUERY, "documents": [f"{n} {GOOD * 40}" for n in range(400)]}
     call = asyncio.create_task(client.call_tool("rerank", long, progress_callback=note))
-    await begun.wait()
+    await going.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
+    assert told[0] == 0 < told[1] < 400, "progress is told while documents are scored"
     assert not (await client.call_tool("rerank", arguments)).is_error
 
 

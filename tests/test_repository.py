@@ -39,7 +39,10 @@ LAYERS = {
         *("text", "errors", "types", "files", "llm", "devices", "template", "symptoms", "reranker", "result", "doctor"),
         "__version__",
     },
-    "mcp_server": {"text", "errors", "types", "inputs", "context", "reranker", "result", "mcp_server", "__version__"},
+    "mcp_server": {
+        *("text", "errors", "types", "inputs", "context", "engines", "reranker", "result", "mcp_server"),
+        "__version__",
+    },
     "evaluation": {
         *("errors", "types", "scoring", "evidence", "checkpoint", "reranker", "result"),
         *("data", "evaluation", "labeling", "text", "files", "llm", "devices", "engines", "backends"),

@@ -7,8 +7,9 @@ of a request of ten thousand, not for all of it. Engines that batch across calls
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 
 from prism.engines.base import Engine, LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.errors import DocumentError
@@ -17,6 +18,9 @@ CHUNK_TOKENS = 16_384
 """Prompt tokens scored in one turn: a batch of the engine, or at least one prompt."""
 CHUNK_TEXTS = 8
 """Texts written in one turn."""
+
+on_scored: ContextVar[Callable[[int, int], Awaitable[None]] | None] = ContextVar("on_scored", default=None)
+"""Awaited after each chunk that is not the last, by the call in whose context it is set: prompts scored, and all."""
 
 
 class TakingTurns:
@@ -35,6 +39,8 @@ class TakingTurns:
                 output = await self._engine.score([prompts[index] for index in chunk])
             labels.update(zip(chunk, output.labels, strict=True))
             cached += output.cached_tokens
+            if len(labels) < len(prompts) and (tell := on_scored.get()):
+                await tell(len(labels), len(prompts))
         return ScoreOutput([labels[index] for index in range(len(prompts))], cached)
 
     def _chunks(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -14,6 +14,9 @@ from prism import devices
 if TYPE_CHECKING:
     from prism.reranker import Reranker
 
+_CHUNK_TOKENS = 4096
+"""Scored between two notes of progress: seconds on a laptop. Hosts give up calls that are silent for a minute."""
+
 
 def mcp(
     root: Annotated[
@@ -67,7 +70,7 @@ def _load(model: str, options: dict[str, Any]) -> Reranker:
     from prism.reranker import Reranker
 
     reranker = Reranker.load(model, **options)
-    reranker.take_turns(TakingTurns)
+    reranker.take_turns(partial(TakingTurns, chunk_tokens=_CHUNK_TOKENS))
     return reranker
 
 

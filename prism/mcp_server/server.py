@@ -22,6 +22,7 @@ from pydantic import Field
 
 from prism import __version__
 from prism.context import why_empty
+from prism.engines.turns import on_scored
 from prism.errors import InputError, PrismError
 from prism.inputs import Options, read_count
 from prism.mcp_server.folder import Folder, Skipped
@@ -166,6 +167,12 @@ class Tools:
         reranker = await to_thread.run_sync(self._reranker.result, abandon_on_cancel=True)
         progress = _Progress(len(given))
         await ctx.report_progress(*progress.begin())
+
+        async def tell(scored: int, prompts: int) -> None:
+            if told := progress.scored(scored / prompts):
+                await ctx.report_progress(*told)
+
+        on_scored.set(tell)  # of this call alone: each has a task of its own
         call = Options(on_long_document="window", max_total_tokens=MAX_TOKENS, **options)
         async with aclosing(reranker.astream(query, given, **call)) as events:
             async for event in events:
@@ -184,7 +191,7 @@ class Tools:
 
 
 class _Progress:
-    """How far a call is: a step for each document scored and for each whose evidence is found."""
+    """How far a call is: a step for each document scored (windows share one), one for each whose evidence is found."""
 
     def __init__(self, documents: int) -> None:
         self._documents = self._total = documents
@@ -192,6 +199,12 @@ class _Progress:
 
     def begin(self) -> tuple[float, float, str]:
         return 0, self._total, f"judging {self._documents} documents"
+
+    def scored(self, share: float) -> tuple[float, float, str] | None:
+        """While documents are scored; quoting scores sentences afterwards, which is no news."""
+        if self._done or share >= 1:
+            return None
+        return share * self._documents, self._total, "judging"
 
     def step(self, event: Event) -> tuple[float, float, str] | None:
         if isinstance(event, Ranked):
