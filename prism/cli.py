@@ -83,7 +83,7 @@ class _Commands(TyperGroup):
         except PrismError as error:
             _fail(str(error))
         except ModuleNotFoundError as error:
-            extra = _EXTRAS.get(error.name or "")
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])  # an old version lacks a part of it
             if extra is None:
                 raise
             _fail(f'this command needs {error.name}: run pip install "prism-reranker[{extra}]"')

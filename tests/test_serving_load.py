@@ -20,7 +20,7 @@ from fakes import TEXT_TOKENS, FakeEngine
 from http_endpoint import Server
 
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
-from prism.engines.turns import TakingTurns
+from prism.engines.turns import TakingTurns, on_scored
 from prism.errors import EngineError, InputError
 from prism.reranker import Reranker
 from prism.scoring import Calibration
@@ -144,6 +144,24 @@ def test_a_small_call_waits_for_a_chunk_of_a_large_one_not_for_all_of_it() -> No
         assert output.cached_tokens == 10
         assert all(len(chunk) <= 2 for chunk in engine.seen)
         assert engine.seen.index([99]) <= 2
+
+    anyio.run(main)
+
+
+def test_each_call_hears_how_far_it_is_itself() -> None:
+    async def main() -> None:
+        turns, heard = TakingTurns(Recorder(), chunk_tokens=10), dict[str, list[tuple[int, int]]]()
+
+        async def call(name: str, prompts: int) -> None:
+            async def hear(scored: int, all_prompts: int) -> None:
+                heard.setdefault(name, []).append((scored, all_prompts))
+
+            on_scored.set(hear)
+            await turns.score([[n] * 5 for n in range(prompts)])
+
+        await asyncio.gather(call("large", 6), call("small", 3), call("at once", 2))
+        assert heard == {"large": [(2, 6), (4, 6)], "small": [(2, 3)]}
+        assert on_scored.get() is None
 
     anyio.run(main)
 
