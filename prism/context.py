@@ -54,7 +54,7 @@ class LeftOut(Record):
     """What a budget must be at least to hold this source alone."""
 
 
-class Context(Record):
+class PromptContext(Record):
     """Evidence as it goes into a prompt, and what was left out of it."""
 
     format: ContextFormat
@@ -79,7 +79,7 @@ def make_context(
     format: ContextFormat = "text",
     max_tokens: int | None = None,
     count: CountTokens | None = None,
-) -> Context:
+) -> PromptContext:
     """Whole sources, best first, as they fit in `max_tokens`; one that does not is passed over.
 
     Raises InputError for an unknown format, a budget that is none, and a budget without `count`.
@@ -99,7 +99,7 @@ def make_context(
             passed[source.judgment.index] = size([source])
         else:
             chosen.append(source)
-    return Context(
+    return PromptContext(
         format=format,
         content=_render(format, chosen),
         tokens=size(chosen) if chosen else 0,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from prism.context import Context, ContextFormat, named_tokenizer, why_empty
+from prism.context import ContextFormat, PromptContext, named_tokenizer, why_empty
 from prism.errors import InputError
 from prism.inputs import read_count
 from prism.text import printable
@@ -29,7 +29,7 @@ def context_options(tokens: int | None, format: ContextFormat | None, tokenizer:
     return {"format": format or "text", "max_tokens": tokens, **counted}
 
 
-def print_context(result: RerankResult, context: Context) -> None:
+def print_context(result: RerankResult, context: PromptContext) -> None:
     if context.problem:
         raise InputError(f"{context.problem}: raise --context")
     if isinstance(context.content, str):

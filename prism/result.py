@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pydantic import PrivateAttr
 
-from prism.context import Context, ContextFormat, CountTokens, make_context, named_tokenizer
+from prism.context import ContextFormat, CountTokens, PromptContext, make_context, named_tokenizer
 from prism.errors import InputError
 from prism.text import printable as printable
 from prism.types import Judgment, Outcome, Record, Usage
@@ -95,7 +95,7 @@ class RerankResult(Record):
         max_tokens: int | None = None,
         tokenizer: str | None = None,
         count: CountTokens | None = None,
-    ) -> Context:
+    ) -> PromptContext:
         """`context`, with its tokens and what was left out. A budget that holds nothing is its `problem`."""
         if tokenizer is not None and count is not None:
             raise InputError("tokenizer and count both say how to count tokens: pass one of them")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.context import Context, LeftOut, make_context, named_tokenizer
+from prism.context import LeftOut, PromptContext, make_context, named_tokenizer
 from prism.errors import InputError
 from prism.evidence import check
 from prism.result import RerankResult
@@ -223,7 +223,7 @@ def test_a_budget_too_small_says_what_would_fit() -> None:
         " all together 19: raise the budget"
     )
     made = result.fit_context(max_tokens=7, count=words)
-    assert made == Context(
+    assert made == PromptContext(
         format="text",
         content="[2] document=1\n> word word word word\n",
         tokens=7,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prism.context import Context, LeftOut
+from prism.context import LeftOut, PromptContext
 from prism.mcp_server.folder import Skipped
 from prism.result import RerankResult, source_name
 from prism.text import printable
@@ -96,7 +96,7 @@ def ranking(result: RerankResult, skipped: Iterable[Skipped]) -> ToolRanking:
     )
 
 
-def reading(result: RerankResult, context: Context, skipped: Iterable[Skipped]) -> ToolReading:
+def reading(result: RerankResult, context: PromptContext, skipped: Iterable[Skipped]) -> ToolReading:
     inside = set(context.documents)
     return ToolReading(
         model=result.model,

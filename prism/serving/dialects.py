@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
-from prism.context import Context
+from prism.context import PromptContext
 from prism.result import RerankResult
 from prism.serving.schema import RerankRequest, SpanOut
 from prism.text import clean
@@ -177,7 +177,7 @@ class RerankResponse(Record):
     results: tuple[ResultOut, ...]
     data: tuple[ScoreOut, ...] | None = None
     """The same ranking in few words, for clients that look here; documents with an `error` have the score 0."""
-    context: Context | None = None
+    context: PromptContext | None = None
     """With `context_format` or `context_tokens`: the evidence as it goes into a prompt, and what was left out."""
     usage: UsageOut
     meta: Meta
@@ -278,7 +278,11 @@ def told_score(judgment: Judgment, request: RerankRequest) -> float:
 
 
 def answer(
-    request_id: str, dialect: Dialect, request: RerankRequest, result: RerankResult, context: Context | None = None
+    request_id: str,
+    dialect: Dialect,
+    request: RerankRequest,
+    result: RerankResult,
+    context: PromptContext | None = None,
 ) -> Any:
     """The JSON answer to a request."""
     if dialect is Dialect.TEI:

@@ -19,7 +19,7 @@ from anyio import fail_after, to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from prism.context import Context, CountTokens, named_tokenizer
+from prism.context import CountTokens, PromptContext, named_tokenizer
 from prism.errors import EngineError, InputError
 from prism.inputs import read_count
 from prism.reranker import Reranker
@@ -87,7 +87,7 @@ class Ticket:
         self.fields[f"{name}_ms"] = round(seconds * 1000, 1)
 
 
-ContextOf = Callable[[RerankResult], Context | None]
+ContextOf = Callable[[RerankResult], PromptContext | None]
 Answer = Callable[[Request, "Ticket", ExitStack], Awaitable[Response]]
 
 

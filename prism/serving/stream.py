@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from prism.context import Context
+from prism.context import PromptContext
 from prism.result import Contributed, Event, Judged, Ranked, RerankResult
 from prism.serving.dialects import Dialect, dump, head, meta, result_out, usage
 from prism.serving.disconnect import until_disconnect
@@ -46,7 +46,7 @@ def encode(name: str, data: dict[str, Any]) -> bytes:
 
 
 def told(
-    event: Event, request_id: str, asked: RerankRequest, context_of: Callable[[RerankResult], Context | None]
+    event: Event, request_id: str, asked: RerankRequest, context_of: Callable[[RerankResult], PromptContext | None]
 ) -> list[bytes]:
     """What a client is told of one step, encoded."""
     if isinstance(event, Ranked):
