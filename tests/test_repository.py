@@ -48,6 +48,7 @@ LAYERS = {
         *("data", "evaluation", "labeling", "text", "files", "llm", "devices", "engines", "backends"),
     },
     "data": {
+        "scoring",
         "devices",
         "errors",
         "files",
