@@ -252,9 +252,10 @@ class IdleTeam:
 
     def __init__(self, count: int) -> None:
         ready, end = threading.Event(), threading.Event()
-        threading.Thread(target=_hold, args=(count, ready, end), name="prism-idle", daemon=True).start()
+        thread = threading.Thread(target=_hold, args=(count, ready, end), name="prism-idle", daemon=True)
+        thread.start()
         ready.wait()
-        weakref.finalize(self, end.set)
+        weakref.finalize(self, _let_go, end, thread)
 
 
 def _hold(count: int, ready: threading.Event, end: threading.Event) -> None:
@@ -268,6 +269,14 @@ def _hold(count: int, ready: threading.Event, end: threading.Event) -> None:
     end.wait()
 
 
+def _let_go(end: threading.Event, thread: threading.Thread) -> None:
+    """Ends the thread and waits until it has: one that wakes while the interpreter goes away is torn down by force."""
+    end.set()
+    if thread is not threading.current_thread():
+        thread.join(_LAST_MOMENTS_S)
+
+
+_LAST_MOMENTS_S = 2.0
 _lock = threading.Lock()
 _shared: weakref.ReferenceType[IdleTeam] | None = None
 

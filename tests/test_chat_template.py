@@ -51,8 +51,9 @@ def test_ids_are_those_of_the_whole_conversation(chat):
 
 def test_the_examples_answer_as_answers_are_read(chat):
     template = Template(instruct_spec(chat), chat)
-    first = template.spec.text.split("<|im_start|>assistant\n")[1].split("<|im_end|>")[0]
-    written = template.parse(first.removeprefix("yes"))
+    _, first, second, _ = template.spec.text.split("<|im_start|>assistant\n")
+    assert first.startswith("no<|im_end|>")
+    written = template.parse(second.split("<|im_end|>")[0].removeprefix("yes"))
     assert written.outcome is Outcome.COMPLETE
     assert written.evidence == "On a full charge it runs for 14 hours."
 
