@@ -43,6 +43,7 @@ LAYERS = {
         *("text", "errors", "types", "inputs", "context", "engines", "reranker", "result", "mcp_server"),
         "__version__",
     },
+    "integrations": {"errors", "types", "inputs", "llm", "reranker", "integrations"},
     "evaluation": {
         *("errors", "types", "scoring", "evidence", "checkpoint", "reranker", "result"),
         *("data", "evaluation", "labeling", "text", "files", "llm", "devices", "engines", "backends"),

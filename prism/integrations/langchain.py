@@ -1,0 +1,47 @@
+"""LangChain: `PrismCompressor`, for `ContextualCompressionRetriever` or on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prism.integrations.adapter import METADATA, Adapter, Finding, Passage
+
+try:
+    from langchain_core.callbacks import Callbacks
+    from langchain_core.documents import BaseDocumentCompressor, Document
+except ImportError as error:
+    raise ImportError(
+        f'prism.integrations.langchain needs {error.name}: run pip install "prism-reranker[langchain]"', name=error.name
+    ) from error
+
+
+class PrismCompressor(Adapter, BaseDocumentCompressor):  # type: ignore[misc]  # its types are not followed
+    """Keeps the documents that Prism says yes to, best first, with their evidence.
+
+    What comes back are copies with the same ids: `metadata["relevance_score"]` is the score (as with other rerankers),
+    `metadata["prism"]` everything else.
+    """
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Raises as `Adapter.rank` does."""
+        return self._copies(documents, self.rank(query, _passages(documents)))
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """`compress_documents`, awaited."""
+        return self._copies(documents, await self.arank(query, _passages(documents)))
+
+    def _copies(self, documents: Sequence[Document], findings: Sequence[Finding]) -> list[Document]:
+        return [self._copy(documents[finding.index], finding) for finding in findings]
+
+    def _copy(self, document: Document, finding: Finding) -> Document:
+        metadata = {**document.metadata, "relevance_score": finding.score, METADATA: self.metadata_of(finding)}
+        text = self.text_of(finding, document.page_content)
+        return document.model_copy(update={"page_content": text, "metadata": metadata})
+
+
+def _passages(documents: Sequence[Document]) -> list[Passage]:
+    return [Passage(document.page_content, document.metadata) for document in documents]
