@@ -14,7 +14,7 @@ VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check install --quie
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-all clients lint types unit vllm gpu-check gpu-wheels clean
+.PHONY: demo test test-all clients frameworks lint types unit vllm gpu-check gpu-wheels clean
 
 demo: $(VENV)/.core
 	$(BIN)/prism demo
@@ -30,8 +30,22 @@ clients: .venv-clients-a/.done .venv-clients-b/.done
 	.venv-clients-$*/bin/uv pip install --native-tls --quiet --python .venv-clients-$*/bin/python --no-deps --requirement $<
 	touch $@
 
-# The gate, then what is too slow for it: the clients' own libraries, and real vLLM on the CPU.
-test-all: test clients vllm
+# Our classes inside LangChain, LlamaIndex and Haystack: those in an environment of their own, pinned, before what Prism
+# and the tests need, which is read from $(VENV).
+FRAMEWORKS := .venv-frameworks
+frameworks: $(FRAMEWORKS)/.done
+	$(FRAMEWORKS)/bin/python -m pytest $(wildcard tests/test_integrations*.py) $(PYTEST_ARGS)
+
+$(FRAMEWORKS)/.done: tests/clients/requirements-frameworks.txt $(VENV)/.test
+	$(BIN)/python -m venv $(FRAMEWORKS)
+	$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.9
+	$(FRAMEWORKS)/bin/uv pip install --native-tls --quiet --python $(FRAMEWORKS)/bin/python --no-deps --requirement $<
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> $$($(FRAMEWORKS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/prism.pth
+	touch $@
+
+# The gate, then what is too slow for it: the clients' own libraries, the frameworks, and real vLLM on the CPU.
+test-all: test clients frameworks vllm
 	$(PIP) --constraint constraints.txt --editable ".[test,scale]"
 	$(BIN)/python -m pytest -m exhaustive $(PYTEST_ARGS)
 
