@@ -1,10 +1,9 @@
 """Haystack: `PrismRanker`, a component for a `Pipeline` or on its own."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: Haystack 2 reads the types of a component's inputs as they are written.
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import SecretStr, ValidationError
 
@@ -80,8 +79,11 @@ class PrismRanker:
         return data
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> PrismRanker:
-        ranker: PrismRanker = default_from_dict(cls, data)
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        settings = dict(data.get("init_parameters", {}))
+        if isinstance(key := settings.get("api_key"), dict):  # Haystack 2 leaves it a dictionary
+            settings["api_key"] = Secret.from_dict(key)
+        ranker: Self = default_from_dict(cls, {**data, "init_parameters": settings})
         return ranker
 
     def warm_up(self) -> None:
