@@ -7,6 +7,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,24 @@ def test_a_server_that_is_busy_is_asked_again() -> None:
         assert [request.path for request in server.requests] == ["/v1/rerank"] * 2
 
 
+def test_what_a_server_is_sent() -> None:
+    settings = {"evidence": "quoted", "evidence_tokens": 90, "evidence_top_n": 2, "instruction": "winters", "top_n": 4}
+    with answering(ITEM) as server:
+        adapter = Adapter(url=server.url, api_key="right-key", threshold=0.3, on_long_document="window", **settings)
+        adapter.rank(QUERY, [Passage(GOOD, {"title": " ", "id": 7}), Passage(BAD, {"title": "Lindau"})], top_n=1)
+        (request,) = server.requests
+    assert request.headers["authorization"] == "Bearer right-key"
+    assert request.body == {
+        "query": QUERY,
+        "documents": [{"text": GOOD}, {"text": BAD, "title": "Lindau"}],
+        "top_n": 1,
+        "threshold": 0.3,
+        "instruction": "winters",
+        "evidence": {"source": "quoted", "max_tokens": 90, "top_n": 2},
+        "on_long_document": "window",
+    }
+
+
 @pytest.mark.parametrize("sync", [True, False])
 def test_a_dead_server(sync: bool) -> None:
     with socket.socket() as taken:  # bound, never listening
@@ -250,13 +269,16 @@ def test_a_dead_server(sync: bool) -> None:
             ask_for_one(Adapter(url=url, attempts=2), sync)
 
 
-def test_a_silent_server() -> None:
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_silent_server(sync: bool) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         adapter = Adapter(url=f"http://127.0.0.1:{silent.getsockname()[1]}", attempts=1, timeout_s=0.2)
+        began = time.monotonic()
         with pytest.raises(Unavailable, match="ReadTimeout"):
-            adapter.rank(QUERY, [Passage(GOOD, {})])
+            ask_for_one(adapter, sync)
+        assert time.monotonic() - began < 4  # less than any default
 
 
 def test_a_wrong_address(url: str) -> None:
