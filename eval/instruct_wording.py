@@ -45,8 +45,8 @@ _ABOUT_IT = (
     "<evidence>An order that has not been sent yet can be withdrawn under My account, Orders, Withdraw.</evidence>",
 )
 WORDINGS: dict[str, Wording] = {
-    "two examples, no first": WORDING,
-    "two examples, yes first": WORDING._replace(examples=WORDING.examples[::-1]),
+    "two examples, yes first": WORDING,
+    "two examples, no first": WORDING._replace(examples=WORDING.examples[::-1]),
     "four examples": WORDING._replace(examples=(*WORDING.examples, _NOT_ABOUT_IT, _ABOUT_IT)),
     "no examples": WORDING._replace(examples=()),
     'two examples, "helps to answer"': WORDING._replace(instruction=_HELPS),

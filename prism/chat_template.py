@@ -94,18 +94,18 @@ class Wording(NamedTuple):
     examples: tuple[tuple[str, str, str], ...] = (
         (
             "how long does the battery of the X2 last",
-            "Batteries of the X2 are recycled free of charge. Never throw a battery into the household waste.",
-            "no",
-        ),
-        (
-            "how long does the battery of the X2 last",
             "The X2 weighs 310 g. On a full charge it runs for 14 hours. A second battery is sold separately.",
             "yes\n<contribution>It states that the X2 runs for 14 hours on a full charge.</contribution>\n"
             "<evidence>On a full charge it runs for 14 hours.</evidence>",
         ),
+        (
+            "how long does the battery of the X2 last",
+            "Batteries of the X2 are recycled free of charge. Never throw a battery into the household waste.",
+            "no",
+        ),
     )
-    """Query, document, answer. The first shares the query's words and does not state what it asks for. In this order:
-    with the no last, Qwen2.5 says yes to 88 of 360 documents wrongly, so to 3."""
+    """Query, document, answer. The second shares the query's words and does not state what it asks for. In the other
+    order Qwen2.5-Coder tells as much from as little (AUC), but hardly ever says yes: nothing would be written."""
     pair: str = "Query: {query}\nDocument: {document}"
 
 

@@ -52,8 +52,8 @@ def test_ids_are_those_of_the_whole_conversation(chat):
 def test_the_examples_answer_as_answers_are_read(chat):
     template = Template(instruct_spec(chat), chat)
     _, first, second, _ = template.spec.text.split("<|im_start|>assistant\n")
-    assert first.startswith("no<|im_end|>")
-    written = template.parse(second.split("<|im_end|>")[0].removeprefix("yes"))
+    assert second.startswith("no<|im_end|>")
+    written = template.parse(first.split("<|im_end|>")[0].removeprefix("yes"))
     assert written.outcome is Outcome.COMPLETE
     assert written.evidence == "On a full charge it runs for 14 hours."
 
