@@ -17,7 +17,7 @@ from prism.evidence.sentences import UNIT, UNSPACED_CHAR
 from prism.evidence.words import content_words, stem
 from prism.text import straight
 
-_CUES = re.compile(
+CUES = re.compile(
     r"(?<!\w)(?:not(?! only\b| just\b| all\b| to mention\b)|no(?!\.? ?\d| one but)|never|none|nobody|nothing|neither"
     r"|nor|without|cannot|nicht(?! nur\b)|kein\w{0,2}|ohne|nie|niemals|weder|nichts|niemand"
     r"|не(?! только\b)|нет|без|ни|никогда|никто|ничего|нельзя)(?!\w)"
@@ -52,7 +52,7 @@ class Denial(NamedTuple):
 def denials(text: str) -> Iterator[Denial]:
     """The denials of a `normalised` text; of a negation that denies nothing in its clause nothing is said."""
     folded = _lower(text)
-    for cue in _CUES.finditer(folded):
+    for cue in CUES.finditer(folded):
         behind = _clause_behind(folded, cue.end())
         ahead = _clause_ahead(folded, cue.start())
         if _backward(cue[0]):
@@ -108,13 +108,13 @@ class Document:
         beyond = " ".join(after.split()[:4]) if " " in after else after[:_REACH]
         inside = self._text[start:end]
         return bool(
-            _CUES.search(f"{near} ") or _WEAK.search(near) or _WEAK.match(inside) or _AFTER.search(f" {beyond} ")
+            CUES.search(f"{near} ") or _WEAK.search(near) or _WEAK.match(inside) or _AFTER.search(f" {beyond} ")
         )
 
 
 def _has_cue(text: str) -> bool:
     folded = _lower(text)
-    return bool(_CUES.search(folded) or _WEAK.search(folded))
+    return bool(CUES.search(folded) or _WEAK.search(folded))
 
 
 def unsupported(text: str, document: Document, backed: Sequence[str]) -> list[str]:

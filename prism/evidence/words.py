@@ -108,6 +108,11 @@ def content_words(text: str, *, framed: bool = False) -> list[Word]:
     return found
 
 
+def functional(form: str) -> bool:
+    """Whether a word, in lower case, is about nothing by itself."""
+    return form in _FUNCTIONAL
+
+
 def stem(form: str) -> str:
     """What forms of one word share: their first four letters. Numbers are themselves."""
     return form[:4] if len(form) > 4 and form.isalpha() else form
