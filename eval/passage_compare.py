@@ -34,6 +34,7 @@ Row = dict[str, Any]
 Made = tuple[str, str, str, str]  # what it is (same, held, conflict, neither), kind, left, right
 WIDE = str.maketrans("0123456789", "０１２３４５６７８９")
 FIGURES = re.compile(r"(?<![\w.,#-])\d{1,3}(?:,\d{3})*(?:\.\d+)?(?![\w.,/-]|\s?[-–]\s?\d)|(?<=[\u3040-\u9fff])\d{1,3}(?=[\u3040-\u9fff])")
+PRONOUN = re.compile(r"(?:He|She|It|They|His|Her|Its|Their|This|These|That)\b|[他她它其这該该]|彼|その|この|これ")
 YEAR = re.compile(r"(?<=\b[iI]n )\d{4}(?=[ .,;])|(?<!\d)(?<!度)\d{4}(?=年)|(?<=\bв )\d{4}(?= году)|(?<=wurde )\d{4}(?= )")
 
 
@@ -84,12 +85,13 @@ def changed(text: str, language: str, draw: random.Random) -> Iterator[tuple[str
         found = draw.choice(years)
         yield "year", text[: found.start()] + str(int(found[0]) + draw.randint(1, 30)) + text[found.end() :]
     for pattern, new in (NEGATIONS[language][:2], NEGATIONS[language][2:]):
-        if (denied := re.sub(pattern, new, text, count=1)) != text:
+        denied = re.sub(pattern, new, text, count=1)
+        if denied != text and not re.search("not't|not only|不仅|不但", denied):
             yield "negation put in" if pattern == NEGATIONS[language][0] else "negation taken out", denied
 
 
 def pairs(groups: list[list[Row]], language: str, draw: random.Random) -> Iterator[Made]:
-    answers = [a for group in groups for row in group for a in row["answers"][:1] if not re.search(r"\d", a)]
+    answers = [a for group in groups for row in group for a in row.get("answers", [])[:1] if not re.search(r"\d", a)]
     for group, following in pairwise([*groups, groups[0]]):
         own = windows(group[0]["passage"], language)
         for window in draw.sample(own, min(2, len(own))):
@@ -102,13 +104,19 @@ def pairs(groups: list[list[Row]], language: str, draw: random.Random) -> Iterat
             yield "held", "one of its sentences", window, draw.choice(parts)
             for kind, text in changed(window, language, draw):
                 yield "conflict", kind, window, reformatted(text, language)
-            inside = [a for row in group for a in row["answers"][:1] if a in window and not re.search(r"\d", a)]
+            inside = [a for row in group for a in row.get("answers", [])[:1] if not re.search(r"\d", a) and a in window]
             others = [a for a in draw.sample(answers, min(20, len(answers))) if a not in group[0]["passage"]]
             if inside and others:
-                other = window.replace(inside[0], others[0])
-                yield "neither", "another entity", window, other
-                for kind, text in islice(changed(other, language, draw), 1):
-                    yield "neither", f"another entity, another {kind}", window, text
+                yield "neither", "another entity", window, window.replace(inside[0], others[0])
+                for part in (part for part in parts if inside[0] in part):
+                    for kind, text in changed(part, language, draw):
+                        if inside[0] in text:
+                            yield "neither", f"another entity, another {kind}", part, text.replace(inside[0], others[0])
+                for one, next_one in pairwise(parts):
+                    if inside[0] in one and PRONOUN.match(next_one):
+                        other = one.replace(inside[0], others[0])
+                        for kind, text in changed(next_one, language, draw):
+                            yield "neither", f"another entity before, another {kind}", one + glue + next_one, other + glue + text
         for left, right in islice(combinations(own, 2), 6):
             yield "neither", "of one passage", left, right
         if group[0].get("title") and group[0].get("title") == following[0].get("title"):

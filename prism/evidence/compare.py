@@ -28,7 +28,8 @@ PUT_IN = 0.15
 """Share of a passage's weight that words may have which only it has."""
 ALIKE = 0.75
 """Share of the shorter sentence's words that two sentences must share to be about one thing."""
-_REPLACED = 0.1
+_REPLACED = 0.05
+"""Share of the weight that single words may have which stand in place of others."""
 _FEWEST_WORDS = 3
 _MOST_TOKENS = 120  # of a sentence that is aligned; longer ones are lists
 
@@ -58,11 +59,15 @@ def same(left: Passage, right: Passage) -> bool:
     """Whether each says what the other says. Symmetric; every passage is the same as itself."""
     if left.plain == right.plain:
         return True
-    return says_all(left, right) and says_all(right, left)
+    return _covers(left, right) and _covers(right, left) and not clashes(left, right)
 
 
 def says_all(holder: Passage, other: Passage) -> bool:
     """Whether `holder` says everything that `other` says."""
+    return holder.plain == other.plain or (_covers(holder, other) and not clashes(holder, other))
+
+
+def _covers(holder: Passage, other: Passage) -> bool:
     tokens = other.tokens
     if not tokens or len(other.keys - holder.keys) > len(other.keys) * 0.3:
         return False
@@ -72,7 +77,7 @@ def says_all(holder: Passage, other: Passage) -> bool:
     unsaid = replaced = 0.0
     for run, before, behind in _unsaid_runs(holder, tokens):
         instead = (before, behind) not in holder.pairs
-        if any(token.fact for token in run) or (instead and sum(token.dense for token in run) > 1):
+        if any(token.fact for token in run) or (instead and len(run) > 1):
             return False
         weight = sum(token.weight for token in run)
         unsaid += weight
@@ -180,7 +185,7 @@ def _clash(left: Passage, a: Sentence, right: Passage, b: Sentence) -> Clash | N
         values = left.shown(x.start, x.end), right.shown(y.start, y.end)
     elif not different and _opposite_answers(left, a, right, b):
         kind, values = "answer", (_first_word(left, a), _first_word(right, b))
-    elif not different and len(denials[0]) + len(denials[1]) == 1 and _denies(denials, aligned):
+    elif not different and len(denials[0]) + len(denials[1]) == 1 and _denies(denials, aligned, (right, b) if denials[0] else (left, a)):
         kind = "negation"
         shown = [
             passage.shown(found[0].start, found[0].end) if found else ""
@@ -202,8 +207,10 @@ def _about_one_thing(aligned: _Aligned) -> bool:
         return False
     if any(token.fact for token in alone[0]) and any(token.fact for token in alone[1]):
         return False
-    replaced = sum(min(sum(t.weight for t in x), sum(t.weight for t in y)) for x, y in aligned.gaps)
-    return replaced <= _REPLACED * shared
+    replaced = [gap for gap in aligned.gaps if gap[0] and gap[1]]
+    if any(max(map(len, gap)) > 1 for gap in replaced):
+        return False
+    return sum(max(gap[0][0].weight, gap[1][0].weight) for gap in replaced) <= _REPLACED * shared
 
 
 def _only_denied(a: Sentence, b: Sentence) -> list[Token]:
@@ -213,15 +220,20 @@ def _only_denied(a: Sentence, b: Sentence) -> list[Token]:
     return own[other:]
 
 
-def _denies(denials: tuple[list[Token], list[Token]], aligned: _Aligned) -> bool:
-    """Whether the words around the lone negation are in both sentences."""
+def _denies(
+    denials: tuple[list[Token], list[Token]], aligned: _Aligned, other: tuple[Passage, Sentence]
+) -> bool:
+    """Whether what the lone negation denies is in both sentences, and no cut took the negation from the `other`."""
     side = 0 if denials[0] else 1
     cue = denials[side][0]
     behind = [pair[side] for pair in aligned.matched if pair[side].start >= cue.end]
     lone = [token for token in aligned.alone(side) if token.start >= cue.end]
-    if not behind:
-        return not lone
-    return not lone or behind[0].start < lone[0].start
+    if lone and (not behind or lone[0].start < behind[0].start):
+        return False
+    leads = not any(pair[side].end <= cue.start for pair in aligned.matched)
+    passage, sentence = other
+    begins = passage.shown(sentence.start, sentence.start + 1)
+    return not (leads and sentence is passage.sentences[0] and not begins.isupper())
 
 
 def _opposite_answers(left: Passage, a: Sentence, right: Passage, b: Sentence) -> bool:

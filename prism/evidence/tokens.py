@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from prism.evidence.facts import DATES, Date, as_date, prepared_text
+from prism.evidence.facts import DATES, MONTH, Date, as_date, prepared_text
 from prism.evidence.letters import CASED
 from prism.evidence.negation import CUES
 from prism.evidence.numbers import NUMBER, values
@@ -55,6 +55,7 @@ _BEFORE_A_YEAR = re.compile(
 )
 _YEAR_UNIT = re.compile(r"\s?(?:年|г\.|год)")
 _CURRENCY = re.compile(r"[$€£¥]\s?$")
+_ANY_CASE_MONTH = re.compile(rf"(?i:(?<!\w){MONTH}(?!\w))(?<!\bmay)(?<!\bmar)")
 _NAME = re.compile(rf"[{CASED}]")
 
 
@@ -171,8 +172,9 @@ def _tokens(text: str) -> list[Token]:
         taken[token.start : token.end] = b"\x01" * (token.end - token.start)
         found.append(token)
 
+    dated = _ANY_CASE_MONTH.sub(lambda match: match[0].title(), text)
     for pattern in DATES:
-        for match in pattern.finditer(text):
+        for match in pattern.finditer(dated):
             fact = as_date(match)
             if fact and free(*match.span()):
                 key = min(fact.keys, key=str)
@@ -205,7 +207,7 @@ def _number(match: re.Match[str], text: str) -> Token:
     before = re.search(r"([^\W\d]+)[\s.-]?$", text[max(0, start - 30) : start])
     unit = _unit(raw, text, start, end)
     if before and _names(before[1], unit):
-        return Token("label", f"\x1f#{value}", 4.0, start, end, True)
+        return Token("label", f"\x1f{value}{unit}", 4.0, start, end, True)
     return Token("number", f"\x1f{value}{unit}", 4.0, start, end, True, frozenset(known), unit)
 
 
@@ -244,10 +246,8 @@ def _word(match: re.Match[str], text: str) -> Token | None:
         return Token("number", f"\x1f{value}{unit}", 4.0, *match.span(), True, frozenset({value}), unit)
     if functional(form) and form not in _TELLING:
         return None
-    if len(form) == 1 and form.isalpha() and not UNSPACED_CHAR.match(form) and not raw.isupper():
-        return None
     begins = not text[: match.start()].rstrip(" \"'([") or text[: match.start()].rstrip(" \"'([")[-1] in ".!?:\n"
-    fact = any(c.isdigit() for c in raw) or (bool(_NAME.match(raw)) and raw[0].isupper() and not begins)
+    fact = any(c.isdigit() for c in raw) or (bool(_NAME.match(raw)) and raw[0].isupper() and not begins and not functional(form))
     return Token("word", _key(form), weight_of(form), *match.span(), fact)
 
 
