@@ -23,7 +23,7 @@ from itertools import combinations, groupby, islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from text_checks import _NEGATION as NEGATIONS
+from text_checks import _NEGATION
 from text_checks import PASSAGES, SETS
 
 from prism.evidence.compare import clashes, same, says_all
@@ -32,8 +32,11 @@ from prism.evidence.tokens import Passage
 
 Row = dict[str, Any]
 Made = tuple[str, str, str, str]  # what it is (same, held, conflict, neither), kind, left, right
+IDIOM = "(?![断斷少久仅僅但过過同来來论論])(?<!出没)"  # 不断 denies nothing
+NEGATIONS = _NEGATION | {"zh": (*_NEGATION["zh"][:2], _NEGATION["zh"][2].replace("]", "]" + IDIOM, 1), "")}
 WIDE = str.maketrans("0123456789", "０１２３４５６７８９")
 FIGURES = re.compile(r"(?<![\w.,#-])\d{1,3}(?:,\d{3})*(?:\.\d+)?(?![\w.,/-]|\s?[-–]\s?\d)|(?<=[\u3040-\u9fff])\d{1,3}(?=[\u3040-\u9fff])")
+ENTITY = re.compile(r"[^\d.。，,!?]{2,30}")
 PRONOUN = re.compile(r"(?:He|She|It|They|His|Her|Its|Their|This|These|That)\b|[他她它其这該该]|彼|その|この|これ")
 YEAR = re.compile(r"(?<=\b[iI]n )\d{4}(?=[ .,;])|(?<!\d)(?<!度)\d{4}(?=年)|(?<=\bв )\d{4}(?= году)|(?<=wurde )\d{4}(?= )")
 
@@ -59,7 +62,7 @@ def windows(passage: str, language: str) -> list[str]:
 def reformatted(text: str, language: str) -> str:
     """The same in another dress."""
     if language in ("zh", "ja"):
-        return text.translate(WIDE).replace("，", ", ").replace("、", "，").replace("「", "“").replace("」", "”")
+        return text.translate(WIDE).replace("。", "｡").replace("、", "，").replace("「", "“").replace("」", "”")
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text).replace("%", " %").replace("; ", ", ").replace(" – ", " - ")
     return text.lower() if len(text) % 2 else text.replace('"', "“").replace("'", "’").replace(". ", ".\n")
 
@@ -86,12 +89,12 @@ def changed(text: str, language: str, draw: random.Random) -> Iterator[tuple[str
         yield "year", text[: found.start()] + str(int(found[0]) + draw.randint(1, 30)) + text[found.end() :]
     for pattern, new in (NEGATIONS[language][:2], NEGATIONS[language][2:]):
         denied = re.sub(pattern, new, text, count=1)
-        if denied != text and not re.search("not't|not only|不仅|不但", denied):
+        if denied != text and not re.search("not't|not (?:only|just|all)|不仅|不但", denied):
             yield "negation put in" if pattern == NEGATIONS[language][0] else "negation taken out", denied
 
 
 def pairs(groups: list[list[Row]], language: str, draw: random.Random) -> Iterator[Made]:
-    answers = [a for group in groups for row in group for a in row.get("answers", [])[:1] if not re.search(r"\d", a)]
+    answers = [a for group in groups for row in group for a in row.get("answers", [])[:1] if ENTITY.fullmatch(a)]
     for group, following in pairwise([*groups, groups[0]]):
         own = windows(group[0]["passage"], language)
         for window in draw.sample(own, min(2, len(own))):
@@ -104,7 +107,7 @@ def pairs(groups: list[list[Row]], language: str, draw: random.Random) -> Iterat
             yield "held", "one of its sentences", window, draw.choice(parts)
             for kind, text in changed(window, language, draw):
                 yield "conflict", kind, window, reformatted(text, language)
-            inside = [a for row in group for a in row.get("answers", [])[:1] if not re.search(r"\d", a) and a in window]
+            inside = [a for row in group for a in row.get("answers", [])[:1] if ENTITY.fullmatch(a) and a in window]
             others = [a for a in draw.sample(answers, min(20, len(answers))) if a not in group[0]["passage"]]
             if inside and others:
                 yield "neither", "another entity", window, window.replace(inside[0], others[0])

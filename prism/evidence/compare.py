@@ -33,6 +33,11 @@ _REPLACED = 0.05
 _FEWEST_WORDS = 3
 _MOST_TOKENS = 120  # of a sentence that is aligned; longer ones are lists
 
+_POINTS_BACK = re.compile(
+    r"\W*(?:(?:he|she|it|they|his|her|its|their|this|these|that|those|er|sie|es|dies\w*|он|она|оно|они|это\w*)(?!\w)"
+    r"|[他她它其这這该該此]|彼|その|この|これ|それ)",
+    re.IGNORECASE,
+)
 _ANSWER = re.compile(
     r"\s*(?:(?P<yes>yes|ja(?!\w)|да|是的|对的|はい)|(?P<no>no|nein|нет|不是|不对|いいえ))\s*[,.;:!，。、！]", re.IGNORECASE
 )
@@ -75,7 +80,7 @@ def _covers(holder: Passage, other: Passage) -> bool:
         return False
     total = sum(token.weight for token in tokens)
     unsaid = replaced = 0.0
-    for run, before, behind in _unsaid_runs(holder, tokens):
+    for run, before, behind in _unsaid_runs(holder, other):
         instead = (before, behind) not in holder.pairs
         if any(token.fact for token in run) or (instead and len(run) > 1):
             return False
@@ -92,14 +97,19 @@ def _same_polarity(holder: Passage, other: Passage) -> bool:
     return not (other.affirmed & holder.denied) - holder.affirmed
 
 
-def _unsaid_runs(holder: Passage, tokens: Sequence[Token]) -> Iterator[tuple[list[Token], str, str]]:
+def _unsaid_runs(holder: Passage, other: Passage) -> Iterator[tuple[list[Token], str, str]]:
     """Runs of tokens that `holder` does not have beside a neighbour of theirs, with the keys before and behind."""
-    keys = ["", *(token.key for token in tokens), ""]
+    keys = ["", *(token.key for token in other.tokens), ""]
+    first = {sentence.tokens[0].start for sentence in other.sentences}
+    last = {sentence.tokens[-1].start for sentence in other.sentences}
     run: list[Token] = []
     before = ""
-    for at, token in enumerate(tokens):
-        one, this, other = keys[at : at + 3]
-        if (one, this) in holder.pairs or (this, other) in holder.pairs or (len(tokens) == 1 and this in holder.keys):
+    for at, token in enumerate(other.tokens):
+        one, this, behind = keys[at : at + 3]
+        said = not holder.pairs.isdisjoint({(one, this), (this, behind)})
+        if token.start in first and token.start in last:  # a sentence of one word
+            said = said or this in holder.keys
+        if said:
             if run:
                 yield run, before, this
             run, before = [], this
@@ -129,7 +139,7 @@ def clashes(left: Passage, right: Passage) -> tuple[Clash, ...]:
     for a in lone_left:
         for b in lone_right:
             clash = _clash(left, a, right, b) if _may_clash(a, b) else None
-            if clash and not _listed(left, a) and not _listed(right, b):
+            if clash and _same_setting(left, a, right, b) and not _listed(left, a) and not _listed(right, b):
                 found.append(clash)
     return tuple(sorted(found, key=lambda clash: clash.left))
 
@@ -145,6 +155,19 @@ def _listed(passage: Passage, sentence: Sentence) -> bool:
     return any(_may_clash(sentence, each) and _clash(passage, sentence, passage, each) for each in others)
 
 
+def _same_setting(left: Passage, a: Sentence, right: Passage, b: Sentence) -> bool:
+    """Whether the sentences before let two sentences speak of one thing: "It weighs 3 kg" says it of what?"""
+    places = left.sentences.index(a), right.sentences.index(b)
+    if 0 in places:
+        return True
+    before = _align(left.sentences[places[0] - 1], right.sentences[places[1] - 1])
+    lost = [sum(token.weight for token in before.alone(side)) for side in (0, 1)]
+    if _POINTS_BACK.match(left.shown(a.start, a.end)):
+        return before.shared >= max(lost) and before.one_subject
+    named = any(token.fact and token.kind == "word" for token in a.tokens)
+    return named or before.shared < max(lost) or before.one_subject
+
+
 class _Aligned(NamedTuple):
     """Two sentences token by token: what matches, and what of either stands in no match, gap by gap."""
 
@@ -154,6 +177,12 @@ class _Aligned(NamedTuple):
     @property
     def shared(self) -> float:
         return sum(a.weight for a, _ in self.matched if a.kind == "word")
+
+    @property
+    def one_subject(self) -> bool:
+        """Whether no name, and no more than a word, stands in another's place."""
+        replaced = [gap for gap in self.gaps if gap[0] and gap[1]]
+        return not any(max(map(len, gap)) > 1 or any(t.fact for side in gap for t in side) for gap in replaced)
 
     def alone(self, side: int) -> list[Token]:
         return [token for gap in self.gaps for token in gap[side]]
@@ -207,10 +236,8 @@ def _about_one_thing(aligned: _Aligned) -> bool:
         return False
     if any(token.fact for token in alone[0]) and any(token.fact for token in alone[1]):
         return False
-    replaced = [gap for gap in aligned.gaps if gap[0] and gap[1]]
-    if any(max(map(len, gap)) > 1 for gap in replaced):
-        return False
-    return sum(max(gap[0][0].weight, gap[1][0].weight) for gap in replaced) <= _REPLACED * shared
+    singles = [gap for gap in aligned.gaps if gap[0] and gap[1]]
+    return aligned.one_subject and sum(max(x[0].weight, y[0].weight) for x, y in singles) <= _REPLACED * shared
 
 
 def _only_denied(a: Sentence, b: Sentence) -> list[Token]:

@@ -50,7 +50,7 @@ tabelle band stufe klasse fall case study trial cohort experiment bezirk зон�
 """Words before a number that names a thing instead of counting."""
 _BEFORE_A_YEAR = re.compile(
     r"(?:(?<!\w)(?:in|since|until|by|from|to|of|year|before|after|and|between|during|early|late|around|im|jahr|seit|ab|bis"
-    r"|в|с|до|году|год)\s|[(–—-]\s?)$",
+    r"|в|с|до|году|год)\s|[(–—-]\s?|^)$",
     re.IGNORECASE,
 )
 _YEAR_UNIT = re.compile(r"\s?(?:年|г\.|год)")
@@ -128,14 +128,15 @@ class Passage:
 
     @cached_property
     def pairs(self) -> frozenset[tuple[str, str]]:
-        """Keys of tokens that follow each other; before the first and behind the last stands ""."""
+        """Keys of tokens that follow each other; before and behind a sentence stands ""."""
         keys = ["", *(token.key for token in self.tokens), ""]
-        return frozenset(zip(keys, keys[1:], strict=False))
+        borders = {pair for s in self.sentences for pair in (("", s.keys[0]), (s.keys[-1], ""))}
+        return frozenset(zip(keys, keys[1:], strict=False)) | borders
 
     @cached_property
     def denied(self) -> frozenset[str]:
         """Keys right behind a negation."""
-        return frozenset(behind for before, behind in self.pairs if before == NEGATION)
+        return frozenset(behind for before, behind in self.pairs if before == NEGATION and behind)
 
     @cached_property
     def affirmed(self) -> frozenset[str]:
