@@ -30,6 +30,8 @@ ALIKE = 0.75
 """Share of the shorter sentence's words that two sentences must share to be about one thing."""
 _REPLACED = 0.05
 """Share of the weight that single words may have which stand in place of others."""
+_LONGER = 0.75
+"""Weight that the longer sentence may have beyond what both share, as a share of that."""
 _FEWEST_WORDS = 3
 _MOST_TOKENS = 120  # of a sentence that is aligned; longer ones are lists
 
@@ -165,7 +167,8 @@ def _same_setting(left: Passage, a: Sentence, right: Passage, b: Sentence) -> bo
     if _POINTS_BACK.match(left.shown(a.start, a.end)):
         return before.shared >= max(lost) and before.one_subject
     named = any(token.fact and token.kind == "word" for token in a.tokens)
-    return named or before.shared < max(lost) or before.one_subject
+    definite = left.shown(a.start, a.start + 4).lower() == "the "
+    return (named and not definite) or before.shared < max(lost) or before.one_subject
 
 
 class _Aligned(NamedTuple):
@@ -205,7 +208,7 @@ def _clash(left: Passage, a: Sentence, right: Passage, b: Sentence) -> Clash | N
     aligned = _align(a, b)
     if not _about_one_thing(aligned):
         return None
-    different = [(x, y) for x, y in aligned.matched if x.values.isdisjoint(y.values) and (x.values or y.values)]
+    different = [(x, y) for x, y in aligned.matched if _differ(x, y)]
     denials = _only_denied(a, b), _only_denied(b, a)
     kind: ClashKind
     if len(different) == 1 and denials == ([], []):
@@ -226,13 +229,22 @@ def _clash(left: Passage, a: Sentence, right: Passage, b: Sentence) -> Clash | N
     return Clash(kind, left.sent(a.start, a.end), right.sent(b.start, b.end), *values)
 
 
+def _differ(x: Token, y: Token) -> bool:
+    """Whether two values cannot be the same. A date may be less precise than the other."""
+    if x.kind != "date":
+        return bool(x.values) and x.values.isdisjoint(y.values)
+    return not any(
+        all(p == q or not (p and q) for p, q in zip(one, other, strict=True)) for one in x.values for other in y.values
+    )
+
+
 def _about_one_thing(aligned: _Aligned) -> bool:
     """Whether two sentences agree in nearly all their words, and in all that name something."""
     alone = aligned.alone(0), aligned.alone(1)
     lost = [sum(token.weight for token in tokens) for tokens in alone]
     shared = aligned.shared
     words = sum(0.5 if a.dense else 1.0 for a, _ in aligned.matched if a.kind == "word")
-    if words < _FEWEST_WORDS or shared < ALIKE * (shared + min(lost)):
+    if words < _FEWEST_WORDS or shared < ALIKE * (shared + min(lost)) or max(lost) > _LONGER * shared:
         return False
     if any(token.fact for token in alone[0]) and any(token.fact for token in alone[1]):
         return False

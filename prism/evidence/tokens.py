@@ -50,7 +50,7 @@ tabelle band stufe klasse fall case study trial cohort experiment bezirk зон�
 """Words before a number that names a thing instead of counting."""
 _BEFORE_A_YEAR = re.compile(
     r"(?:(?<!\w)(?:in|since|until|by|from|to|of|year|before|after|and|between|during|early|late|around|im|jahr|seit|ab|bis"
-    r"|в|с|до|году|год)\s|[(–—-]\s?|^)$",
+    r"|в|с|до|году|год)\s|[(–—-]\s?|^|[.!?。\n]\s?)$",
     re.IGNORECASE,
 )
 _YEAR_UNIT = re.compile(r"\s?(?:年|г\.|год)")
@@ -64,7 +64,7 @@ class Token(NamedTuple):
 
     kind: TokenKind
     key: str
-    """Tokens that say the same share it; of numbers and dates it is the value, with the unit."""
+    """Tokens that say the same share it; of numbers and dates it is the value."""
     weight: float
     start: int
     end: int
@@ -135,13 +135,17 @@ class Passage:
 
     @cached_property
     def denied(self) -> frozenset[str]:
-        """Keys right behind a negation."""
-        return frozenset(behind for before, behind in self.pairs if before == NEGATION and behind)
+        """Keys right behind a negation, in one sentence with it."""
+        return frozenset(behind for before, behind in self._within() if before == NEGATION)
 
     @cached_property
     def affirmed(self) -> frozenset[str]:
         """Keys that stand somewhere without a negation before them."""
-        return frozenset(behind for before, behind in self.pairs if before != NEGATION)
+        return frozenset(behind for before, behind in self._within() if before != NEGATION)
+
+    def _within(self) -> Iterator[tuple[str, str]]:
+        for sentence in self.sentences:
+            yield from zip(("", *sentence.keys), sentence.keys, strict=False)
 
     def sent(self, start: int, end: int) -> tuple[int, int]:
         """The stretch of the text as sent."""
@@ -187,7 +191,7 @@ def _tokens(text: str) -> list[Token]:
         if free(*match.span()):
             value = match[0].translate(str.maketrans("两兩", "二二"))
             unit = text[match.end()]
-            take(Token("number", f"\x1f{value}{unit}", 4.0, *match.span(), True, frozenset({value}), unit))
+            take(Token("number", f"\x1f{value}", 4.0, *match.span(), True, frozenset({value}), unit))
     folded = text.lower() if len(text.lower()) == len(text) else text
     for match in CUES.finditer(folded):
         if free(*match.span()):
@@ -208,8 +212,8 @@ def _number(match: re.Match[str], text: str) -> Token:
     before = re.search(r"([^\W\d]+)[\s.-]?$", text[max(0, start - 30) : start])
     unit = _unit(raw, text, start, end)
     if before and _names(before[1], unit):
-        return Token("label", f"\x1f{value}{unit}", 4.0, start, end, True)
-    return Token("number", f"\x1f{value}{unit}", 4.0, start, end, True, frozenset(known), unit)
+        return Token("label", f"\x1f{value}", 4.0, start, end, True)
+    return Token("number", f"\x1f{value}{'%' * (unit == '%')}", 4.0, start, end, True, frozenset(known), unit)
 
 
 def _is_year(value: str, raw: str, text: str, start: int, end: int) -> bool:
@@ -244,7 +248,7 @@ def _word(match: re.Match[str], text: str) -> Token | None:
     if form in _WORDED:
         unit = _unit(raw, text, *match.span())
         value = str(_WORDED[form])
-        return Token("number", f"\x1f{value}{unit}", 4.0, *match.span(), True, frozenset({value}), unit)
+        return Token("number", f"\x1f{value}", 4.0, *match.span(), True, frozenset({value}), unit)
     if functional(form) and form not in _TELLING:
         return None
     begins = not text[: match.start()].rstrip(" \"'([") or text[: match.start()].rstrip(" \"'([")[-1] in ".!?:\n"
