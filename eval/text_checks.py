@@ -20,40 +20,11 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from prism.evaluation.passage_pairs import NEGATIONS, PASSAGES, SETS
 from prism.evidence import check
 from prism.evidence.sentences import sentences
 from prism.evidence.soundness import broken, says_the_query_again
 from prism.text import normalised
-
-SETS = {"en": ("squad-dev.en", "medquad.en", "boolq-dev.en"), "zh": ("cmrc2018-train.zh",), "ja": ("jaquad.ja",)}
-PASSAGES = {
-    "de": [
-        """Berlin ist die Hauptstadt der Bundesrepublik Deutschland und hat rund 3,7 Millionen Einwohner. Die Stadt
-        liegt an der Spree. Im Krieg wurden viele Häuser zerstört und nicht alle wieder aufgebaut. Der
-        Flughafen Tempelhof wurde 2008 geschlossen; auf dem Feld darf seither nicht gebaut werden. Ohne
-        gültige Fahrkarte kostet die U-Bahn 60 Euro.""",
-        """Ein Virtuelles Privates Netz verbindet Rechner über ein öffentliches Netz, ohne dass Dritte mitlesen
-        können. Der Schlüssel wird nie im Klartext übertragen. Ältere Verfahren gelten als unsicher und
-        sollten nicht mehr eingesetzt werden. Für den Zugriff genügt ein Zertifikat, ein Kennwort ist
-        nicht nötig.""",
-    ],
-    "ru": [
-        """Москва является столицей России и крупнейшим городом страны. Население города составляет около 13
-        миллионов человек. Город не замерзает зимой полностью, однако река покрывается льдом. Без
-        регистрации нельзя находиться в гостинице дольше недели. Метро открылось в 1935 году и с тех пор
-        не прекращало работу надолго.""",
-        """Индекс ускоряет поиск строк в таблице, но замедляет запись. При создании индекса таблица блокируется на
-        запись. Без блокировки индекс создаётся в параллельном режиме, который нельзя запускать внутри
-        транзакции. Если создание не удалось, остаётся недействительный индекс.""",
-    ],
-}
-_NEGATION = {
-    "en": (r"\b(is|are|was|were|can|will|does|has|have|had)\b(?! not)", r"\1 not", r"\b(\w+) not\b", r"\1"),
-    "de": (r"\b(ist|sind|wird|werden|wurde|wurden|kann|hat)\b(?! nicht)", r"\1 nicht", r" nicht\b", ""),
-    "ru": (r" (является|составляет|открылось|ускоряет|блокируется|создаётся|остаётся)", r" не \1", r"\bне ", ""),
-    "zh": (r"(是|会|能|可以|有)(?=[\u4e00-\u9fff]{2})", r"不\1", r"[不未没](?=[\u4e00-\u9fff]{2})", ""),
-    "ja": (r"している", "していない", r"していない", "している"),
-}
 
 
 def texts(data: Path, language: str, limit: int) -> Iterator[tuple[str, str]]:
@@ -79,7 +50,7 @@ def cut(passage: str, language: str) -> list[str]:
 
 def faults(language: str, draw: random.Random) -> dict[str, Callable[[str], str]]:
     """What is planted, by name. A fault that does not apply returns the text unchanged."""
-    put_in, negated, taken_out, stated = _NEGATION[language]
+    put_in, negated, taken_out, stated = NEGATIONS[language]
 
     def word(text: str) -> str:
         words = re.findall(r"\b[a-z]{7,}\b", text)

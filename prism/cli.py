@@ -163,6 +163,12 @@ def rerank(
     instruction: Annotated[
         str | None, typer.Option(help="What counts as relevant, for templates that take it.")
     ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A file of evidence already held, read as documents are: what adds nothing comes last; repeat."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     context: Annotated[int | None, typer.Option(help="Print the evidence for an LLM, within this many tokens.")] = None,
     context_format: Annotated[
@@ -187,6 +193,7 @@ def rerank(
     documents = list(_read_sources(files or ["-"]))
     if not documents:
         raise InputError("no documents: pass files with text in them, or lines on standard input")
+    held = [document.text for document in _read_sources(against or [])]
     from prism.context_command import context_options
 
     wanted = context_options(context, context_format, context_tokenizer)
@@ -199,6 +206,7 @@ def rerank(
             threshold=threshold,
             evidence=False if no_evidence else _evidence(evidence),
             evidence_tokens=evidence_tokens,
+            against=held,
         )
     _print_result(result, as_json=as_json, context=wanted)
 

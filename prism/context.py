@@ -16,7 +16,8 @@ json       An array with one object a line.
 anthropic  `search_result` blocks of the Messages API with citations on. Each sentence of the evidence is a block of its
            own, so that citations name it. Contributions are left out: what is cited is to be evidence.
 
-Source `n` is the judgment of rank n. Left out are documents without evidence or with broken evidence, and contributions
+Source `n` is the judgment of rank n. Of documents whose evidence says the same one fills a slot, the best that fits; it
+names the others (`also`). Left out are documents without evidence or with broken evidence, and contributions
 that are broken or only say the query again.
 """
 
@@ -37,7 +38,7 @@ from prism.types import Judgment, Outcome, Record
 
 ContextFormat = Literal["text", "xml", "json", "anthropic"]
 CountTokens = Callable[[str], int]
-LeftOutReason = Literal["budget", "broken", "no evidence"]
+LeftOutReason = Literal["budget", "broken", "no evidence", "same"]
 
 _NONCHARACTERS = re.compile("[\ufffe\uffff]")  # XML 1.0 has no place for them, not even escaped
 
@@ -49,7 +50,8 @@ class LeftOut(Record):
     """Position of the document in the caller's list."""
     id: str | None
     reason: LeftOutReason
-    """`budget`: it did not fit any more; `broken`: its evidence has broken stretches; `no evidence`: none was made."""
+    """`budget`: it did not fit any more; `broken`: its evidence has broken stretches; `no evidence`: none was made;
+    `same`: a document that is in says all that its evidence does."""
     tokens: int | None = None
     """What a budget must be at least to hold this source alone."""
 
@@ -94,17 +96,22 @@ def make_context(
     candidates = [_Source(n, judgment) for n, judgment in enumerate(judgments, start=1) if _whole(judgment)]
     chosen: list[_Source] = []
     passed: dict[int, int | None] = {}
+    filled: set[int] = set()  # slots, by the best document that says it
     for source in candidates:
+        slot = source.judgment.index if source.judgment.same_as is None else source.judgment.same_as
+        if slot in filled:
+            continue
         if max_tokens is not None and (size([*chosen, source]) or 0) > max_tokens:
             passed[source.judgment.index] = size([source])
         else:
             chosen.append(source)
+            filled.add(slot)
     return PromptContext(
         format=format,
         content=_render(format, chosen),
         tokens=size(chosen) if chosen else 0,
         documents=tuple(source.judgment.index for source in chosen),
-        left_out=tuple(_left_out(judgments, {source.judgment.index for source in chosen}, passed)),
+        left_out=tuple(_left_out(judgments, {source.judgment.index for source in chosen}, passed, filled)),
         problem=_too_small(candidates, max_tokens, size) if candidates and not chosen else None,
     )
 
@@ -164,12 +171,16 @@ def _broken(judgment: Judgment) -> bool:
     return bool(judgment.check and judgment.check.broken)
 
 
-def _left_out(judgments: Iterable[Judgment], chosen: set[int], passed: Mapping[int, int | None]) -> Iterable[LeftOut]:
+def _left_out(
+    judgments: Iterable[Judgment], chosen: set[int], passed: Mapping[int, int | None], filled: set[int]
+) -> Iterable[LeftOut]:
     for judgment in judgments:
         index = judgment.index
         if judgment.verdict != "yes" or index in chosen:
             continue
         reason: LeftOutReason = "budget" if index in passed else "broken" if _broken(judgment) else "no evidence"
+        if judgment.same_as in filled or index in filled:
+            reason = "same"
         yield LeftOut(index=index, id=judgment.id, reason=reason, tokens=passed.get(index))
 
 
@@ -300,8 +311,9 @@ _RENDER: Mapping[ContextFormat, Callable[[Sequence[_Source]], str | list[dict[st
 
 
 def _names(judgment: Judgment) -> dict[str, str]:
-    both = {"id": judgment.id, "title": judgment.title}
-    return {name: clean(value) for name, value in both.items() if value and value.strip()}
+    """Id, title, and the documents whose evidence this source stands for too."""
+    known = {"id": judgment.id, "title": judgment.title, "also": ", ".join(judgment.also)}
+    return {name: clean(value) for name, value in known.items() if value and value.strip()}
 
 
 def _evidence(judgment: Judgment) -> str:

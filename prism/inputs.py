@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from prism.errors import InputError
@@ -11,6 +11,7 @@ from prism.types import Document, EvidenceChoice, EvidenceSource
 
 _FIELDS = frozenset(Document.model_fields)
 
+MAX_AGAINST, MAX_AGAINST_CHARS = 500, 200_000
 OnLongDocument = Literal["truncate", "window", "refuse"]
 
 
@@ -37,6 +38,7 @@ class Options(TypedDict, total=False):
     max_document_tokens: int | None
     max_total_tokens: int | None
     on_long_document: OnLongDocument
+    against: Sequence[str] | None
 
 
 class Call(NamedTuple):
@@ -54,6 +56,7 @@ class Call(NamedTuple):
     max_document_tokens: int | None
     max_total_tokens: int | None
     on_long_document: OnLongDocument
+    against: tuple[str, ...]
 
 
 def read_options(default_threshold: float, preferred: EvidenceSource, options: Mapping[str, Any]) -> Call:
@@ -80,7 +83,25 @@ def read_options(default_threshold: float, preferred: EvidenceSource, options: M
         max_document_tokens=_count_or_none("max_document_tokens", options),
         max_total_tokens=_count_or_none("max_total_tokens", options),
         on_long_document=on_long,
+        against=_read_against(options.get("against")),
     )
+
+
+def _read_against(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable):
+        raise InputError(f"against must be a list of evidence texts, got {_kind(value)}")
+    texts = tuple(value)
+    for at, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"against[{at}] must be a string, got {_kind(text)}")
+    if (total := sum(map(len, texts))) > MAX_AGAINST_CHARS or len(texts) > MAX_AGAINST:
+        raise InputError(
+            f"against has {total:,} characters in {len(texts):,} texts, at most {MAX_AGAINST_CHARS:,} in"
+            f" {MAX_AGAINST:,}: send the evidence that is held, not its documents"
+        )
+    return tuple(map(clean, texts))
 
 
 def _read_evidence(value: object, preferred: EvidenceSource) -> EvidenceSource | None:

@@ -114,6 +114,11 @@ def failed(document: Document, judgment: Judgment, reason: str) -> Pair:
     return Pair(document, (), judgment.model_copy(update={"error": reason, "usage": Usage()}))
 
 
-def rank(pair: Pair) -> tuple[float, int]:
-    """Best score first; equal scores keep the caller's order."""
-    return -(pair.judgment.score or 0.0), pair.judgment.index
+def rank(pair: Pair) -> tuple[bool, bool, float, int]:
+    """`order` of its judgment."""
+    return order(pair.judgment)
+
+
+def order(judgment: Judgment) -> tuple[bool, bool, float, int]:
+    """Best score first, of one verdict what is held already last; equal scores keep the caller's order."""
+    return judgment.verdict != "yes", judgment.held is not None, -(judgment.score or 0.0), judgment.index

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from anyio import to_thread
 
+from prism.comparing import compare, mark_held
 from prism.engines.base import Engine
 from prism.engines.loop import Home, LoopThread
 from prism.errors import InputError
+from prism.evidence.tokens import Passage
 from prism.inputs import (
     Call,
     Candidate,
@@ -156,6 +158,7 @@ class Reranker:
         max_document_tokens: int | None = None,
         max_total_tokens: int | None = None,
         on_long_document: OnLongDocument = "truncate",
+        against: Sequence[str] | None = None,
     ) -> RerankResult:
         """Judge each document for the query. Interrupting it stops the work.
 
@@ -168,6 +171,8 @@ class Reranker:
         `max_prompt_tokens`, `max_document_tokens`: where documents are cut, if not at the template's limit (of the
         prompt as a whole, or of the document and its title); each cut is reported.
         `on_long_document`: `window` reads what would be cut off in further windows instead, `refuse` refuses the call.
+        `against`: evidence texts that the caller holds already; a document that adds nothing to one of them comes
+        behind all others of its verdict, and its `held` says to which.
         `max_total_tokens`: refuse a call whose prompts are larger than this together, and quote no evidence beyond it.
         Raises InputError when the call itself is wrong, EngineError when the model fails.
         """
@@ -184,6 +189,7 @@ class Reranker:
             max_document_tokens=max_document_tokens,
             max_total_tokens=max_total_tokens,
             on_long_document=on_long_document,
+            against=against,
         )
         return self._run(partial(self.arerank, query, documents, **options))
 
@@ -215,6 +221,9 @@ class Reranker:
         read, warnings = read_documents(documents)
 
         pairs, usage = await self._score(await self._render(query, read, call), call.threshold)
+        held = [Passage(text) for text in call.against]
+        if held:
+            pairs = await to_thread.run_sync(mark_held, pairs, held)
         ranked = sorted((pair for pair in pairs if pair.windows), key=rank)[: call.top_n]
         judgments = [pair.judgment for pair in ranked]
         yield Ranked(result=self._result(query, pairs, judgments, usage, warnings))
@@ -238,7 +247,11 @@ class Reranker:
             judgments = maker.judgments
             usage += maker.usage
             warnings += maker.warnings()
-        yield self._result(query, pairs, judgments, usage, warnings)
+        texts = {pair.judgment.index: pair.document.text for pair in ranked}
+        compared = await to_thread.run_sync(compare, judgments, texts, held)
+        warnings += compared.warnings
+        result = self._result(query, pairs, compared.judgments, usage, warnings)
+        yield result.compared(compared.same, compared.conflicts)
 
     def count_tokens(self, text: str) -> int:
         """How many tokens the model reads a text as."""

@@ -17,9 +17,10 @@ from pydantic import PrivateAttr
 from prism.context import ContextFormat, CountTokens, PromptContext, make_context, named_tokenizer
 from prism.errors import InputError
 from prism.text import printable as printable
-from prism.types import Judgment, Outcome, Record, Usage
+from prism.types import Conflict, Judgment, Outcome, Place, Record, SameEvidence, Usage
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
@@ -36,6 +37,10 @@ class RerankResult(Record):
     """Calibrated probability that the best document answers: at least so probable is it that any does. None without a
     calibration (`prism calibrate`) or without a document that could be judged."""
     warnings: tuple[str, ...] = ()
+    same: tuple[SameEvidence, ...] = ()
+    """Documents whose evidence says the same, best first; nothing of it is left out of `judgments`."""
+    conflicts: tuple[Conflict, ...] = ()
+    """Where documents contradict each other, or a text of `against`, in sentences that back their evidence."""
     _count: CountTokens | None = PrivateAttr(default=None)
 
     def __len__(self) -> int:
@@ -112,6 +117,10 @@ class RerankResult(Record):
         counting._count = count
         return counting
 
+    def compared(self, same: tuple[SameEvidence, ...], conflicts: tuple[Conflict, ...]) -> RerankResult:
+        """The same result with what its passages have to do with each other."""
+        return self.model_copy(update={"same": same, "conflicts": conflicts})
+
     def __getstate__(self) -> dict[Any, Any]:
         return {**super().__getstate__(), "__pydantic_private__": {"_count": None}}  # a tokenizer is not a result
 
@@ -128,11 +137,18 @@ class RerankResult(Record):
         Console(file=out, width=110, color_system=None, force_terminal=False).print(self.__rich__())
         return out.getvalue()
 
-    def __rich__(self) -> Table:
-        return _table(self.judgments)
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        if not self.conflicts:
+            return _table(self.judgments)
+        said = "\n".join(f"conflict: {describe(conflict)}" for conflict in self.conflicts)
+        return Group(_table(self.judgments), Text(said, "yellow"))
 
     def _repr_html_(self) -> str:
-        return _html(self.query, self.judgments)
+        conflicts = "".join(f"<p><b>conflict</b>: {_escaped(describe(each))}</p>" for each in self.conflicts)
+        return _html(self.query, self.judgments) + conflicts
 
 
 # --- while a call is under way ---------------------------------------------------------------------------------------
@@ -180,11 +196,28 @@ def notes(judgment: Judgment) -> list[str]:
     if judgment.outcome is Outcome.UNINFORMATIVE:
         found.append("the contribution only says the query again")
     found += _broken(judgment)
+    if judgment.also:
+        found.append(f"the same in {', '.join(judgment.also)}")
+    if judgment.same_as is not None:
+        found.append(f"says no more than documents[{judgment.same_as}]")
+    if judgment.held is not None:
+        found.append(f"adds nothing to against[{judgment.held}]")
     if judgment.truncation:
         found.append(f"read {judgment.truncation.read_chars:,} of {judgment.truncation.total_chars:,} characters")
     if judgment.unsupported:
         found.append("not in the document: " + ", ".join(item.text for item in judgment.unsupported))
     return found
+
+
+def describe(conflict: Conflict) -> str:
+    """A conflict in one line: what either side says, and where."""
+    return printable(f"{conflict.kind}: {_said(conflict.left)}, {_said(conflict.right)}")
+
+
+def _said(place: Place) -> str:
+    where = place.id or f"{'against' if place.against else 'documents'}[{place.index}]"
+    said = json.dumps(place.value, ensure_ascii=False) if place.value else "nothing like it"
+    return f"{said} in {where} [{place.start}, {place.end})"
 
 
 def _broken(judgment: Judgment) -> list[str]:

@@ -211,6 +211,38 @@ class Usage(Record):
         )
 
 
+class Place(Record):
+    """A sentence in a document, or in a text of `against`."""
+
+    index: int
+    """Position in the caller's documents, or in `against`."""
+    id: str | None = None
+    against: bool = False
+    start: int
+    """`[start, end)`: the sentence, in the text as the caller sent it."""
+    end: int
+    value: str
+    """What the other side says otherwise, as written; empty where the other side alone denies."""
+
+
+class Conflict(Record):
+    """Two sentences that agree in nearly all their words and give different values for the same thing."""
+
+    kind: Literal["number", "date", "negation", "answer"]
+    """`answer`: one says yes, the other no."""
+    left: Place
+    """In the better document."""
+    right: Place
+
+
+class SameEvidence(Record):
+    """Documents whose evidence says the same: one slot of the context stands for all."""
+
+    indices: tuple[int, ...]
+    """The one whose evidence is shown first, the others by rank."""
+    ids: tuple[str | None, ...]
+
+
 class Judgment(Record):
     """What Prism says about one pair."""
 
@@ -231,6 +263,12 @@ class Judgment(Record):
     """None when the model read the whole document."""
     windows: tuple[WindowScore, ...] = ()
     """What a document that was read in several windows scored in each; `score` is the best."""
+    also: tuple[str, ...] = ()
+    """Further documents whose evidence says no more than this one's: their ids, `document=N` where they have none."""
+    same_as: int | None = None
+    """Index of the better document whose evidence says all that this one's does."""
+    held: int | None = None
+    """Position in `against` of the text that already says all that this document, or its evidence, does."""
     error: str | None = None
     """Why this document could not be judged; the other documents are unaffected."""
     usage: Usage = Usage()

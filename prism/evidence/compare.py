@@ -41,7 +41,8 @@ _POINTS_BACK = re.compile(
     re.IGNORECASE,
 )
 _ANSWER = re.compile(
-    r"\s*(?:(?P<yes>yes|ja(?!\w)|да|是的|对的|はい)|(?P<no>no|nein|нет|不是|不对|いいえ))\s*[,.;:!，。、！]", re.IGNORECASE
+    r"\s*(?:(?P<yes>yes|ja(?!\w)|да|是的|对的|はい)|(?P<no>no|nein|нет|不是|不对|いいえ))\s*[,.;:!，。、！]",
+    re.IGNORECASE,
 )
 
 
@@ -184,7 +185,7 @@ class _Aligned(NamedTuple):
     @property
     def one_subject(self) -> bool:
         """Whether no name, and no more than a word, stands in another's place."""
-        replaced = [gap for gap in self.gaps if gap[0] and gap[1]]
+        replaced = [gap for gap in self.gaps if gap[0] and gap[1] and not all(t.inflects for s in gap for t in s)]
         return not any(max(map(len, gap)) > 1 or any(t.fact for side in gap for t in side) for gap in replaced)
 
     def alone(self, side: int) -> list[Token]:
@@ -194,13 +195,14 @@ class _Aligned(NamedTuple):
 def _align(a: Sentence, b: Sentence) -> _Aligned:
     matched: list[tuple[Token, Token]] = []
     gaps: list[tuple[list[Token], list[Token]]] = [([], [])]
-    for kind, a_from, a_to, b_from, b_to in LCSseq.opcodes(a.slots, b.slots).as_list():
-        if kind == "equal":
-            matched += zip(a.stated[a_from:a_to], b.stated[b_from:b_to], strict=True)
+    for code in LCSseq.opcodes(a.slots, b.slots):
+        ours, theirs = a.stated[code.src_start : code.src_end], b.stated[code.dest_start : code.dest_end]
+        if code.tag == "equal":
+            matched += zip(ours, theirs, strict=True)
             gaps.append(([], []))
         else:
-            gaps[-1][0].extend(a.stated[a_from:a_to])
-            gaps[-1][1].extend(b.stated[b_from:b_to])
+            gaps[-1][0].extend(ours)
+            gaps[-1][1].extend(theirs)
     return _Aligned(matched, [gap for gap in gaps if gap[0] or gap[1]])
 
 
@@ -217,7 +219,11 @@ def _clash(left: Passage, a: Sentence, right: Passage, b: Sentence) -> Clash | N
         values = left.shown(x.start, x.end), right.shown(y.start, y.end)
     elif not different and _opposite_answers(left, a, right, b):
         kind, values = "answer", (_first_word(left, a), _first_word(right, b))
-    elif not different and len(denials[0]) + len(denials[1]) == 1 and _denies(denials, aligned, (right, b) if denials[0] else (left, a)):
+    elif (
+        not different
+        and len(denials[0]) + len(denials[1]) == 1
+        and _denies(denials, aligned, (right, b) if denials[0] else (left, a))
+    ):
         kind = "negation"
         shown = [
             passage.shown(found[0].start, found[0].end) if found else ""
@@ -259,9 +265,7 @@ def _only_denied(a: Sentence, b: Sentence) -> list[Token]:
     return own[other:]
 
 
-def _denies(
-    denials: tuple[list[Token], list[Token]], aligned: _Aligned, other: tuple[Passage, Sentence]
-) -> bool:
+def _denies(denials: tuple[list[Token], list[Token]], aligned: _Aligned, other: tuple[Passage, Sentence]) -> bool:
     """Whether what the lone negation denies is in both sentences, and no cut took the negation from the `other`."""
     side = 0 if denials[0] else 1
     cue = denials[side][0]

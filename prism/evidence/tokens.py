@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from prism.evidence.facts import DATES, MONTH, Date, as_date, prepared_text
@@ -27,26 +28,25 @@ NEGATION = "\x1fnegation"
 MAX_SENTENCES = 200
 """Of one passage; what comes after is not compared."""
 
-_TELLING = frozenset(
-    """
+_TELLING_WORDS = """
 after before above below under over up down against all each both either more most only until off may must should
 could vor nach über unter auf gegen alle nur bis kann do до после над под через только
-""".split()
-)
+"""
+_TELLING = frozenset(_TELLING_WORDS.split())
 """Function words without which two sentences do not say the same."""
-_WORDED = {
-    **{w: n for n, w in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)},
-    **{w: n for n, w in enumerate("zwei drei vier fünf sechs sieben acht neun zehn elf zwölf".split(), 2)},
-    **{w: n for n, w in enumerate("два три четыре пять шесть семь восемь девять десять".split(), 2)},
-}
+_NUMBER_WORDS = """
+two three four five six seven eight nine ten eleven twelve
+zwei drei vier fünf sechs sieben acht neun zehn elf zwölf
+два три четыре пять шесть семь восемь девять десять
+"""
+_WORDED = {word: n for line in _NUMBER_WORDS.strip().splitlines() for n, word in enumerate(line.split(), 2)}
 _HAN_NUMBER = re.compile(r"[二两兩三四五六七八九十百千]+(?=[年月日天个個名人次岁歳米元倍种種条條位件本座])")
-_LABELS = frozenset(
-    """
+_LABEL_WORDS = """
 type phase version chapter section table figure fig part volume no number grade stage class level group season
 episode war article step track route line model series act item question page appendix typ teil kapitel abschnitt
 tabelle band stufe klasse fall case study trial cohort experiment bezirk зона глава часть раздел тип
-""".split()
-)
+"""
+_LABELS = frozenset(_LABEL_WORDS.split())
 """Words before a number that names a thing instead of counting."""
 _BEFORE_A_YEAR = re.compile(
     r"(?:(?<!\w)(?:in|since|until|by|from|to|of|year|before|after|and|between|during|early|late|around|im|jahr|seit|ab|bis"
@@ -77,6 +77,11 @@ class Token(NamedTuple):
     def dense(self) -> bool:
         """Whether it is one character of a script without spaces."""
         return len(self.key) == 1 and bool(UNSPACED_CHAR.match(self.key))
+
+    @property
+    def inflects(self) -> bool:
+        """Whether it is a character of Japanese endings and particles."""
+        return len(self.key) == 1 and "\u3041" <= self.key <= "\u309f"
 
     @property
     def slot(self) -> str:
@@ -131,7 +136,7 @@ class Passage:
         """Keys of tokens that follow each other; before and behind a sentence stands ""."""
         keys = ["", *(token.key for token in self.tokens), ""]
         borders = {pair for s in self.sentences for pair in (("", s.keys[0]), (s.keys[-1], ""))}
-        return frozenset(zip(keys, keys[1:], strict=False)) | borders
+        return frozenset(pairwise(keys)) | borders
 
     @cached_property
     def denied(self) -> frozenset[str]:
@@ -183,7 +188,11 @@ def _tokens(text: str) -> list[Token]:
             fact = as_date(match)
             if fact and free(*match.span()):
                 key = min(fact.keys, key=str)
-                take(Token("date", f"\x1f{key}", 6.0, match.start(), match.start() + len(fact.text), True, fact.keys, "d"))
+                take(
+                    Token(
+                        "date", f"\x1f{key}", 6.0, match.start(), match.start() + len(fact.text), True, fact.keys, "d"
+                    )
+                )
     for match in NUMBER.finditer(text):
         if free(*match.span()):
             take(_number(match, text))
@@ -252,7 +261,9 @@ def _word(match: re.Match[str], text: str) -> Token | None:
     if functional(form) and form not in _TELLING:
         return None
     begins = not text[: match.start()].rstrip(" \"'([") or text[: match.start()].rstrip(" \"'([")[-1] in ".!?:\n"
-    fact = any(c.isdigit() for c in raw) or (bool(_NAME.match(raw)) and raw[0].isupper() and not begins and not functional(form))
+    fact = any(c.isdigit() for c in raw) or (
+        bool(_NAME.match(raw)) and raw[0].isupper() and not begins and not functional(form)
+    )
     return Token("word", _key(form), weight_of(form), *match.span(), fact)
 
 

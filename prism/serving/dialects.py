@@ -23,11 +23,13 @@ from prism.result import RerankResult
 from prism.serving.schema import RerankRequest, SpanOut
 from prism.text import clean
 from prism.types import (
+    Conflict,
     ContributionCheck,
     EvidenceSource,
     Judgment,
     Outcome,
     Record,
+    SameEvidence,
     Span,
     Truncation,
     Unsupported,
@@ -145,6 +147,12 @@ class ResultOut(Record):
     truncation: Truncation | None = None
     windows: tuple[WindowScore, ...] | None = None
     """With `on_long_document: window`: what each window of a long document scored."""
+    also: tuple[str, ...] | None = None
+    """Further documents whose evidence says no more: their ids, `document=N` where they have none."""
+    same_as: int | None = None
+    """Index of the better document whose evidence says all that this one's does."""
+    held: int | None = None
+    """Position in `against` of the text that already says all that this document, or its evidence, does."""
     error: ErrorOut | None = None
 
 
@@ -179,6 +187,10 @@ class RerankResponse(Record):
     """The same ranking in few words, for clients that look here; documents with an `error` have the score 0."""
     context: PromptContext | None = None
     """With `context_format` or `context_tokens`: the evidence as it goes into a prompt, and what was left out."""
+    same: tuple[SameEvidence, ...] | None = None
+    """Documents whose evidence says the same; left out where there are none."""
+    conflicts: tuple[Conflict, ...] | None = None
+    """Sentences that give different values for the same thing; left out where there are none."""
     usage: UsageOut
     meta: Meta
 
@@ -229,6 +241,12 @@ def result_out(judgment: Judgment, request: RerankRequest) -> ResultOut:
         optional["truncation"] = judgment.truncation
     if judgment.windows:
         optional["windows"] = judgment.windows
+    if judgment.also:
+        optional["also"] = judgment.also
+    if judgment.same_as is not None:
+        optional["same_as"] = judgment.same_as
+    if judgment.held is not None:
+        optional["held"] = judgment.held
     if judgment.error:
         optional["error"] = ErrorOut(message=judgment.error, type="invalid_document")
     checks = request.checks()
@@ -299,9 +317,16 @@ def head(request_id: str, dialect: Dialect, request: RerankRequest, result: Rera
         object="list" if dialect is Dialect.VOYAGE else "rerank",
         model=result.model,
         results=tuple(result_out(judgment, request) for judgment in result),
+        **relations(result),
         usage=usage(result.usage),
         meta=meta(request, result),
     )
+
+
+def relations(result: RerankResult) -> dict[str, Any]:
+    """What passages have to do with each other, where they have."""
+    found = {"same": result.same, "conflicts": result.conflicts}
+    return {name: told for name, told in found.items() if told}
 
 
 def meta(request: RerankRequest, result: RerankResult) -> Meta:

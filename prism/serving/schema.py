@@ -252,6 +252,9 @@ class RerankRequest(BaseModel):
     max_prompt_tokens: Count = None
     on_long_document: Annotated[OnLongDocument | None, BeforeValidator(_unsaid)] = None
     """`truncate` (default) cuts a long document, `window` reads it in windows, `refuse` refuses the request."""
+    against: list[Text] | None = None
+    """Evidence texts that the caller holds already. A document that adds nothing to one of them comes behind all others
+    of its verdict, and its `held` says to which."""
     stream: Switch = None
     """Server-sent events: the ranking, then evidence as it is found, usage, done."""
 
@@ -307,6 +310,7 @@ class RerankRequest(BaseModel):
             max_prompt_tokens=prompt if self.max_prompt_tokens is None else self.max_prompt_tokens,
             max_document_tokens=self.max_tokens_per_doc,
             max_total_tokens=max_total_tokens,
+            against=self.against,
             on_long_document=self.on_long_document or ("refuse" if self.forbids_cuts() else "truncate"),
         )
 

@@ -3,6 +3,7 @@
     event: ranking        the whole answer, without evidence
     event: contribution   {index, contribution}, while that document's evidence is still being written (not quoted)
     event: evidence       the document's result in full: evidence, spans, checks
+    event: comparison     {order, same, conflicts, results}, where passages say the same, contradict or add nothing
     event: context        where the request asks for one: the evidence as it goes into a prompt
     event: usage          {usage, meta}
     event: error          an error body; nothing follows it
@@ -32,7 +33,7 @@ Emit = Callable[[bytes], None]
 EVENT_SCHEMA = {
     "type": "object",
     "properties": {
-        "event": {"enum": ["ranking", "contribution", "evidence", "context", "usage", "error", "done"]},
+        "event": {"enum": ["ranking", "contribution", "evidence", "comparison", "context", "usage", "error", "done"]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
     "required": ["event", "data"],
@@ -59,7 +60,20 @@ def told(
     figures = {"usage": usage(event.usage).model_dump(), "meta": said}
     context = context_of(event)
     last = [encode("context", context.model_dump(mode="json"))] if context else []
-    return [*last, encode("usage", figures), encode("done", {"id": request_id})]
+    return [*_compared(event), *last, encode("usage", figures), encode("done", {"id": request_id})]
+
+
+def _compared(result: RerankResult) -> list[bytes]:
+    """What is known only once all evidence is there: what passages have to do with each other, and the final order."""
+    told = [
+        {"index": judgment.index, "also": judgment.also, "same_as": judgment.same_as, "held": judgment.held}
+        for judgment in result
+        if judgment.also or judgment.same_as is not None or judgment.held is not None
+    ]
+    if not (told or result.conflicts):
+        return []
+    data = result.model_dump(mode="json", include={"same", "conflicts"})
+    return [encode("comparison", {"order": [judgment.index for judgment in result], **data, "results": told})]
 
 
 class EventStream(Response):
