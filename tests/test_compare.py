@@ -120,7 +120,8 @@ def test_spans_are_code_points_of_the_texts_as_sent() -> None:
 
 # --- properties ------------------------------------------------------------------------------------------------------
 
-WORDS = "the warranty covers 2 two 3 years not no Acme 1932 in % . , 保修 年 不 い ない \n yes type".split(" ")
+SOME = "the warranty covers 2 two 3 years not no Acme 1932 in % . , 保修 年 不 い ない yes type"
+WORDS = [*SOME.split(), "\n"]
 texts = st.lists(st.sampled_from(WORDS), max_size=25).map(" ".join) | st.text(max_size=60)
 
 
