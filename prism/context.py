@@ -17,8 +17,8 @@ anthropic  `search_result` blocks of the Messages API with citations on. Each se
            own, so that citations name it. Contributions are left out: what is cited is to be evidence.
 
 Source `n` is the judgment of rank n. Of documents whose evidence says the same one fills a slot, the best that fits; it
-names the others (`also`). Left out are documents without evidence or with broken evidence, and contributions
-that are broken or only say the query again.
+names the others (`also`). Left out are documents without evidence or with broken evidence, and contributions that are
+broken or only say the query again.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def _left_out(
         if judgment.verdict != "yes" or index in chosen:
             continue
         reason: LeftOutReason = "budget" if index in passed else "broken" if _broken(judgment) else "no evidence"
-        if judgment.same_as in filled or index in filled:
+        if judgment.same_as in filled:
             reason = "same"
         yield LeftOut(index=index, id=judgment.id, reason=reason, tokens=passed.get(index))
 

@@ -8,6 +8,7 @@ escaped.
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Literal, overload

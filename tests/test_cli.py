@@ -74,6 +74,16 @@ def test_rerank_files_as_json(tiny: list[str], files: list[str]) -> None:
     assert scores == sorted(scores, reverse=True)
 
 
+def test_rerank_against_what_is_held(tiny: list[str], files: list[str], tmp_path: Path) -> None:
+    held = tmp_path / "held.txt"
+    held.write_text("copper conducts electricity", encoding="utf-8")
+    options = ["--threshold", "0", "--no-evidence", "--json", "--against", str(held)]
+    result = json.loads(run("rerank", "why?", *files, *tiny, *options).stdout)
+    assert [(judgment["held"], judgment["verdict"]) for judgment in result["judgments"]][-1] == (0, "yes")
+    assert [judgment["held"] for judgment in result["judgments"]] == [None, None, None, 0]
+    assert result["judgments"][-1]["index"] == 1
+
+
 def test_rerank_prints_a_table(tiny: list[str], files: list[str]) -> None:
     result = run("rerank", "when?", *files, "--top-n", "2", "--threshold", "0", "--evidence-tokens", "40", *tiny)
     assert result.exit_code == 0, result.output

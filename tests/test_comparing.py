@@ -55,8 +55,22 @@ def test_duplicates_are_told_by_evidence_and_nothing_is_hidden(reranker: Reranke
 
 def test_one_slot_of_the_context_names_all(reranker: Reranker) -> None:
     context = reranker.rerank(QUERY, DOCUMENTS).context()
-    assert context.startswith('[1] id="a" also=["document=2"]\n')
+    assert context.startswith('[1] id="a" also="document=2"\n')
     assert [line.split()[0] for line in context.splitlines() if line.startswith("[")] == ["[1]", "[3]", "[4]"]
+
+
+def test_a_shorter_duplicate_fills_the_slot_where_the_best_does_not_fit(reranker: Reranker) -> None:
+    long = {"text": f"p=0.9\n{FROZE}, and the ice of the town was thick", "id": "long"}
+    result = reranker.rerank(QUERY, [long, AGAIN])
+    assert result[1].same_as == 0
+
+    def count(text: str) -> int:
+        return 100 if "thick" in text else 10
+
+    made = result.fit_context(max_tokens=50, count=count)
+    assert made.documents == (1,)
+    assert [(out.index, out.reason) for out in made.left_out] == [(0, "budget")]
+    assert [(out.index, out.reason) for out in result.fit_context().left_out] == [(1, "same")]
 
 
 def test_conflicts_have_spans_of_the_documents_as_sent(reranker: Reranker) -> None:
