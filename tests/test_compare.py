@@ -100,6 +100,10 @@ def test_one_value_of_two_kinds_is_a_conflict(left: str, right: str, found: tupl
         ("Anna Maier was born in 1920 in Hamburg.", "Karl Huber was born in 1931 in Hamburg."),
         ("In 2019 the town had 3,000 inhabitants.", "In 2020 the town had 3,200 inhabitants."),
         ("The album was released in June 2017 by the band.", "The album was released on June 16, 2017 by the band."),
+        (
+            "The annual registration fee for every ox cart standing outside municipal buildings is 10 euros.",
+            "The annual registration fee for every ad pillar standing outside municipal buildings is 12 euros.",
+        ),
         ("The train needs 2 hours to the coast.", "The train needs 120 minutes to the coast."),
         ("Anna Maier wrote it. She died in 1990 in Hamburg.", "Karl Huber wrote it. She died in 1991 in Hamburg."),
         ("Size S costs 5 euros here. Size M costs 6 euros here.", "Size S costs 5 euros here."),
