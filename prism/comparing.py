@@ -15,7 +15,7 @@ from prism.evidence.tokens import Passage
 from prism.judging import Pair, order
 from prism.types import Conflict, Judgment, Place, SameEvidence
 
-MAX_COMPARED = 100
+MAX_COMPARED = 50
 """Evidence of so many documents, the best, is compared with each other."""
 MAX_CONFLICTS = 100
 _JOINED = 3  # code points between two spans that are read as one stretch

@@ -11,7 +11,7 @@ from prism.types import Document, EvidenceChoice, EvidenceSource
 
 _FIELDS = frozenset(Document.model_fields)
 
-MAX_AGAINST, MAX_AGAINST_CHARS = 500, 200_000
+MAX_AGAINST, MAX_AGAINST_CHARS = 500, 100_000
 OnLongDocument = Literal["truncate", "window", "refuse"]
 
 

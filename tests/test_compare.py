@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prism.evidence.compare import clashes, said_by, same, says_all
-from prism.evidence.tokens import Passage
+from prism.evidence.tokens import MAX_SENTENCES, Passage
 
 WARRANTY = "The warranty covers defects in material for two years from the date of purchase."
 LONGER = f"{WARRANTY} Batteries are covered for six months."
@@ -120,6 +120,12 @@ def test_spans_are_code_points_of_the_texts_as_sent() -> None:
     (clash,) = clashes(Passage(left), Passage(right))
     assert left[slice(*clash.left)] == "The fee for a new card is 10 euros."
     assert right[slice(*clash.right)] == right
+
+
+def test_a_passage_too_long_to_be_read_whole_is_never_held() -> None:
+    long = " ".join(f"The fee for card number {n} is paid in the office." for n in range(2 * MAX_SENTENCES))
+    assert said_by(Passage(long + " So is that."), [Passage(long)]) is None
+    assert said_by(Passage(long), [Passage(long)]) == 0
 
 
 # --- properties ------------------------------------------------------------------------------------------------------

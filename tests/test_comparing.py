@@ -112,7 +112,7 @@ def test_a_document_that_is_held_whole_does_not_take_a_place(reranker: Reranker)
     [
         ("one text", "against must be a list of evidence texts, got str"),
         ([None], "against[0] must be a string, got null"),
-        (["x" * MAX_AGAINST_CHARS, "y"], "against has 200,001 characters in 2 texts, at most 200,000 in 500: send the"),
+        (["x" * MAX_AGAINST_CHARS, "y"], "against has 100,001 characters in 2 texts, at most 100,000 in 500: send the"),
     ],
 )
 def test_what_cannot_be_held_is_said_in_one_line(reranker: Reranker, against: Any, problem: str) -> None:
@@ -122,10 +122,10 @@ def test_what_cannot_be_held_is_said_in_one_line(reranker: Reranker, against: An
     assert "\n" not in str(caught.value)
 
 
-def test_more_than_the_best_hundred_are_not_compared_and_that_is_said(reranker: Reranker) -> None:
+def test_more_than_the_best_fifty_are_not_compared_and_that_is_said(reranker: Reranker) -> None:
     result = reranker.rerank(QUERY, [BEST] * (MAX_COMPARED + 3))
     assert result.same[0].indices == tuple(range(MAX_COMPARED))
-    assert "evidence of the best 100 of 103 documents was compared" in result.warnings
+    assert "evidence of the best 50 of 53 documents was compared" in result.warnings
 
 
 def test_http_tells_them_and_leaves_out_what_is_not_there(client: httpx.Client) -> None:

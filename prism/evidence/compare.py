@@ -77,7 +77,7 @@ def says_all(holder: Passage, other: Passage) -> bool:
 
 def _covers(holder: Passage, other: Passage) -> bool:
     tokens = other.tokens
-    if not tokens or len(other.keys - holder.keys) > len(other.keys) * 0.3:
+    if not tokens or not other.whole or len(other.keys - holder.keys) > len(other.keys) * 0.3:
         return False
     if not _same_polarity(holder, other):
         return False

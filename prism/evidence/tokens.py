@@ -25,8 +25,8 @@ TokenKind = Literal["word", "number", "date", "negation", "label"]
 
 NEGATION = "\x1fnegation"
 """The key of every negation."""
-MAX_SENTENCES = 200
-"""Of one passage; what comes after is not compared."""
+MAX_SENTENCES = 60
+"""Of one passage; what comes after is not compared, and no other text says all of such a passage."""
 
 _TELLING_WORDS = """
 after before above below under over up down against all each both either more most only until off may must should
@@ -119,9 +119,9 @@ class Passage:
     def __init__(self, text: str) -> None:
         self._normalised: Normalised = normalised(text)
         self.plain = prepared_text(text)
-        borders = plain_sentences(self._normalised.text)[:MAX_SENTENCES]
-        found = _tokens(self.plain)
-        self.sentences = tuple(_cut(borders, found))
+        borders = plain_sentences(self._normalised.text)
+        self.whole = len(borders) <= MAX_SENTENCES
+        self.sentences = tuple(_cut(borders[:MAX_SENTENCES], _tokens(self.plain)))
 
     @cached_property
     def tokens(self) -> tuple[Token, ...]:
