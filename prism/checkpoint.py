@@ -308,12 +308,17 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def load_tokenizer(path: str | Path, source: str | Path, trust_remote_code: bool = False) -> Any:
-    """The tokenizer in a folder or of a name on the hub; errors call it `source`. Raises CheckpointError."""
+    """The tokenizer in a folder, in a `tokenizer.json`, or of a name on the hub; errors call it `source`.
+
+    Raises CheckpointError when there is none that can be read.
+    """
     from importlib.metadata import version
 
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
+        if Path(path).is_file():
+            return PreTrainedTokenizerFast(tokenizer_file=str(path))
         return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot load the tokenizer of {source}: {_one_line(error)}") from error
@@ -321,8 +326,8 @@ def load_tokenizer(path: str | Path, source: str | Path, trust_remote_code: bool
         if type(error) is not Exception:  # the tokenizers library raises bare Exceptions; all else is another's fault
             raise
         raise CheckpointError(
-            f"tokenizers {version('tokenizers')} cannot read the tokenizer.json of {source}, which a newer version may"
-            f" have written: upgrade tokenizers, or fetch the file again ({_one_line(error)})"
+            f"tokenizers {version('tokenizers')} cannot read the tokenizer.json of {source}: it is none, or a newer"
+            f" version has written it: upgrade tokenizers, or fetch the file again ({_one_line(error)})"
         ) from error
 
 

@@ -137,27 +137,12 @@ def named_tokenizer(name: str) -> CountTokens:
 
     path = Path(name).expanduser()
     try:
-        if path.is_file():
-            tokenizer = _tokenizer_of_file(path)
-        else:
-            tokenizer = load_tokenizer(path if path.is_dir() else name, name)
+        tokenizer = load_tokenizer(path if path.exists() else name, name)
     except CheckpointError as error:
         raise InputError(
             f"no tokenizer {name!r}: expected a directory, a tokenizer.json or a name on the hub ({error})"
         ) from error
     return partial(count_tokens, tokenizer)
-
-
-def _tokenizer_of_file(path: Path) -> Any:
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    try:
-        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_file(str(path)))
-    except Exception as error:
-        if type(error) is not Exception:  # the tokenizers library raises bare Exceptions; all else is another's fault
-            raise
-        raise CheckpointError(f"{path.name} is not a tokenizer.json") from error
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------

@@ -441,6 +441,14 @@ def test_any_reranker_is_a_teacher(tiny_checkpoint: Path, tmp_path: Path) -> Non
             assert told["teacher_score"] == pytest.approx(alone.score, abs=1e-3)
 
 
+def test_a_template_is_for_rerankers_only(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"query": "q", "document": "d"}\n')
+    asked = ["data", "score", str(tmp_path / "p.jsonl"), str(tmp_path / "o.jsonl"), "--model", "m"]
+    result = CliRunner().invoke(cli.app, [*asked, "--teacher", "embedding", "--template", "prism"])
+    assert result.exit_code == 2
+    assert "--template is for --teacher reranker" in result.stderr
+
+
 def test_a_score_there_was_counts_for_the_rest(tmp_path: Path) -> None:
     rows = [{**row, "teacher_score": 0.8} for row in made(1, 2)]
     with TeacherStore(tmp_path / "s", "t") as store:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +15,13 @@ from prism.devices import choose_device
 from prism.errors import InputError
 from prism.files.jsonl import Drops, Line, OnBad, read_pairs, read_queries, write_report, write_rows
 from prism.files.outputs import writable_file
+
+if TYPE_CHECKING:
+    from prism.data.teacher_local import LocalTeacher
+    from prism.data.teachers import Limits, Squash
+    from prism.llm.rerank_api import ApiTeacher
+
+_Teacher = Literal["cohere", "jina", "voyage", "reranker", "cross-encoder", "embedding"]
 
 
 @app.command()
@@ -95,7 +103,7 @@ def score(
     pairs: PairsFile,
     out: Out,
     teacher: Annotated[
-        Literal["cohere", "jina", "voyage", "reranker", "cross-encoder", "embedding"],
+        _Teacher,
         typer.Option(
             help="A rerank API's dialect; or on this machine: reranker (whatever `prism rerank --model` takes),"
             " or a sentence-transformers model."
@@ -145,16 +153,8 @@ def score(
     Example, without a key: prism data score pairs.jsonl scored.jsonl --teacher reranker
     --model qwen2.5-coder-1.5b-instruct --template prism --calibrate --mix 0.5
     """
-    from functools import partial
+    from prism.data.teachers import Limits
 
-    from prism.data.teacher_fit import calibrated
-    from prism.data.teacher_local import LocalTeacher, load_teacher
-    from prism.data.teacher_store import TeacherStore
-    from prism.data.teachers import Limits, estimate, score_locally, score_with_api, scored
-    from prism.llm.rerank_api import ApiTeacher
-
-    if device is not None:
-        choose_device(device)
     limits = Limits(
         batch_size=batch_size,
         concurrency=concurrency,
@@ -164,13 +164,54 @@ def score(
         price_per_million_tokens=price_per_million_tokens,
         budget=budget,
     )
-    read = _reader(pairs, on_bad)
-    asked: ApiTeacher | LocalTeacher
+    _score(
+        pairs,
+        out,
+        _asked(teacher, model, device, template, url, key_env),
+        store,
+        limits,
+        squash=squash,
+        calibrate=calibrate,
+        mix=mix,
+        dry_run=dry_run,
+        on_bad=on_bad,
+    )
+
+
+def _asked(
+    teacher: _Teacher, model: str, device: str | None, template: str | None, url: str | None, key_env: str | None
+) -> ApiTeacher | LocalTeacher:
+    from prism.data.teacher_local import load_teacher
+    from prism.llm.rerank_api import ApiTeacher
+
+    if device is not None:
+        choose_device(device)
+    if template is not None and teacher != "reranker":
+        raise InputError(f"--template is for --teacher reranker: a teacher of kind {teacher} has a prompt of its own")
     if teacher == "reranker" or teacher == "cross-encoder" or teacher == "embedding":
-        asked = load_teacher(teacher, model, device, template)
-    else:
-        asked = ApiTeacher.from_environment(teacher, model, url, key_env)
-    name = asked.name
+        return load_teacher(teacher, model, device, template)
+    return ApiTeacher.from_environment(teacher, model, url, key_env)
+
+
+def _score(
+    pairs: Path,
+    out: Path,
+    asked: ApiTeacher | LocalTeacher,
+    store: Path,
+    limits: Limits,
+    *,
+    squash: Squash,
+    calibrate: bool,
+    mix: float,
+    dry_run: bool,
+    on_bad: OnBad,
+) -> None:
+    from prism.data.teacher_fit import calibrated
+    from prism.data.teacher_store import TeacherStore
+    from prism.data.teachers import estimate, score_locally, score_with_api, scored
+    from prism.llm.rerank_api import ApiTeacher
+
+    name, read = asked.name, _reader(pairs, on_bad)
     with TeacherStore(store, name) as kept:
         if dry_run:
             typer.echo(_priced(*estimate(read, name, kept, limits)))
@@ -179,7 +220,7 @@ def score(
             if isinstance(asked, ApiTeacher):
                 failures = score_with_api(read, asked, kept, limits, advance)
             else:
-                failures = score_locally(read, asked, kept, batch_size, advance)
+                failures = score_locally(read, asked, kept, limits.batch_size, advance)
         drops = Drops()
         rows = partial(scored, teacher=name, store=kept, failures=failures, squash=squash)
         fit = calibrated(rows(read(), drops=Drops())) if calibrate else None
