@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx
-import uvicorn
+from app_thread import AppThread
 
 from prism.reranker import Reranker
 from prism.serving.app import create_app
@@ -24,33 +20,19 @@ class Server:
 
     def __init__(self, reranker: Reranker, keys: Keys | None = None, trace: Trace | None = None, **limits: Any) -> None:
         self.app = create_app(reranker, Limits(**limits), keys=keys, trace=trace)
-        self._server = uvicorn.Server(uvicorn.Config(self.app, log_level="warning", lifespan="on", ws="none"))
-        # With its protocol named asyncio switches Nagle's algorithm off, which costs 40 ms a request.
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.bind(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._run)
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._served = AppThread(self.app, lifespan="on")
+        self.url = self._served.url
 
     def call_soon(self, call: Callable[[], object]) -> None:
         """Runs `call` on the server's event loop."""
-        self._loop.call_soon_threadsafe(call)
-
-    def _run(self) -> None:
-        async def main() -> None:
-            self._loop = asyncio.get_running_loop()
-            await self._server.serve(sockets=[self._socket])
-
-        asyncio.run(main())
+        assert self._served.loop is not None
+        self._served.loop.call_soon_threadsafe(call)
 
     def __enter__(self) -> httpx.Client:
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
+        self._served.start()
         self._client = httpx.Client(base_url=self.url, timeout=30)
         return self._client
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
+        self._served.stop()

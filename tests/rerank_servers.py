@@ -9,13 +9,10 @@ import hashlib
 import json
 import math
 import random
-import socket
-import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
-import uvicorn
+from app_thread import AppThread
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -63,23 +60,15 @@ class RerankServer:
             self.app.get("/v1/models")(lambda: {"data": [{"id": "good", "owned_by": self.owner}]})
         if self.dialect == "tei":
             self.app.get("/info")(lambda: {"model_id": "good", "model_type": {"reranker": {}}, "max_input_length": 512})
-        self._server = uvicorn.Server(uvicorn.Config(self.app, log_level="critical", ws="none", lifespan="off"))
-        # With its protocol named asyncio switches Nagle's algorithm off, which costs 40 ms a request.
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.bind(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._served = AppThread(self.app, log_level="critical", lifespan="off")
+        self.url = self._served.url
 
     def __enter__(self) -> RerankServer:
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
+        self._served.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
+        self._served.stop()
 
     # --- what can be wrong -------------------------------------------------------------------------------------------
 

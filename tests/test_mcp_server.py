@@ -10,7 +10,6 @@ import shlex
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
@@ -19,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
+from app_thread import AppThread
 from fakes import FakeEngine
 from mcp import Client, StdioServerParameters
 from mcp_types import CallToolResult
@@ -44,29 +43,20 @@ class McpHttp:
 
     def __init__(self, reranker: Future[Reranker], folder: Folder | None) -> None:
         app = create_server(reranker, folder).streamable_http_app(host="127.0.0.1")
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.bind(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._run)
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/mcp"
+        self._served = AppThread(app)
+        self.url = f"{self._served.url}/mcp"
 
-    def _run(self) -> None:
-        async def main() -> None:
-            self.loop = asyncio.get_running_loop()
-            await self._server.serve(sockets=[self._socket])
-
-        asyncio.run(main())
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        assert self._served.loop is not None
+        return self._served.loop
 
     def __enter__(self) -> McpHttp:
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
+        self._served.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
+        self._served.stop()
 
 
 @pytest.fixture(scope="module")
