@@ -19,7 +19,6 @@ from typer import Option
 
 from prism.errors import PrismError
 from prism.evaluation.columns import progress_bar
-from prism.evaluation.dense import SentenceEncoder
 from prism.evaluation.everyday import (
     Answered,
     Question,
@@ -33,6 +32,7 @@ from prism.evaluation.everyday import (
 )
 from prism.evaluation.report import command_line, versions, write_whole
 from prism.reranker import Reranker
+from prism.retrieval.dense import SentenceEncoder
 
 QUESTIONS = Path(__file__).parent / "everyday" / "questions.jsonl"
 

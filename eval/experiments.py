@@ -30,8 +30,8 @@ from prism.evaluation.ranking import Run
 from prism.evaluation.recorded import Recorded, read_labelled_run, read_recorded
 from prism.evaluation.report import Report, Section, command_line, versions
 from prism.evaluation.sampling_plan import plan
-from prism.evaluation.statistics import compare_paired
 from prism.labeling.label_files import LabelFile
+from prism.measures.statistics import compare_paired
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -101,7 +101,7 @@ def recorded(
 
 def with_texts(folder: Path, split: str, depth: int, limit: int | None) -> tuple[Candidates, list[Judged]]:
     """BM25's best and all labelled documents of each query, and the baselines on them: BM25 and LSA similarity."""
-    from prism.evaluation.bm25 import Bm25
+    from prism.retrieval.bm25 import Bm25
 
     data = load_beir(folder.resolve().name, folder, split)
     queries, ids = list(data.queries)[:limit], list(data.corpus)

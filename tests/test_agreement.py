@@ -15,7 +15,10 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa as fleiss_of_statsmodels
 
 from prism.errors import InputError
-from prism.labeling.agreement import (
+from prism.labeling.comparison import binary_kappa, compare, pair_alpha
+from prism.labeling.label_files import LabelFile, LabelTable, Place, line_up, read_labels
+from prism.labeling.rankings import compare_rankings, kendall_tau_b, spearman_rho
+from prism.measures.agreement import (
     Estimate,
     agreement_rate,
     binarise,
@@ -32,9 +35,6 @@ from prism.labeling.agreement import (
     resampled,
     spread,
 )
-from prism.labeling.comparison import binary_kappa, compare, pair_alpha
-from prism.labeling.label_files import LabelFile, LabelTable, Place, line_up, read_labels
-from prism.labeling.rankings import compare_rankings, kendall_tau_b, spearman_rho
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data/labels"
 needs_llmjudge = pytest.mark.skipif(not (SHARED / "llmjudge").is_dir(), reason="no ../shared/data/labels/llmjudge")

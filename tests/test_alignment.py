@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from prism.errors import DataError, InputError
 from prism.evaluation.alignment import align, read_online
 from prism.evaluation.clicks import Users, clicks, simulate
-from prism.labeling.agreement import Estimate
 from prism.labeling.rankings import RankingAgreement
+from prism.measures.agreement import Estimate
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from prism.errors import DataError, EngineError, InputError
 from prism.evaluation.beir import load_beir, local_sets
-from prism.evaluation.bm25 import Bm25
 from prism.evaluation.ranking import (
     MEASURES,
     Reranked,
@@ -29,6 +28,7 @@ from prism.evaluation.ranking import (
     write_run,
 )
 from prism.files.trec import read_qrels
+from prism.retrieval.bm25 import Bm25
 from prism.types import Document, Judgment
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data/beir"

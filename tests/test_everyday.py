@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from prism import evidence
 from prism.errors import DataError
-from prism.evaluation.dense import Vectors
 from prism.evaluation.everyday import (
     Answered,
     Question,
@@ -30,6 +29,7 @@ from prism.evaluation.everyday import (
     measure_ranks,
     read_questions,
 )
+from prism.retrieval.dense import Vectors
 from prism.types import Document, Judgment, Outcome
 
 SCRIPT = Path(__file__).resolve().parents[1] / "eval" / "everyday.py"

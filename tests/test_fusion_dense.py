@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from prism.errors import InputError
-from prism.evaluation import dense
-from prism.evaluation.dense import MINILM, DenseReranker, SentenceEncoder, build_index, embedder_path
 from prism.evaluation.fusion import fit_weight, parse_fusion, reciprocal_rank, weighted
+from prism.evaluation.rerankers import DenseReranker
+from prism.retrieval import dense
+from prism.retrieval.dense import MINILM, SentenceEncoder, build_index, embedder_path
 from prism.types import Document
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,7 +150,7 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from prism.evaluation.dense import build_index
+from prism.retrieval.dense import build_index
 
 class Slow:
     def documents(self, texts):

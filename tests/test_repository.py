@@ -27,6 +27,8 @@ LAYERS = {
     "chat_template": {"errors", "template"},
     "evidence": {"text", "errors", "types", "evidence"},
     "engines": {"text", "errors", "types", "scoring", "template", "engines", "devices"},
+    "measures": {"errors", "types", "scoring", "measures"},
+    "retrieval": {"errors", "types", "text", "retrieval"},
     "catalogue": {"errors", "types"},
     "merge": {"errors", "catalogue"},
     "symptoms": set(),
@@ -46,9 +48,12 @@ LAYERS = {
     "integrations": {"errors", "types", "inputs", "llm", "reranker", "integrations"},
     "evaluation": {
         *("errors", "types", "scoring", "evidence", "checkpoint", "reranker", "result"),
+        *("measures", "retrieval"),
         *("data", "evaluation", "labeling", "text", "files", "llm", "devices", "engines", "backends"),
     },
     "data": {
+        "measures",
+        "retrieval",
         "scoring",
         "devices",
         "errors",

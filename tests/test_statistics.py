@@ -9,7 +9,7 @@ import pytest
 
 from prism.errors import InputError
 from prism.evaluation.ranking import measure_queries
-from prism.evaluation.statistics import adjust, bootstrap_means, compare_paired, compare_with, mean_interval
+from prism.measures.statistics import adjust, bootstrap_means, compare_paired, compare_with, mean_interval
 
 
 def test_bootstrap_means_have_the_mean_and_the_spread_they_should():

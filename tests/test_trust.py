@@ -15,8 +15,8 @@ from prism.errors import DataError, InputError
 from prism.evaluation.beir_report import MEASURE, compare
 from prism.evaluation.chance import shuffled_ndcg
 from prism.evaluation.ranking import measure, measure_queries, read_run, read_scores
-from prism.evaluation.statistics import compare_paired
 from prism.files.trec import read_qrels
+from prism.measures.statistics import compare_paired
 
 # --- trec_eval -------------------------------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ def mine(
     What is mined may well be relevant: have it labelled (`prism label`) or scored (`prism data score`) before training.
     """
     from prism.data.mining import Dense, Mining, Retriever, known_positives, mine
-    from prism.evaluation.bm25 import Bm25
+    from prism.retrieval.bm25 import Bm25
 
     settings = Mining(negatives, skip, depth, max_share or None, assume_no)
     if device is not None:

@@ -37,9 +37,9 @@ from prism.data.settings import Qa
 from prism.data.sources import Text
 from prism.data.splits import query_key
 from prism.errors import DataError
-from prism.evaluation.dense import Encoder
 from prism.files.jsonl import Drops, write_text
 from prism.parallel import ordered
+from prism.retrieval.dense import Encoder
 from prism.text import stable_id
 from prism.types import Example, first_problem
 

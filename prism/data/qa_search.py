@@ -17,9 +17,9 @@ from prism.data.passages import Passage
 from prism.data.placing import Overlap
 from prism.data.qa_teacher import COLUMNS, Scored
 from prism.data.settings import Qa
-from prism.evaluation.bm25 import Bm25
-from prism.evaluation.dense import Encoder, SentenceEncoder, Vectors, build_index
 from prism.parallel import ordered
+from prism.retrieval.bm25 import Bm25
+from prism.retrieval.dense import Encoder, SentenceEncoder, Vectors, build_index
 from prism.text import stable_id
 
 _STEMMERS = {"en": "english", "de": "german", "ru": "russian"}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prism.errors import DataError, InputError
-from prism.evaluation.calibration import fit
+from prism.measures.calibration import fit
 from prism.scoring import Calibration
 
 _LEAST = 20
@@ -17,7 +17,7 @@ class Calibrated:
     """What a teacher's scores mean as probabilities, by language where there are verdicts enough for it."""
 
     def __init__(self, scores: Sequence[float], relevant: Sequence[bool], languages: Sequence[str | None]) -> None:
-        """Platt's fit over scores in [0, 1]; see `prism.evaluation.calibration.fit`.
+        """Platt's fit over scores in [0, 1]; see `prism.measures.calibration.fit`.
 
         Raises DataError with fewer than 20 pairs of either verdict, or when the scores go against the verdicts.
         """

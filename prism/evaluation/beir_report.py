@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from prism.evaluation import reference
 from prism.evaluation.ranking import Qrels, Run, measure_queries
 from prism.evaluation.report import Cell, Report, Section
-from prism.evaluation.statistics import adjust, compare_paired, mean_interval
+from prism.measures.statistics import adjust, compare_paired, mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

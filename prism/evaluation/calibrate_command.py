@@ -18,8 +18,8 @@ from prism.files.outputs import writable_folder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from prism.evaluation.calibration import Bin, Cut
     from prism.evaluation.ranking import QueryReranker
+    from prism.measures.calibration import Bin, Cut
     from prism.scoring import Calibration
     from prism.types import Document
 
@@ -134,7 +134,7 @@ def measure(
     prior: float | None = None,
 ) -> Result:
     """Score, split by query, fit on one half, measure on the other. Raises InputError when a half lacks a label."""
-    from prism.evaluation import calibration as fitting
+    from prism.measures import calibration as fitting
 
     sides, failures = _scored(reranker, pairs)
     for name, side in zip(("fitting", "held-out"), sides, strict=True):

@@ -57,7 +57,7 @@ def progress_bar() -> Progress:
 
 def bm25_column(data: BeirSet, depth: int, decided: Mapping[str, Any]) -> Column:
     """The best `depth` documents by BM25 over title and text. The index is in memory, the texts are not."""
-    from prism.evaluation.bm25 import Bm25
+    from prism.retrieval.bm25 import Bm25
 
     start = time.perf_counter()
     ids = list(data.corpus)
@@ -67,7 +67,7 @@ def bm25_column(data: BeirSet, depth: int, decided: Mapping[str, Any]) -> Column
 
 def dense_column(data: BeirSet, name: str, model: str, depth: int, cache: Path, decided: Mapping[str, Any]) -> Column:
     """The `depth` nearest documents by the vectors of a sentence-transformers model, which are kept in `cache`."""
-    from prism.evaluation.dense import SentenceEncoder, build_index
+    from prism.retrieval.dense import SentenceEncoder, build_index
 
     start = time.perf_counter()
     ids, encoder = list(data.corpus), SentenceEncoder(model)

@@ -16,10 +16,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from prism.errors import DataError
 from prism.evaluation.answers import contains_answer
-from prism.evaluation.bm25 import Bm25
-from prism.evaluation.dense import Encoder
-from prism.evaluation.statistics import Interval, mean_interval
 from prism.files.jsonl import Drops, dumps, read_rows
+from prism.measures.statistics import Interval, mean_interval
+from prism.retrieval.bm25 import Bm25
+from prism.retrieval.dense import Encoder
 from prism.types import Document, Judgment, Outcome, Record, first_problem
 
 Kind = Literal["paraphrase", "keyword", "question", "unanswerable"]

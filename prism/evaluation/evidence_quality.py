@@ -27,7 +27,7 @@ from prism import evidence
 from prism.evaluation.answers import contains_answer
 from prism.evaluation.evidence_sets import Case
 from prism.evaluation.language import same_language
-from prism.labeling.agreement import interval, resample
+from prism.measures.agreement import interval, resample
 from prism.types import EvidenceCheck, Outcome, Record, Span
 
 SAMPLES = 2_000

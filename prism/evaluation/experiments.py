@@ -15,7 +15,7 @@ from scipy import stats
 
 from prism.errors import InputError
 from prism.evaluation.ranking import Qrels, Run
-from prism.evaluation.statistics import Interval, adjust, constant
+from prism.measures.statistics import Interval, adjust, constant
 from prism.types import Record
 
 # --- the measure -----------------------------------------------------------------------------------------------------

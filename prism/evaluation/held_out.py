@@ -17,8 +17,8 @@ import numpy as np
 
 from prism.data.records import read_examples
 from prism.errors import DataError
-from prism.evaluation.bm25 import Bm25
-from prism.evaluation.statistics import mean_interval
+from prism.measures.statistics import mean_interval
+from prism.retrieval.bm25 import Bm25
 from prism.types import Document, Example, Judgment, Outcome, Record
 
 

@@ -23,10 +23,10 @@ from pydantic import Field, ValidationError
 
 from prism.evaluation.evidence_quality import SAMPLES, Extract, Value
 from prism.evaluation.evidence_sets import Case
-from prism.labeling.agreement import coincidence_tables, interval, krippendorff_alpha, resample
 from prism.llm.failures import BadAnswer
 from prism.llm.money import Price
 from prism.llm.replies import own_words
+from prism.measures.agreement import coincidence_tables, interval, krippendorff_alpha, resample
 from prism.text import stable_id
 from prism.types import Record
 

@@ -43,7 +43,7 @@ def embedded(data: BeirSet, pairs: Pairs, model: str, cache: Path) -> Judged:
 
     Raises InputError when the model cannot be loaded.
     """
-    from prism.evaluation.dense import SentenceEncoder, build_index
+    from prism.retrieval.dense import SentenceEncoder, build_index
 
     encoder = SentenceEncoder(model)
     documents, queries = sorted({d for _, d in pairs}), sorted({q for q, _ in pairs})

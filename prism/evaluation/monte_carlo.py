@@ -15,7 +15,7 @@ from scipy import stats
 
 from prism.evaluation.experiments import detectable_effect, segment_effects
 from prism.evaluation.sampling import neyman, stratified_mean
-from prism.evaluation.statistics import SAMPLES, bootstrap_means, mean_interval
+from prism.measures.statistics import SAMPLES, bootstrap_means, mean_interval
 from prism.types import Record
 
 Floats = NDArray[np.float64]

@@ -19,10 +19,10 @@ import numpy as np
 from prism.evaluation.answers import contains_answer, exact_match, token_f1
 from prism.evaluation.evidence_quality import SAMPLES, Count, Value
 from prism.evaluation.evidence_sets import Case
-from prism.labeling.agreement import interval, resample
 from prism.llm.failures import BadAnswer
 from prism.llm.money import Price
 from prism.llm.replies import own_words
+from prism.measures.agreement import interval, resample
 from prism.text import stable_id
 from prism.types import Record
 

@@ -20,6 +20,7 @@ from prism.types import Document, Judgment, Usage
 
 if TYPE_CHECKING:
     from prism.evaluation.ranking import QueryReranker
+    from prism.retrieval.dense import Encoder
 
 Kind = Literal["prism", "cross-encoder", "dense", "cohere", "jina", "voyage"]
 
@@ -94,7 +95,7 @@ def load_spec(
     if spec.kind == "cross-encoder":
         return CrossEncoderReranker(spec.name, dtype)
     if spec.kind == "dense":
-        from prism.evaluation.dense import DenseReranker, SentenceEncoder
+        from prism.retrieval.dense import SentenceEncoder
 
         return DenseReranker(SentenceEncoder(spec.name))
     from prism.reranker import Reranker
@@ -134,6 +135,21 @@ class CrossEncoderReranker:
         ids = self._model.tokenizer([q for q, _ in pairs], [text for _, text in pairs])["input_ids"]
         tokens = sum(min(len(of_pair), limit or len(of_pair)) for of_pair in ids)
         return Reply(judgments, Usage(prompt_tokens=tokens))
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class DenseReranker:
+    """Candidates by cosine similarity: the baseline every reranker should beat."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def rerank(self, query: str, documents: Sequence[Document], **_: object) -> Reply:
+        scores = self._encoder.documents([document_text(d) for d in documents]) @ self._encoder.queries([query])[0]
+        judgments = [Judgment(index=i, score=float(score), verdict=None) for i, score in enumerate(scores)]
+        return Reply(judgments, Usage())
 
     def close(self) -> None:
         """Nothing to close."""

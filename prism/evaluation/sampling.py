@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 from prism.errors import DataError, InputError
-from prism.evaluation.statistics import Interval
 from prism.files.ids import read_id
 from prism.files.tables import read_table
+from prism.measures.statistics import Interval
 from prism.types import Record
 
 POPULARITY = ("tail", "torso", "head")

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prism.errors import InputError
-from prism.labeling.agreement import Floats, Integers, cohen_kappa
+from prism.measures.agreement import Floats, Integers, cohen_kappa
 from prism.types import Vote
 
 Booleans: TypeAlias = NDArray[np.bool_]

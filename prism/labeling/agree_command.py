@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from prism.evaluation.ranking import Run
-    from prism.labeling.agreement import Estimate
     from prism.labeling.comparison import Agreement, PairAgreement
     from prism.labeling.label_files import LabelFile, LabelTable, Scale
     from prism.labeling.rankings import RankingAgreement
+    from prism.measures.agreement import Estimate
 
 
 def agree(

@@ -8,7 +8,8 @@ from itertools import combinations
 
 import numpy as np
 
-from prism.labeling.agreement import (
+from prism.labeling.label_files import LabelTable
+from prism.measures.agreement import (
     SAMPLES,
     Estimate,
     Floats,
@@ -29,7 +30,6 @@ from prism.labeling.agreement import (
     resample,
     spread,
 )
-from prism.labeling.label_files import LabelTable
 from prism.types import Record
 
 LEVELS: tuple[Level, ...] = ("nominal", "ordinal", "interval")

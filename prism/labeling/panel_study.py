@@ -14,7 +14,8 @@ import numpy as np
 from prism.errors import InputError
 from prism.labeling import aggregation, sequential
 from prism.labeling.aggregation import Booleans
-from prism.labeling.agreement import (
+from prism.labeling.label_files import LabelTable
+from prism.measures.agreement import (
     SAMPLES,
     Estimate,
     Floats,
@@ -27,7 +28,6 @@ from prism.labeling.agreement import (
     resample,
     resampled,
 )
-from prism.labeling.label_files import LabelTable
 from prism.types import Record, Verdict
 
 BINARY = np.array([0.0, 1.0])

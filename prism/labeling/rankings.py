@@ -9,8 +9,8 @@ from scipy import stats
 
 from prism.errors import InputError
 from prism.evaluation.ranking import Run, measure_queries
-from prism.labeling.agreement import SAMPLES, Estimate, Floats, interval, known, resample
 from prism.labeling.label_files import LabelFile
+from prism.measures.agreement import SAMPLES, Estimate, Floats, interval, known, resample
 from prism.types import Record
 
 

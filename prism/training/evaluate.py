@@ -147,8 +147,8 @@ def _ranking(
 ) -> dict[str, float]:
     from sklearn.metrics import roc_auc_score
 
-    from prism.evaluation.calibration import calibration_error
     from prism.evaluation.ranking import measure
+    from prism.measures.calibration import calibration_error
 
     qrels = {q: {str(i): int(e.verdict == "yes") for i, e in enumerate(es)} for q, es in queries.items()}
     qrels = {query: labels for query, labels in qrels.items() if any(labels.values())}

@@ -14,16 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prism.errors import InputError
-from prism.types import Document, Judgment, Usage
-
-if TYPE_CHECKING:
-    from prism.evaluation.rerankers import Reply
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 Vectors = NDArray[np.float32]
@@ -150,20 +146,3 @@ def build_index(
             done += len(block)
     progress(done)
     return DenseIndex(path, dimensions, count)
-
-
-class DenseReranker:
-    """Candidates by cosine similarity: the baseline every reranker should beat."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-
-    def rerank(self, query: str, documents: Sequence[Document], **_: object) -> Reply:
-        from prism.evaluation.rerankers import Reply, document_text
-
-        scores = self._encoder.documents([document_text(d) for d in documents]) @ self._encoder.queries([query])[0]
-        judgments = [Judgment(index=i, score=float(score), verdict=None) for i, score in enumerate(scores)]
-        return Reply(judgments, Usage())
-
-    def close(self) -> None:
-        """Nothing to close."""

@@ -1,0 +1,1 @@
+"""Pure functions on numbers: agreement, calibration, intervals and corrections."""
