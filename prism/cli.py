@@ -532,6 +532,8 @@ def _print_result(result: RerankResult, *, as_json: bool, context: dict[str, Any
     if as_json:
         both = {"context": made.model_dump(mode="json")} if made else {}
         typer.echo(as_json_text(result.model_dump(mode="json") | both))
+        if made is not None and made.problem:  # the ranking is not lost, and a script notices
+            raise InputError(f"{made.problem}: raise --context")
     elif made is not None:
         print_context(result, made)
     else:

@@ -98,7 +98,7 @@ def make_context(
     passed: dict[int, int | None] = {}
     filled: set[int] = set()  # slots, by the best document that says it
     for source in candidates:
-        slot = source.judgment.index if source.judgment.same_as is None else source.judgment.same_as
+        slot = _slot(source.judgment)
         if slot in filled:
             continue
         if max_tokens is not None and (size([*chosen, source]) or 0) > max_tokens:
@@ -112,7 +112,7 @@ def make_context(
         tokens=size(chosen) if chosen else 0,
         documents=tuple(source.judgment.index for source in chosen),
         left_out=tuple(_left_out(judgments, {source.judgment.index for source in chosen}, passed, filled)),
-        problem=_too_small(candidates, max_tokens, size) if candidates and not chosen else None,
+        problem=_too_small(_of_each_slot(candidates), max_tokens, size) if candidates and not chosen else None,
     )
 
 
@@ -169,16 +169,34 @@ def _left_out(
         yield LeftOut(index=index, id=judgment.id, reason=reason, tokens=passed.get(index))
 
 
+def _slot(judgment: Judgment) -> int:
+    """The document whose place in a context this one would take: its own, or of the best one that says the same."""
+    return judgment.index if judgment.same_as is None else judgment.same_as
+
+
+def _of_each_slot(candidates: Sequence[_Source]) -> list[_Source]:
+    best: dict[int, _Source] = {}
+    for source in candidates:
+        best.setdefault(_slot(source.judgment), source)
+    return list(best.values())
+
+
+def _named(source: _Source) -> str:
+    known = source.judgment.id
+    return f"document {source.judgment.index}" if known is None else f"document {str(known)[:60]!r}"
+
+
 def _too_small(
     candidates: Sequence[_Source], max_tokens: int | None, size: Callable[[Sequence[_Source]], int | None]
 ) -> str:
-    sizes = {source.rank: size([source]) or 0 for source in candidates}
-    smallest, best = min(sizes, key=lambda rank: sizes[rank]), candidates[0].rank
+    sizes = [size([source]) or 0 for source in candidates]
+    least = sizes.index(min(sizes))
     if len(candidates) == 1:
-        return f"a budget of {max_tokens} tokens does not hold the only source: it takes {sizes[best]}"
+        return f"a budget of {max_tokens} tokens does not hold the only source: it takes {sizes[0]}"
     return (
-        f"a budget of {max_tokens} tokens holds none of {len(candidates)} sources: the smallest, [{smallest}], takes"
-        f" {sizes[smallest]}, the best, [{best}], {sizes[best]}, all together {size(candidates)}"
+        f"a budget of {max_tokens} tokens holds none of {len(candidates)} sources: the smallest,"
+        f" {_named(candidates[least])}, takes {sizes[least]}, the best, {_named(candidates[0])}, {sizes[0]},"
+        f" all together {size(candidates)}"
     )
 
 

@@ -171,7 +171,10 @@ def test_rerank_prints_context_in_every_form(tiny: list[str], files: list[str], 
 def test_rerank_says_which_budget_would_do(tiny: list[str], files: list[str]) -> None:
     asked = ["rerank", "when?", *files, "--threshold", "0", "--evidence", "quoted", "--context", "1", *tiny]
     fails("raise --context", *asked)
-    found = json.loads(run(*asked, "--json").stdout)["context"]
+    told = run(*asked, "--json")  # the ranking is printed all the same
+    assert told.exit_code == 2
+    assert "raise --context" in told.stderr
+    found = json.loads(told.stdout)["context"]
     least = re.search(r"takes (\d+)", found["problem"])
     assert least
     assert found["content"] == ""

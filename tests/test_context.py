@@ -209,6 +209,20 @@ def test_a_budget_is_kept_and_nothing_is_lost(made: list[Judgment], budget: int,
     assert context == make_context(made, form, budget, len)
 
 
+def test_what_would_fit_counts_a_text_that_two_documents_say_once() -> None:
+    twice = judged(1, "word " * 9, same_as=0)
+    best, small = judged(0, "word " * 9), judged(2, "word " * 4)
+
+    def words(text: str) -> int:
+        return len(text.split())
+
+    made = result_of(best, twice, small).fit_context(max_tokens=1, count=words)
+    assert made.problem == (
+        "a budget of 1 tokens holds none of 2 sources: the smallest, document 2, takes 7, the best, document 0, 12,"
+        " all together 19"
+    )
+
+
 def test_a_budget_too_small_says_what_would_fit() -> None:
     result = result_of(judged(0, "word " * 9), judged(1, "word " * 4), judged(2, None))
 
@@ -219,8 +233,8 @@ def test_a_budget_too_small_says_what_would_fit() -> None:
     with pytest.raises(InputError) as raised:
         result.context(max_tokens=6, count=words)
     assert str(raised.value) == (
-        "a budget of 6 tokens holds none of 2 sources: the smallest, [2], takes 7, the best, [1], 12,"
-        " all together 19: raise the budget"
+        "a budget of 6 tokens holds none of 2 sources: the smallest, document 1, takes 7, the best,"
+        " document 0, 12, all together 19: raise the budget"
     )
     made = result.fit_context(max_tokens=7, count=words)
     assert made == PromptContext(

@@ -449,6 +449,20 @@ def test_a_template_is_for_rerankers_only(tmp_path: Path) -> None:
     assert "--template is for --teacher reranker" in result.stderr
 
 
+def test_what_is_read_is_not_written_over(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"query": "q", "document": "d", "teacher_score": 0.5}\n')
+    before = path.read_bytes()
+    asked = ["--teacher", "reranker", "--model", str(tiny_checkpoint), "--template", "prism"]
+    again = tmp_path / "again.jsonl"
+    again.symlink_to(path)
+    for out in (path, again):
+        result = CliRunner().invoke(cli.app, ["data", "score", str(path), str(out), *asked])
+        assert result.exit_code == 2
+        assert "is read and would be written over" in result.stderr
+    assert path.read_bytes() == before
+
+
 def test_a_score_there_was_counts_for_the_rest(tmp_path: Path) -> None:
     rows = [{**row, "teacher_score": 0.8} for row in made(1, 2)]
     with TeacherStore(tmp_path / "s", "t") as store:

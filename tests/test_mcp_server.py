@@ -190,9 +190,9 @@ def test_nothing_relevant_is_no_error(server: McpHttp) -> None:
     [
         ("nothing to judge", {}),
         ("query is blank", {"query": " ", "documents": ["a"]}),
-        ("threshold", {"documents": ["a"], "threshold": 2}),
-        ("documents", {"documents": [{"title": "no text"}]}),
-        ("max_tokens", {"documents": ["a"], "max_tokens": 0}),
+        ("threshold: Input should be less than or equal to 1, got '2'", {"documents": ["a"], "threshold": 2}),
+        ("documents.0.text: Field required", {"documents": [{"title": "no text"}]}),
+        ("max_tokens: Input should be greater than or equal to 1", {"documents": ["a"], "max_tokens": 0}),
         ("leads out of the root", {"paths": ["../secret.txt"]}),
         ("leads out of the root", {"paths": ["/etc/passwd"]}),
         ("is binary", {"paths": ["notes/photo.png"]}),
@@ -205,6 +205,7 @@ def test_what_is_wrong_with_a_call_is_a_tool_error(
     answer = ask(server.url, "read_evidence", mode, **arguments)
     assert answer.is_error
     assert words in said(answer)
+    assert "\n" not in said(answer)
 
 
 def test_a_model_that_fails_and_one_that_does_not_load(server: McpHttp, engine: FakeEngine) -> None:

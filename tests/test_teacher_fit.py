@@ -59,8 +59,8 @@ def test_rows_without_a_verdict_take_no_part():
 @pytest.mark.parametrize(
     ("scores", "relevant", "said"),
     [
-        ([], [], "got 0"),
-        ([0.9] * 19 + [0.1] * 50, [True] * 19 + [False] * 50, "got 19"),
+        ([], [], "got 0 and 0"),
+        ([0.9] * 19 + [0.1] * 50, [True] * 19 + [False] * 50, "got 19 and 50"),
         ([0.1] * 50 + [0.9] * 50, [True] * 50 + [False] * 50, "against the verdicts"),
     ],
 )

@@ -14,7 +14,7 @@ from prism.data.sources import read_corpus
 from prism.devices import choose_device
 from prism.errors import InputError
 from prism.files.jsonl import Drops, Line, OnBad, read_pairs, read_queries, write_report, write_rows
-from prism.files.outputs import writable_file
+from prism.files.outputs import require_other, writable_file
 
 if TYPE_CHECKING:
     from prism.data.teacher_local import LocalTeacher
@@ -164,6 +164,7 @@ def score(
         price_per_million_tokens=price_per_million_tokens,
         budget=budget,
     )
+    require_other(out, [pairs])
     _score(
         pairs,
         out,

@@ -21,8 +21,12 @@ class Calibrated:
 
         Raises DataError with fewer than 20 pairs of either verdict, or when the scores go against the verdicts.
         """
-        if (least := _rarer(relevant)) < _LEAST:
-            raise DataError(f"calibrating a teacher needs {_LEAST} records of each verdict, got {least} of one")
+        if _rarer(relevant) < _LEAST:
+            yes = sum(relevant)
+            raise DataError(
+                f"calibrating a teacher needs {_LEAST} records with verdict yes and {_LEAST} with no, got {yes} and"
+                f" {len(relevant) - yes}: label more (`prism label`), or leave --calibrate out"
+            )
         self.fits: dict[str | None, Calibration] = {None: _fitted(scores, relevant)}
         """By language; None: over all pairs, for languages that have no fit of their own."""
         for language in sorted({known for known in languages if known}):

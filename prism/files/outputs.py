@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
@@ -17,6 +18,13 @@ def require_file(path: Path) -> None:
     if path.exists() and not os.access(path, os.W_OK):
         raise InputError(f"{path} cannot be written: no permission: choose another")
     _require_folder(path.parent, path)
+
+
+def require_other(path: Path, sources: Iterable[Path]) -> None:
+    """Raises InputError when `path` is one of the files that are read: what was in it would be lost."""
+    for source in sources:
+        if path.exists() and source.exists() and os.path.samefile(path, source):
+            raise InputError(f"{path} is read and would be written over: name another file for the result")
 
 
 def require_folder(path: Path) -> None:

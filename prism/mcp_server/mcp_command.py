@@ -59,6 +59,8 @@ def mcp(
         else:
             typer.echo(f"MCP over streamable HTTP at http://127.0.0.1:{port}/mcp", err=True)
             server.run("streamable-http", host="127.0.0.1", port=port)
+    except* BrokenPipeError:  # the host is gone: there is nobody to tell
+        pass
     finally:
         if not reranker.exception():
             reranker.result().close()

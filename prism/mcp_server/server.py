@@ -18,7 +18,7 @@ from anyio import to_thread
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from prism import __version__
 from prism.context import why_empty
@@ -66,14 +66,31 @@ def create_server(
     log_level: Any = "WARNING",
 ) -> MCPServer[Any]:
     """A server with the tools `rerank` and `read_evidence`. Without `folder` it reads no files."""
-    server: MCPServer[Any] = MCPServer(
-        "prism", title="Prism", version=__version__, instructions=_INSTRUCTIONS, log_level=log_level
-    )
+    server = _Server("prism", title="Prism", version=__version__, instructions=_INSTRUCTIONS, log_level=log_level)
     tools = Tools(reranker, folder, evidence)
     add = partial(server.add_tool, annotations=_READ_ONLY, structured_output=True)
     add(tools.rerank, title="Rank texts for a query")
     add(tools.read_evidence, title="Read the evidence in texts")
     return server
+
+
+class _Server(MCPServer[Any]):
+    """Says in one line what is wrong with the arguments of a call; the SDK shows pydantic's page."""
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise ToolError(f"{name}: {_wrong(error.__cause__)}") from error
+            raise
+
+
+def _wrong(error: ValidationError) -> str:
+    """The problem that lies deepest: of the forms a value can have that is the one it nearly had."""
+    problem = max(error.errors(include_url=False), key=lambda one: len(one["loc"]))
+    place = ".".join(str(part) for part in problem["loc"] if part not in ("str", Document.__name__))
+    return f"{place}: {problem['msg']}, got {str(problem['input'])[:60]!r}"
 
 
 class Tools:
