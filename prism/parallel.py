@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
@@ -56,6 +58,22 @@ def ordered(
         yield from (one.get() for one in waiting)
 
 
+def end_with_parent() -> None:
+    """A process that multiprocessing started calls this once, and does not outlive whoever started it.
+
+    Workers of a pool hold both ends of their own queue, so a parent that was killed looks to them like one that has
+    nothing to do. Nothing in a process without a parent.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), name="prism-guard", daemon=True).start()
+
+
+def _follow(parent: Any) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while some := list(islice(iterator, size)):
@@ -64,6 +82,7 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def _start(function: Callable[..., Any], state: Any) -> None:
     global _state
+    end_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _state = function, state
 

@@ -26,7 +26,7 @@ LAYERS = {
     "template": {"text", "errors", "types"},
     "chat_template": {"errors", "template"},
     "evidence": {"text", "errors", "types", "evidence"},
-    "engines": {"text", "errors", "types", "scoring", "template", "engines", "devices"},
+    "engines": {"text", "errors", "types", "scoring", "template", "engines", "devices", "parallel"},
     "measures": {"errors", "types", "scoring", "measures"},
     "retrieval": {"errors", "types", "text", "retrieval"},
     "catalogue": {"errors", "types"},
@@ -49,7 +49,7 @@ LAYERS = {
     "evaluation": {
         *("errors", "types", "scoring", "evidence", "checkpoint", "reranker", "result"),
         *("measures", "retrieval"),
-        *("data", "evaluation", "labeling", "text", "files", "llm", "devices", "engines", "backends"),
+        *("data", "evaluation", "labeling", "text", "files", "llm", "devices", "engines", "backends", "parallel"),
     },
     "data": {
         "measures",

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+
+import pytest
 
 from prism.evaluation.turns import Turns, rate, ratio
 
@@ -83,3 +89,49 @@ def test_rates_and_ratios_of_nothing() -> None:
     assert ratio(6.0, 0.0) is None  # nothing was written by the way compared with
     assert ratio(None, 4.0) is None
     assert ratio(6.0, None) is None
+
+
+KILLED = {
+    "a way of Turns": """
+from prism.evaluation.turns import Turns
+import os, time
+def prepare(): return lambda: print(os.getpid(), flush=True)
+if __name__ == "__main__":
+    with Turns({"one": prepare}) as turns:
+        turns.rounds(1, lambda: time.sleep(60))
+""",
+    "a worker of ordered": """
+from prism.parallel import ordered
+import os, time
+def work(state, some): print(os.getpid(), flush=True); time.sleep(60)
+if __name__ == "__main__":
+    list(ordered(work, None, range(4), chunk=1, workers=2))
+""",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are told by /proc")
+@pytest.mark.parametrize("script", KILLED.values(), ids=KILLED)
+def test_no_process_outlives_a_parent_that_was_killed(script: str, tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(script, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    parent = subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True, env=environment)
+    assert parent.stdout is not None
+    children = {Path("/proc") / parent.stdout.readline().strip() for _ in range(2)}
+    assert all(child.is_dir() for child in children)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while any(alive(child) for child in children):
+        assert time.monotonic() < deadline, f"{children} outlived their parent"
+        time.sleep(0.05)
+    parent.stdout.close()
+
+
+def alive(process: Path) -> bool:
+    """A zombie that nobody waits for is dead."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -9,11 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -24,6 +21,7 @@ from typing import Any, Literal
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.engines.loop import LoopThread
 from prism.errors import DocumentError, EngineError, InputError, LabelMissing
+from prism.parallel import end_with_parent
 
 IN_FLIGHT = 256
 """Prompts of one call that vLLM holds at once: a call of thousands does not bury a small one behind it."""
@@ -353,11 +351,5 @@ def die_with_parent() -> None:
 
     vLLM's workers watch its core process, but the core does not watch whoever started it.
     """
-    parent = multiprocessing.parent_process()
-    if parent is not None and _GUARD in os.environ:
-        threading.Thread(target=_follow, args=(parent,), name="prism-guard", daemon=True).start()
-
-
-def _follow(parent: Any) -> None:
-    parent.join()
-    os.kill(os.getpid(), signal.SIGKILL)
+    if _GUARD in os.environ:
+        end_with_parent()

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any, Self
 
+from prism.parallel import end_with_parent
+
 Prepare = Callable[[], Callable[[], Any]]
 """Called once in the way's own process, so it can be pickled; what it returns is the work that is timed."""
 
@@ -78,7 +80,7 @@ class Turns:
             each()
 
     def _start(self, way: Way) -> None:
-        process = self._processes[way.name] = ProcessPoolExecutor(1, get_context("spawn"))
+        process = self._processes[way.name] = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
         with _variables(self._environment.get(way.name, {})):  # a spawned process starts with the first task
             ready = process.submit(_ready, self._prepare[way.name])
         way.error = _one_line(ready.exception())
