@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,11 +29,21 @@ from prism.evaluation.turns import Prepare, Turns, Way, rate, ratio
 WHOLE_TOKENS, WHOLE_TOP = 160, 5
 
 
+class Section(StrEnum):
+    """What can be measured, in this order."""
+
+    SCORING = "scoring"
+    WRITING = "writing"
+    WHOLE = "whole"
+
+
 def scoring(setting: ways.Setting) -> dict[str, Prepare]:
     return {
         "float32, one by one, all logits": partial(ways.one_by_one, setting, "float32", all_logits=True),
         "float32, one by one, last logit": partial(ways.one_by_one, setting, "float32", all_logits=False),
         "float32, batches of 16": partial(ways.padded, setting, "float32"),
+        "float32, CrossEncoder.predict": partial(ways.cross_encoder, setting, "float32"),
+        "bfloat16, CrossEncoder.predict": partial(ways.cross_encoder, setting, "bfloat16"),
         "float32, engine, shared prefix": partial(ways.by_engine, setting, "float32"),
         "bfloat16, engine, shared prefix": partial(ways.by_engine, setting, "bfloat16"),
         "int8, engine, shared prefix": partial(ways.by_engine, setting, "int8"),
@@ -102,6 +113,7 @@ def main(
     texts: Annotated[int, typer.Option(min=1, help="Texts to write.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest text.")] = 128,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds after one to warm up; medians count.")] = 5,
+    only: Annotated[list[Section] | None, typer.Option(help="Some of the sections; repeatable.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: as many as this process is given.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write PATH.json and PATH.md too.")] = None,
 ) -> None:
@@ -112,6 +124,7 @@ def main(
         f" {', '.join(f'{name} {text}' for name, text in versions('torch', 'transformers').items())};"
         f" {documents} documents, {texts} texts of at most {max_tokens} tokens; medians of {repeats} rounds in turn"
     )
+    chosen = only or list(Section)
     sections: dict[str, tuple[str, dict[str, Prepare], Callable[[Way], float]]] = {
         "Scoring": ("documents/s", scoring(setting), lambda _: documents),
         "Writing": ("tokens/s", writing(setting), lambda way: sum(map(len, way.result or ()))),
@@ -119,6 +132,7 @@ def main(
     if checkpoint != "random":
         title = f"{documents} documents of {WHOLE_TOKENS} tokens, evidence for the best {WHOLE_TOP}"
         sections[title] = ("documents/s", whole(setting), lambda _: documents)
+    sections = {title: made for kind, (title, made) in zip(Section, sections.items(), strict=False) if kind in chosen}
     record: dict[str, Any] = {"command": command_line(), "setting": described, "sections": {}}
 
     def text() -> str:

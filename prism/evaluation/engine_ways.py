@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from prism.devices import Dtype
 from prism.engines.base import LabelLogits, WriteRequest
 from prism.engines.hf import HfEngine
 from prism.engines.linear import arrange
+from prism.errors import InputError
 from prism.reranker import Reranker
 from prism.scoring import score
 from prism.types import Document
@@ -182,6 +184,28 @@ def padded(setting: Setting, dtype: Dtype) -> Callable[[], list[float]]:
         return scores
 
     return run
+
+
+def cross_encoder(setting: Setting, dtype: Dtype) -> Callable[[], list[float]]:
+    """sentence-transformers' `CrossEncoder.predict` at its own batch size, on the export in its layout.
+
+    Raises InputError for `random`, which has no tokenizer.
+    """
+    import tempfile
+
+    from sentence_transformers import CrossEncoder
+
+    from prism.export import export
+
+    if setting.checkpoint == "random":
+        raise InputError("a random model has no tokenizer, which CrossEncoder needs: pass --checkpoint")
+    checkpoint = Checkpoint.load(setting.checkpoint)
+    with tempfile.TemporaryDirectory() as folder:  # read whole: nothing stays mapped
+        path = export(setting.checkpoint, Path(folder) / "exported", "sentence-transformers")
+        encoder = CrossEncoder(str(path), device="cpu", model_kwargs={"dtype": devices.choose_dtype("cpu", dtype)})
+    instruction = INSTRUCTION if checkpoint.template.takes_instruction else None
+    pairs = [(QUERY, document.text) for document in documents(setting.documents)]
+    return lambda: encoder.predict(pairs, prompt=instruction, show_progress_bar=False).tolist()
 
 
 def by_engine(setting: Setting, dtype: Dtype) -> Callable[[], list[float]]:
