@@ -49,6 +49,7 @@ from prism.labeling.asking import Asked, Kept, ask_all
 from prism.types import EvidenceChoice, Record
 
 DEFAULT_SYSTEMS = ("whole", "lead-3", "bm25-1", "bm25-3", "tfidf-3")
+SEED = 19
 Say = Callable[[str], None]
 Engine = Literal["hf", "vllm", "openai"]
 
@@ -70,6 +71,7 @@ class Options(Record):
     template: str | None = None
     evidence: tuple[EvidenceChoice, ...] = ("auto",)
     fresh: bool = False
+    examples: int = Field(default=3, ge=0)
     out: Path = Path("eval/results/evidence_quality")
 
     @property
@@ -102,7 +104,7 @@ def evaluate(options: Options, say: Say, load: Callable[[str], Judges] = load_re
                 if isinstance(system, HttpPruner):
                     stack.callback(system.close)
             texts = {system.name: _run(system, cases, name, options, say) for system in systems}
-            findings.sets[name] = _measured(cases, texts, count)
+            findings.sets[name] = _measured(cases, texts, count, options)
             if judges:
                 _judge(findings.sets[name], judges, cases, texts, options, say)
             if any(case.answers for case in cases):
@@ -224,13 +226,26 @@ def _progress() -> Progress:
     return Progress(*columns, console=Console(stderr=True))
 
 
-def _measured(cases: Sequence[Case], texts: Mapping[str, Sequence[Extract]], count: Count) -> SetFindings:
-    systems = {}
-    for name, extracts in texts.items():
-        measured = [measure(case, extract, count) for case, extract in zip(cases, extracts, strict=True)]
-        systems[name] = summarise(measured, sum(extract.seconds for extract in extracts))
+def _measured(
+    cases: Sequence[Case], texts: Mapping[str, Sequence[Extract]], count: Count, options: Options
+) -> SetFindings:
+    measured = {
+        name: [measure(case, extract, count) for case, extract in zip(cases, extracts, strict=True)]
+        for name, extracts in texts.items()
+    }
     tokens = [count(case.document) for case in cases]
-    return SetFindings(pairs=len(cases), document_tokens=sum(tokens) / max(1, len(tokens)), systems=systems)
+    return SetFindings(
+        pairs=len(cases),
+        document_tokens=sum(tokens) / max(1, len(tokens)),
+        systems={name: summarise(found, sum(x.seconds for x in texts[name])) for name, found in measured.items()},
+        lengths=evidence_report.measured_by_length(measured),
+        examples=[
+            example
+            for name, found in measured.items()
+            if any(extract.spent is not None for extract in texts[name])
+            for example in evidence_report.draw_examples(name, cases, texts[name], found, options.examples, SEED)
+        ],
+    )
 
 
 # --- models behind APIs ----------------------------------------------------------------------------------------------
@@ -360,6 +375,7 @@ def main(
     template: Annotated[str | None, Option(help="Prompt of a checkpoint without one: instruct, a file, …")] = None,
     tokenizer: Annotated[str, Option(help="Counts context tokens: mini, a folder, or a hub name.")] = "mini",
     fresh: Annotated[bool, Option("--fresh", help="Make all texts again; paid answers are kept.")] = False,
+    examples: Annotated[int, Option(min=0, help="Good and bad examples of each model, drawn by a fixed seed.")] = 3,
     out: Annotated[Path, Option(help="Folder for the report and the state.")] = Path("eval/results/evidence_quality"),
 ) -> None:
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
@@ -380,6 +396,7 @@ def main(
             template=template,
             evidence=_sources(evidence),
             fresh=fresh,
+            examples=examples,
             out=out,
         )
         load = partial(load_reranker, engine=engine, base_url=base_url or (), template=template)

@@ -22,7 +22,8 @@ from prism import evidence
 from prism.errors import DataError, InputError
 from prism.evaluation.answers import contains_answer, exact_match, token_f1, words
 from prism.evaluation.evidence_baselines import BestSentences, HttpPruner, LeadSentences, Prism, WholeDocument
-from prism.evaluation.evidence_quality import Extract, choose, measure, summarise
+from prism.evaluation.evidence_quality import Extract, by_length, choose, measure, summarise
+from prism.evaluation.evidence_report import draw_examples
 from prism.evaluation.evidence_sets import Case, load_cases, make_case
 from prism.evaluation.language import identify, same_language
 from prism.types import Document, Judgment, Outcome, Span, Usage
@@ -107,7 +108,7 @@ def test_precision_and_recall_are_over_the_sums_of_all_pairs():
     assert summary["recall"] == pytest.approx(1 / 9)
     assert summary["F1"] == pytest.approx(2 / (3 + 9))
     assert summary["F1, single"] == pytest.approx(2 * 3 / (3 + 9))
-    assert summary["sufficient"] == pytest.approx(1 / 3)
+    assert summary["sufficiency"] == pytest.approx(1 / 3)
     assert summary.measures["compression"].pairs == 2  # the pair without a text has none
     low, high = summary.measures["F1"].low, summary.measures["F1"].high
     assert low is not None
@@ -130,7 +131,7 @@ def test_facts_and_support_of_a_written_text():
     )
     found = measure(case(answers=("1963",)), written, count)
     assert (found.facts, found.unsupported) == (3, 1)  # Lindau and 1963 are there, 1977 is not
-    assert found.answered is True
+    assert found.sufficient is True
     assert found.format == 1.0
     assert found.unbacked == 0.5
     assert found.tokens == 11
@@ -141,7 +142,7 @@ def test_cut_off_text_is_not_in_form_and_failures_are_counted():
     cut = measure(case(), Extract(evidence=S0, outcome=Outcome.CUT_OFF, generated=True), count)
     broken = measure(case(answers=("1963",)), Extract(evidence=None, failure="HTTP 500"), count)
     assert cut.format == pytest.approx(1 / 3)  # evidence alone: no contribution, not complete
-    assert (broken.failed, broken.written, broken.answered, broken.fidelity) == (True, False, False, None)
+    assert (broken.failed, broken.written, broken.sufficient, broken.fidelity) == (True, False, False, None)
     summary = summarise([cut, broken])
     assert summary.failures == 1
     assert summary["parse rate"] == 0.0
@@ -150,7 +151,53 @@ def test_cut_off_text_is_not_in_form_and_failures_are_counted():
 
 
 def test_an_answer_the_document_does_not_hold_is_nobodys_fault():
-    assert measure(case(answers=("1977",)), Extract(evidence=S0), count).answered is None
+    assert measure(case(answers=("1977",)), Extract(evidence=S0), count).sufficient is None
+
+
+def test_sufficiency_is_compared_with_the_document_cut_to_as_many_tokens():
+    # S3 answers; as many tokens of the document's beginning (8 words: S0 and "Ships") hold 1963, not six weeks.
+    asked = case(answers=("six weeks",))
+    found = measure(asked, Extract(evidence=S3), count)
+    assert (found.tokens, found.sufficient, found.cut_sufficient, found.concision) == (8, True, False, 1.0)
+    other = measure(case(answers=("1963",)), Extract(evidence=f"{S2} {S3}"), count)
+    assert (other.sufficient, other.cut_sufficient, other.concision) == (False, True, 0.0)
+    summary = summarise([found, other])
+    assert (summary["sufficiency"], summary["cut"], summary["gain"]) == (0.5, 0.5, 0.0)
+    both = measure(asked, Extract(evidence=f"{S2} {S3}"), count)
+    assert both.concision == pytest.approx(8 / 12)  # S2 has four words
+
+
+def test_gold_sentences_suffice_where_no_answer_is_known():
+    found = measure(case(gold=GOLD), Extract(evidence=S3), count)
+    assert (found.sufficient, found.cut_sufficient, found.concision) == (True, False, 1.0)
+    assert measure(case(), Extract(evidence=S3), count).concision is None
+
+
+def test_what_is_said_twice_and_what_contradicts_the_document():
+    twice = measure(case(), Extract(evidence=f"{S0} {S2} {S0}"), count)
+    assert (twice.repeated, twice.conflicts) == (pytest.approx(1 / 3), False)
+    wrong = measure(case(), Extract(evidence="The harbour at Lindau froze in 1977."), count)
+    assert (wrong.repeated, wrong.conflicts) == (0.0, True)
+
+
+def test_bands_of_length_hold_as_many_pairs_each():
+    measured = [measure(make_case("t", str(n), "word " * n), Extract(evidence="word"), count) for n in (9, 1, 5, 2)]
+    bands = by_length(measured, 2)
+    assert {band: [m.document_tokens for m in pairs] for band, pairs in bands.items()} == {
+        "1 to 2 tokens": [1, 2],
+        "5 to 9 tokens": [5, 9],
+    }
+    assert by_length([]) == {}
+
+
+def test_examples_are_drawn_by_seed_from_the_good_and_the_bad():
+    cases = [case(answers=("six weeks",)).model_copy(update={"id": str(n)}) for n in range(8)]
+    extracts = [Extract(evidence=S3 if n < 4 else S2) for n in range(8)]
+    measured = [measure(one, extract, count) for one, extract in zip(cases, extracts, strict=True)]
+    drawn = draw_examples("Prism", cases, extracts, measured, each=2, seed=1)
+    assert [(e.good, e.evidence, e.why) for e in drawn] == [(True, S3, "")] * 2 + [(False, S2, "not enough")] * 2
+    assert drawn == draw_examples("Prism", cases, extracts, measured, each=2, seed=1)
+    assert drawn[0].looked_for == "six weeks"
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

@@ -8,10 +8,15 @@ shorter is it, is it in the document's language. Where gold evidence or answers 
     precision   correct / chosen, recall = correct / sentences in any rationale, both over the sums of all pairs, and F1
                 is their harmonic mean: SciFact's "sentence-level, selection only" (Wadden et al. 2020, section 4;
                 allenai/scifact, `count_rationale_sents`)
-    sufficient  share of pairs with at least one rationale chosen whole
-    answer      share of pairs whose evidence holds the words of a right answer (`prism.evaluation.answers`)
+    sufficiency share of pairs whose evidence is enough: it holds the words of a right answer
+                (`prism.evaluation.answers`), or, where only gold sentences are known, a rationale chosen whole
+    cut         the same of the document cut to as many tokens: what the reader would have had at equal cost
+    gain        sufficiency - cut, pair by pair
+    concision   share of the evidence's tokens in sentences that answer or belong to a rationale
+    repeated    share of evidence sentences that an earlier one has already said (`prism.evidence.compare`)
+    conflicts   share of evidence texts one of whose sentences contradicts the document (the same comparison)
 
-A pair without evidence counts as nothing chosen and no answer; it has no fidelity, support, compression or language.
+A pair without evidence counts as nothing chosen and not enough; it has no fidelity, support, compression or language.
 Intervals are percentile bootstraps over pairs (95 %).
 """
 
@@ -19,6 +24,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +33,8 @@ from prism import evidence
 from prism.evaluation.answers import contains_answer
 from prism.evaluation.evidence_sets import Case
 from prism.evaluation.language import same_language
+from prism.evidence.compare import clashes, said_by
+from prism.evidence.tokens import Passage
 from prism.measures.agreement import interval, resample
 from prism.types import EvidenceCheck, Outcome, Record, Span
 
@@ -83,7 +91,13 @@ class Measured(Record):
     document_tokens: int
     spent: int | None = None
     sentences: Sentences | None = None
-    answered: bool | None = None
+    sufficient: bool | None = None
+    """A right answer is in the evidence; without known answers, a rationale is chosen whole."""
+    cut_sufficient: bool | None = None
+    """The same of the document cut to as many tokens."""
+    concision: float | None = None
+    repeated: float | None = None
+    conflicts: bool | None = None
     language: bool | None = None
     """Evidence in the language of the document."""
     contribution_language: bool | None = None
@@ -99,7 +113,9 @@ def measure(case: Case, extract: Extract, count: Count) -> Measured:
         check = evidence.check(
             text, case.document, contribution=extract.contribution, query=case.query, title=case.title
         )
-    answered = contains_answer(text, case.answers) if _answerable(case) else None
+    tokens = count(text) if written else 0
+    sentences = choose(case, check.spans if check else ()) if case.gold else None
+    cut = truncated(case.document, tokens, count)
     return Measured(
         case=case.id,
         outcome=extract.outcome,
@@ -107,20 +123,57 @@ def measure(case: Case, extract: Extract, count: Count) -> Measured:
         failed=extract.failure is not None,
         written=written,
         format=_format(extract) if extract.generated else None,
-        tokens=count(text) if written else 0,
+        tokens=tokens,
         document_tokens=count(case.document),
         spent=extract.spent,
-        sentences=choose(case, check.spans if check else ()) if case.gold else None,
-        answered=answered and written if answered is not None else None,
+        sentences=sentences,
+        sufficient=_suffices(case, text if written else "", sentences),
+        cut_sufficient=_suffices(case, cut, choose(case, [Span(start=0, end=len(cut), support=1.0)] if cut else [])),
+        concision=_concision(case, check, count) if check else None,
         language=same_language(text, case.document) if written else None,
         contribution_language=same_language(extract.contribution, case.query) if extract.contribution else None,
         **(_checked(check) if check else {}),  # type: ignore[arg-type]
+        **(_compared(case, text, check) if check else {}),  # type: ignore[arg-type]
     )
 
 
-def _answerable(case: Case) -> bool:
-    """An answer that the document does not hold in so many words cannot be found in its evidence."""
-    return bool(case.answers) and contains_answer(case.document, case.answers)
+def truncated(text: str, tokens: int, count: Count) -> str:
+    """The longest beginning of `text` of at most `tokens` tokens, cut at a character."""
+    low, high = 0, len(text)
+    while low < high:  # what a prefix costs grows with its length, but for a token or two at the cut
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if count(text[:middle]) <= tokens else (low, middle - 1)
+    return text[:low]
+
+
+def _suffices(case: Case, text: str, sentences: Sentences | None) -> bool | None:
+    """An answer that the document does not hold in so many words cannot be found in its evidence: None."""
+    if case.answers:
+        return contains_answer(text, case.answers) if contains_answer(case.document, case.answers) else None
+    return sentences.sufficient if sentences and case.gold else None
+
+
+def _concision(case: Case, check: EvidenceCheck, count: Count) -> float | None:
+    if not case.gold and not case.answers:
+        return None
+    gold = [stretch for alternative in case.gold for stretch in alternative]
+    needed = total = 0
+    for sentence in check.sentences:
+        tokens = count(sentence.text)
+        needs = contains_answer(sentence.text, case.answers) or any(
+            span.start < high and low < span.end for span in sentence.spans for low, high in gold
+        )
+        needed, total = needed + tokens * needs, total + tokens
+    return needed / max(1, total)
+
+
+def _compared(case: Case, text: str, check: EvidenceCheck) -> dict[str, float | bool]:
+    passages = [Passage(sentence.text) for sentence in check.sentences]
+    again = [said_by(passage, passages[:at]) is not None for at, passage in enumerate(passages)]
+    return {
+        "repeated": sum(again) / max(1, len(again)),
+        "conflicts": bool(clashes(Passage(text), Passage(case.document))),
+    }
 
 
 def _format(extract: Extract) -> float:
@@ -207,8 +260,12 @@ MEASURES = {
     "recall": "gold sentences: correct / gold",
     "F1": "gold sentences: harmonic mean of precision and recall",
     "F1, single": "the same when a sentence counts without the rest of its rationale",
-    "sufficient": "share of pairs with a whole rationale chosen",
-    "answer": "share of pairs whose evidence holds a right answer",
+    "sufficiency": "share of pairs whose evidence holds a right answer or, where none is known, a whole rationale",
+    "cut": "the same of the document cut to as many tokens",
+    "gain": "sufficiency - cut, pair by pair",
+    "concision": "share of the evidence's tokens in sentences that answer or belong to a rationale",
+    "repeated": "share of evidence sentences that an earlier one has already said",
+    "conflicts": "share of evidence texts with a sentence that contradicts the document, by the comparison of passages",
     "language": "share of evidence in the document's language",
     "contribution language": "share of contributions in the query's language",
 }
@@ -245,8 +302,12 @@ def summarise(measured: Sequence[Measured], seconds: float = 0.0) -> Summary:
         "recall": sentences(lambda c: _over(c[..., 0], c[..., 2])),
         "F1": sentences(lambda c: _over(2 * c[..., 0], c[..., 1] + c[..., 2])),
         "F1, single": sentences(lambda c: _over(2 * c[..., 3], c[..., 1] + c[..., 2])),
-        "sufficient": mean(lambda m: float(m.sentences.sufficient) if m.sentences else None),
-        "answer": mean(lambda m: None if m.answered is None else float(m.answered)),
+        "sufficiency": mean(lambda m: m.sufficient),
+        "cut": mean(lambda m: m.cut_sufficient),
+        "gain": mean(_gain),
+        "concision": mean(lambda m: m.concision),
+        "repeated": mean(lambda m: m.repeated),
+        "conflicts": mean(lambda m: m.conflicts),
         "language": mean(lambda m: None if m.language is None else float(m.language)),
         "contribution language": mean(
             lambda m: None if m.contribution_language is None else float(m.contribution_language)
@@ -255,6 +316,20 @@ def summarise(measured: Sequence[Measured], seconds: float = 0.0) -> Summary:
     outcomes = dict(Counter(str(m.outcome) for m in generated))
     failures = sum(m.failed for m in measured)
     return Summary(pairs=len(measured), failures=failures, outcomes=outcomes, measures=found, seconds=seconds)
+
+
+def _gain(measured: Measured) -> float | None:
+    if measured.sufficient is None or measured.cut_sufficient is None:
+        return None
+    return float(measured.sufficient) - float(measured.cut_sufficient)
+
+
+def by_length(measured: Sequence[Measured], bands: int = 3) -> dict[str, list[Measured]]:
+    """The pairs in bands of equal size by tokens of the document, shortest first: "91 to 240 tokens" -> pairs."""
+    ordered = sorted(measured, key=lambda m: (m.document_tokens, m.case))
+    cuts = [len(ordered) * band // bands for band in range(bands + 1)]
+    parts = [ordered[low:high] for low, high in pairwise(cuts) if high > low]
+    return {f"{part[0].document_tokens:,} to {part[-1].document_tokens:,} tokens": part for part in parts}
 
 
 def _value(

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prism.evaluation import judge
-from prism.evaluation.evidence_quality import MEASURES, Summary, Value
+from prism.evaluation.evidence_quality import MEASURES, Extract, Measured, Summary, Value, by_length, summarise
+from prism.evaluation.evidence_sets import Case
 from prism.evaluation.reader import Point, draw_curve
 from prism.evaluation.report import Cell, Report, Section
 
 PUBLISHED = {"all sentences": 0.305, "TF-IDF, 3 sentences": 0.377}
 """Gold-sentence F1 on SciFact's 209 dev pairs with oracle abstracts (BEIR's test split), under this report's definition
 and the abstracts' original sentence borders: what any system has to beat."""
+_ENOUGH = ("sufficiency", "cut", "gain", "concision")
 _COLUMNS = {
-    "scifact": ("precision", "recall", "F1", "sufficient"),
-    "qed": ("precision", "recall", "F1", "answer"),
-    "covidqa": ("answer",),
-    "cmrc2018": ("answer",),
+    "scifact": ("precision", "recall", "F1", *_ENOUGH),
+    "qed": ("precision", "recall", "F1", *_ENOUGH),
+    "covidqa": _ENOUGH,
+    "cmrc2018": _ENOUGH,
 }
-_WRITTEN = ("parse rate", "format", "fidelity", "support", "unbacked", "language", "contribution language")
+_WRITTEN = (
+    *("parse rate", "format", "fidelity", "support", "unbacked", "repeated", "conflicts", "language"),
+    "contribution language",
+)
+_SHOWN_CHARS = 600
+
+
+@dataclass
+class Example:
+    """One pair as a reader sees it."""
+
+    system: str
+    good: bool
+    query: str
+    looked_for: str
+    """Right answers or the first rationale, as the document has it."""
+    contribution: str | None
+    evidence: str | None
+    why: str
 
 
 @dataclass
@@ -35,6 +56,9 @@ class SetFindings:
     points: list[Point] = field(default_factory=list)
     cut: list[Point] = field(default_factory=list)
     """Documents cut to the tokens of each system's context."""
+    lengths: dict[str, dict[str, dict[str, Value]]] = field(default_factory=dict)
+    """Band of document length -> system -> tokens, sufficiency, cut, gain."""
+    examples: list[Example] = field(default_factory=list)
 
 
 @dataclass
@@ -57,6 +81,8 @@ def make(findings: Findings, *, command: str, versions: Mapping[str, str], limit
             section.warn(f"Only {limit} pairs, evenly spread over the set: a quick look, with wide intervals.")
         _notes(section, name, found)
         _table(section, name, found)
+        _lengths(section, found)
+        _examples(section, found)
         _floors(section, name, found)
         _curve(section, name, found, findings.reader)
         _judged(section, found, findings.judges)
@@ -79,13 +105,13 @@ def _notes(section: Section, name: str, found: SetFindings) -> None:
 
 
 def _table(section: Section, name: str, found: SetFindings) -> None:
-    columns = ("tokens", "spent", "compression", *_COLUMNS.get(name, ("F1", "sufficient", "answer")))
+    columns = ("tokens", "spent", "compression", *_COLUMNS.get(name, ("F1", *_ENOUGH)))
     columns = tuple(c for c in columns if any(s[c] is not None for s in found.systems.values()))
     rows: list[Sequence[Cell]] = [(system, *(s[c] for c in columns)) for system, s in found.systems.items()]
     best: dict[str, Literal["max", "min"]] = {"F1": "max"} if "F1" in columns else {}
     digits = dict.fromkeys({"tokens", "spent"}.intersection(columns), 0)
     section.table(["system", *columns], rows, caption="What is kept, at what length", digits=digits, best=best)
-    main = next((c for c in ("F1", "answer") if c in columns), None)
+    main = next((c for c in ("F1", "sufficiency") if c in columns), None)
     if main:
         _bars(section, name, main, {system: s.measures[main] for system, s in found.systems.items()})
     written = {system: s for system, s in found.systems.items() if s.outcomes or s["support"] not in (None, 1.0)}
@@ -96,6 +122,90 @@ def _table(section: Section, name: str, found: SetFindings) -> None:
             if summary.outcomes:
                 counts = ", ".join(f"{key} {n}" for key, n in sorted(summary.outcomes.items()))
                 section.text(f"{system}: {counts}; {summary.seconds:,.0f} s for {summary.pairs} pairs.")
+
+
+def measured_by_length(texts: Mapping[str, Sequence[Measured]]) -> dict[str, dict[str, dict[str, Value]]]:
+    """Each system's sufficiency and what it costs, by length of the document."""
+    found: dict[str, dict[str, dict[str, Value]]] = {}
+    for system, measured in texts.items():
+        for band, pairs in by_length(measured).items():
+            figures = summarise(pairs).measures
+            found.setdefault(band, {})[system] = {name: figures[name] for name in ("tokens", *_ENOUGH)}
+    return found
+
+
+def _lengths(section: Section, found: SetFindings) -> None:
+    columns = ["documents", "system", "pairs", "tokens", *_ENOUGH]
+    rows = [
+        [band, system, figures["tokens"].pairs, *(figures[c].value for c in columns[3:])]
+        for band, systems in found.lengths.items()
+        for system, figures in systems.items()
+        if figures["sufficiency"].value is not None
+    ]
+    if rows:
+        section.table(columns, rows, caption="By length of the document", digits={"tokens": 0})
+
+
+def draw_examples(
+    system: str, cases: Sequence[Case], extracts: Sequence[Extract], measured: Sequence[Measured], each: int, seed: int
+) -> list[Example]:
+    """`each` good and `each` bad pairs of a system, drawn by `seed` from all that are good or bad."""
+    drawn = random.Random(f"{seed} {system}")
+    known = [at for at, m in enumerate(measured) if m.sufficient is not None]
+    found = []
+    for good in (True, False):
+        pool = [at for at in known if _faults(measured[at]) == "" or not good]
+        pool = [at for at in pool if good or _faults(measured[at])]
+        for at in sorted(drawn.sample(pool, min(each, len(pool)))):
+            case, extract = cases[at], extracts[at]
+            found.append(
+                Example(
+                    system=system,
+                    good=good,
+                    query=case.query,
+                    looked_for=_looked_for(case),
+                    contribution=extract.contribution,
+                    evidence=extract.evidence,
+                    why=_faults(measured[at]),
+                )
+            )
+    return found
+
+
+def _faults(measured: Measured) -> str:
+    said = {
+        "nothing written": not measured.written,
+        "not enough": measured.written and not measured.sufficient,
+        "facts that the document lacks": measured.unsupported > 0,
+        "says something again": bool(measured.repeated),
+        "contradicts the document": bool(measured.conflicts),
+        "not in form": measured.generated and not measured.outcome.parsed,
+    }
+    return ", ".join(fault for fault, found in said.items() if found)
+
+
+def _looked_for(case: Case) -> str:
+    if case.answers:
+        return " / ".join(case.answers)
+    return " … ".join(case.document[low:high] for low, high in case.gold[0])
+
+
+def _examples(section: Section, found: SetFindings) -> None:
+    rows = [
+        [
+            f"{example.system}, {'good' if example.good else 'bad'}",
+            *(_clipped(text) for text in (example.query, example.looked_for, example.contribution, example.evidence)),
+            example.why or "nothing",
+        ]
+        for example in found.examples
+    ]
+    if rows:
+        columns = ["system", "query", "looked for", "contribution", "evidence", "at fault"]
+        section.table(columns, rows, caption="Examples, drawn by a fixed seed from the good and from the bad")
+
+
+def _clipped(text: str | None) -> str | None:
+    return text if text is None or len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]} …"
 
 
 def _bars(section: Section, name: str, measure: str, values: Mapping[str, Value]) -> None:
@@ -189,7 +299,7 @@ def _definitions(section: Section) -> None:
         "Gold sentences: a document sentence is chosen when spans of the evidence cover at least half of its"
         " characters. It is correct when it belongs to a rationale whose sentences are all chosen; several rationales"
         " of a pair are alternatives. Precision and recall are over the sums of all pairs (SciFact, Wadden et al. 2020:"
-        " sentence-level, selection only). Pairs without evidence count as nothing chosen and no answer; they have no"
+        " sentence-level, selection only). Pairs without evidence count as nothing chosen and not enough; they have no"
         " fidelity, support or language. Language: by script, else by py3langid; texts too short to tell are left out."
     )
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prism.evaluation.answers import contains_answer, exact_match, token_f1
-from prism.evaluation.evidence_quality import SAMPLES, Count, Value
+from prism.evaluation.evidence_quality import SAMPLES, Count, Value, truncated
 from prism.evaluation.evidence_sets import Case
 from prism.llm.failures import BadAnswer
 from prism.llm.money import Price
@@ -104,15 +104,6 @@ class Point(Record):
     """None without a reader."""
     failures: int = 0
     """The reader gave no answer that could be read; these are not scored."""
-
-
-def truncated(text: str, tokens: int, count: Count) -> str:
-    """The longest beginning of `text` of at most `tokens` tokens, cut at a character."""
-    low, high = 0, len(text)
-    while low < high:  # what a prefix costs grows with its length, but for a token or two at the cut
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if count(text[:middle]) <= tokens else (low, middle - 1)
-    return text[:low]
 
 
 def point(
