@@ -541,7 +541,8 @@ def test_kill_9_loses_nothing_and_asks_nothing_twice(tmp_path):
                 time.sleep(0.05)
             os.kill(process.pid, signal.SIGKILL)
         slow.set()
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        again = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
     documents = [request.body["document"] for request in server.requests]
     assert len(documents) == 8 + 1  # only the one that was under way is asked again
     assert len(set(documents)) == 8
