@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from prism.checkpoint import PrismConfig
 from prism.errors import DataError, InputError
-from prism.evaluation import calibrate_command as command
+from prism.evaluation import calibrating as command
 from prism.measures.calibration import (
     at_cuts,
     brier,

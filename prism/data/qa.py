@@ -23,7 +23,6 @@ import yaml
 from pydantic import ValidationError
 
 from prism.data.asked import Asked, Gathered, gather
-from prism.data.command_app import progress
 from prism.data.leakage import LeakageCheck, read_evaluation
 from prism.data.pairs import Lexicon, make_queries
 from prism.data.passages import Passage, without_repeats
@@ -39,6 +38,7 @@ from prism.data.splits import query_key
 from prism.errors import DataError
 from prism.files.jsonl import Drops, write_text
 from prism.parallel import ordered
+from prism.reports.bar import progress
 from prism.retrieval.dense import Encoder
 from prism.text import stable_id
 from prism.types import Example, first_problem

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from prism.data.asked import Asked
-from prism.data.command_app import progress
 from prism.data.contributions import contribute
 from prism.data.passages import Passage, evidence_text
 from prism.data.placing import Overlap, Place, holds_answer, is_evidence
@@ -17,6 +16,7 @@ from prism.data.qa_teacher import Scored, Teacher, target, window_of
 from prism.data.settings import Qa
 from prism.data.splits import query_key
 from prism.files.jsonl import Drops
+from prism.reports.bar import progress
 from prism.text import stable_id
 from prism.types import Example
 

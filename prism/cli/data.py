@@ -1,9 +1,11 @@
-"""What the commands of `prism data` share: the application, their options, progress and reports."""
+"""`prism data …`: from texts to training files. Each command is a thin shell over one module of `prism.data`.
+
+Every command reads JSONL (`.gz` too), streams, writes its output whole or not at all, and puts `OUT.report.json` beside
+it: how many records came in and went out, how many were dropped and why, what it cost. Here is what they share.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -50,19 +52,6 @@ def count_lines(path: Path) -> int | None:
         return None
     with path.open("rb") as lines:
         return sum(1 for line in lines if line.strip())
-
-
-@contextmanager
-def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, with how long is left; nothing where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda n: bar.advance(task, n)
 
 
 def finish(report: Row, out: Path, written: Written | None = None) -> None:

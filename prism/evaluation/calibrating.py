@@ -1,4 +1,4 @@
-"""`prism calibrate`: fit what a checkpoint's scores mean on labelled pairs, check it on others, store it."""
+"""What a checkpoint's scores mean: fitted on labelled pairs, checked on others, stored."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
-
-import typer
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from prism.errors import CheckpointError, DataError, InputError
 from prism.files.ids import QUERY_IDS, id_in
 from prism.files.jsonl import Drops, Row, read_rows, require_text
-from prism.files.outputs import writable_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,47 +50,6 @@ class Result(NamedTuple):
     cuts: Mapping[str, Cut]
     prior: float
     failures: int
-
-
-def calibrate(
-    checkpoint: Annotated[str, typer.Argument(help="mini, a checkpoint directory, or a name on the hub.")],
-    pairs: Annotated[
-        Path, typer.Argument(help="JSONL: query, document, and verdict (yes, no) or label (from 1 on: relevant).")
-    ],
-    out: Annotated[
-        Path, typer.Option(help="Folder for the report, and for the calibrated checkpoint.", callback=writable_folder)
-    ],
-    method: Annotated[Literal["isotonic", "platt"], typer.Option(help="platt for fewer than some hundred pairs.")] = (
-        "isotonic"
-    ),
-    prior: Annotated[
-        float | None,
-        typer.Option(help="Share of relevant documents where the model will be used; default: as in the pairs."),
-    ] = None,
-    in_place: Annotated[
-        bool, typer.Option("--in-place", help="Store into the checkpoint itself, not into a copy under --out.")
-    ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="A quick look: only the first N pairs.")] = None,
-) -> None:
-    """Fit what scores mean as probabilities, on half of the queries; report and check it on the other half.
-
-    Writes report.html (reliability diagram, error before and after, precision and recall at cuts, posterior by score)
-    and stores the calibration in the `prism.json` of a copy of the checkpoint. Scores and rankings stay as they are.
-
-    Example: prism calibrate mini pairs.jsonl --out calibrated --prior 0.1
-    """
-    from prism.reranker import Reranker
-
-    if prior is not None and not 0.0 < prior < 1.0:
-        raise InputError(f"--prior is a share between 0 and 1, got {prior}")
-    target = _target(checkpoint, out, in_place)
-    found = read_pairs(pairs, limit)
-    with Reranker.load(checkpoint) as reranker:
-        result = measure(reranker, found, method, prior)
-    report = write_report(result, checkpoint, out)
-    store(target[0], target[1], result.calibration)
-    typer.echo(f"calibration error {result.before[0]:.4f} before, {result.after[0]:.4f} after (held-out queries)")
-    typer.echo(f"{report}\n{target[1]}")
 
 
 def read_pairs(path: Path, limit: int | None = None) -> list[Labelled]:
@@ -179,7 +135,7 @@ def _scored(reranker: QueryReranker, pairs: Sequence[Labelled]) -> tuple[tuple[S
 # --- storing ---------------------------------------------------------------------------------------------------------
 
 
-def _target(checkpoint: str, out: Path, in_place: bool) -> tuple[Path, Path]:
+def target_of(checkpoint: str, out: Path, in_place: bool) -> tuple[Path, Path]:
     """(where the checkpoint is, where the calibrated one goes)."""
     from prism.checkpoint import CONFIG_NAME, MINI
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from prism.data.command_app import Bad, CorpusFile, Out, Seed, app, count_lines, finish, progress
+from prism.cli.data import Bad, CorpusFile, Out, Seed, app, count_lines, finish
 from prism.data.sources import read_corpus
 from prism.errors import InputError
 from prism.files.jsonl import Drops, read_queries, write_report, write_rows
 from prism.files.outputs import writable_file
+from prism.reports.bar import progress
 
 if TYPE_CHECKING:
     from prism.data.answers import AnswerStore, Question

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prism.data.command_app import (
+from prism.cli.data import (
     AllDocuments,
     Bad,
     BeirSplit,
@@ -20,11 +20,11 @@ from prism.data.command_app import (
     YesFrom,
     app,
     finish,
-    progress,
     writable_output,
 )
 from prism.files.jsonl import Drops, Written, read_pairs, read_rows, write_report, write_rows, write_text
 from prism.files.outputs import writable_file, writable_folder
+from prism.reports.bar import progress
 
 
 @app.command()

@@ -141,7 +141,7 @@ def _price(text: str) -> Any:
 
 
 def _write(writer: Writer, read: _Reading) -> Asked:
-    from prism.data.command_app import progress
+    from prism.reports.bar import progress
 
     total = sum(1 for _ in read.rows())
     if not total:
@@ -157,12 +157,12 @@ def _write(writer: Writer, read: _Reading) -> Asked:
 
 def _judge(writer: Writer, read: _Reading, client: ChatClient, model: str, least: int, out: Path) -> dict[str, str]:
     """Pair id -> why the judge drops it. A pair without grades is kept: that is the judge's failure, and said."""
-    from prism.data.command_app import progress
     from prism.evaluation.evidence_quality import Extract
     from prism.evaluation.evidence_sets import Case, make_case
     from prism.evaluation.judge import CRITERIA, RUBRIC_ID, Rating, RubricJudge, grade
     from prism.labeling.asking import Kept, ask_all
     from prism.labeling.writing import Texts
+    from prism.reports.bar import progress
 
     rater = RubricJudge(client, model)
     name = f"judge.{RUBRIC_ID}.{''.join(c if c.isalnum() else '-' for c in model)}.jsonl"
@@ -199,7 +199,7 @@ def _judge(writer: Writer, read: _Reading, client: ChatClient, model: str, least
 
 
 def _report(writer: Writer, read: _Reading, out: Path, asked: Asked, judged: dict[str, str]) -> None:
-    from prism.data.command_app import finish as echo_report
+    from prism.cli.data import finish as echo_report
     from prism.files.jsonl import Drops, Written, write_report
     from prism.labeling.asking import Asked
     from prism.labeling.writing import RUBRIC_ID, finish

@@ -1,0 +1,77 @@
+"""Options that say which model answers and where, and the model they name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from prism import devices
+
+if TYPE_CHECKING:
+    from prism.reranker import Reranker
+    from prism.types import EvidenceChoice
+
+Model = Annotated[str, typer.Option(help="mini (bundled), a checkpoint or adapter directory, or a name on the hub.")]
+Template = Annotated[
+    str | None, typer.Option(help="Prompt of a checkpoint that carries none: a built-in name or file.")
+]
+Dtype = Annotated[
+    devices.Dtype, typer.Option(help="auto: bfloat16 where it is faster; int8: 8-bit integers, on CPUs that have them.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Engine = Annotated[
+    Literal["hf", "vllm", "openai"],
+    typer.Option(help="hf: in this process; vllm: vLLM on this machine; openai: servers at --base-url."),
+]
+BaseUrl = Annotated[
+    list[str] | None,
+    typer.Option(help="Where engine openai finds the model, up to /v1; repeat for several servers."),
+]
+EngineOption = Annotated[
+    list[str] | None,
+    typer.Option(help="With vllm: NAME=VALUE of vLLM's AsyncEngineArgs, such as tensor_parallel_size=2; repeat."),
+]
+ServedModel = Annotated[str | None, typer.Option(help="The model's name on those servers; default: their first.")]
+EvidenceFrom = Annotated[
+    Literal["written", "quoted", "auto", "none"],
+    typer.Option(
+        help="written: by the model, with a contribution; quoted: sentences of the document, which every reranker can;"
+        " auto: as the checkpoint prefers. Requests to a server may say otherwise."
+    ),
+]
+NoEvidence = Annotated[bool, typer.Option("--no-evidence", help="Short for --evidence none.")]
+SelfTest = Annotated[bool, typer.Option(help="Score a few obvious pairs after loading.")]
+
+
+def evidence_choice(source: Literal["written", "quoted", "auto", "none"], none: bool = False) -> EvidenceChoice | bool:
+    """What `rerank` takes as `evidence`."""
+    return False if none or source == "none" else source
+
+
+def load(model: str, **options: Any) -> Reranker:
+    """`Reranker.load`, sooner."""
+    _import_transformers()
+    from prism.reranker import Reranker
+
+    return Reranker.load(model, **options)
+
+
+def _import_transformers() -> None:
+    """Import transformers without scikit-learn and scipy, a third of its start-up.
+
+    Where they are installed it takes them, for losses of image models and a kind of assisted decoding. This process is
+    ours and needs neither; in a program that imports Prism transformers is left as it is.
+    """
+    from transformers import utils
+
+    names = ("is_sklearn_available", "is_scipy_available")
+    known = {name: getattr(utils, name) for name in names}
+    try:
+        for name in names:
+            setattr(utils, name, lambda: False)
+        import transformers.generation.candidate_generator
+        import transformers.modeling_utils  # noqa: F401  # these two take them
+    finally:
+        for name, function in known.items():
+            setattr(utils, name, function)
