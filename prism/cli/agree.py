@@ -25,28 +25,35 @@ if TYPE_CHECKING:
     from prism.measures.agreement import Estimate
 
 
+Files = Annotated[
+    list[Path],
+    typer.Argument(help="Label files, at least two; the first is the reference the others are compared with."),
+]
+ScaleOption = Annotated[
+    str | None, typer.Option(help="Labels allowed, as LOW:HIGH (0:3); any other label is then an error.")
+]
+Runs = Annotated[
+    list[Path] | None,
+    typer.Option(help="Run file, or folder of them: correlate how the label files rank these systems."),
+]
+Measure = Annotated[str, typer.Option(help="What ranks the systems of --runs.")]
+Samples = Annotated[int, typer.Option(min=0, help="Bootstrap samples of queries; 0: no intervals.")]
+Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
+Jurors = Annotated[bool, typer.Option("--jurors", help="Compare each juror of JSONL files after the first, too.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the full comparison as JSON.")]
+Plots = Annotated[Path | None, typer.Option(help="Folder for kappa.png and confusion.png.", callback=writable_folder)]
+
+
 def agree(
-    files: Annotated[
-        list[Path],
-        typer.Argument(help="Label files, at least two; the first is the reference the others are compared with."),
-    ],
-    scale: Annotated[
-        str | None, typer.Option(help="Labels allowed, as LOW:HIGH (0:3); any other label is then an error.")
-    ] = None,
-    runs: Annotated[
-        list[Path] | None,
-        typer.Option(help="Run file, or folder of them: correlate how the label files rank these systems."),
-    ] = None,
-    measure: Annotated[str, typer.Option(help="What ranks the systems of --runs.")] = "nDCG@10",
-    samples: Annotated[int, typer.Option(min=0, help="Bootstrap samples of queries; 0: no intervals.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    jurors: Annotated[
-        bool, typer.Option("--jurors", help="Compare each juror of JSONL files after the first, too.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the full comparison as JSON.")] = False,
-    plots: Annotated[
-        Path | None, typer.Option(help="Folder for kappa.png and confusion.png.", callback=writable_folder)
-    ] = None,
+    files: Files,
+    scale: ScaleOption = None,
+    runs: Runs = None,
+    measure: Measure = "nDCG@10",
+    samples: Samples = 2000,
+    seed: Seed = 0,
+    jurors: Jurors = False,
+    as_json: AsJson = False,
+    plots: Plots = None,
 ) -> None:
     """Compare label files: kappa, alpha, exact and within-one rates, confusion matrices.
 
@@ -59,36 +66,49 @@ def agree(
     prism agree people.jsonl labels/labels.jsonl --jurors
     """
     from prism.labeling.comparison import compare
-    from prism.labeling.label_files import line_up, read_labels
+    from prism.labeling.label_files import line_up
 
-    if len(files) < 2:
-        raise InputError("agreement needs at least two label files, got one: name the reference first, then the others")
-    allowed = None if scale is None else parse_scale(scale)
-    read = [read_labels(files[0], allowed)]
-    for path in files[1:]:
-        read += _read_all(path, allowed) if jurors else [read_labels(path, allowed)]
+    read = _read_files(files, None if scale is None else parse_scale(scale), jurors=jurors)
     table = line_up(read)
     systems = _read_runs(runs or [])
     for warning in warnings_of(read, table):
         _say(f"warning: {warning}")
     with _progress(len(read) - 1) as step:
         agreement = compare(table, samples, seed, step)
-    rankings: tuple[RankingAgreement, ...] = ()
-    if runs:
-        from prism.labeling.rankings import compare_rankings
-
-        rankings = compare_rankings(read, systems, measure, samples, seed)
+    rankings = _rankings(read, systems, measure, samples, seed) if runs else ()
     if as_json:
-        typer.echo(
-            _json({**agreement.model_dump(mode="json"), "rankings": [r.model_dump(mode="json") for r in rankings]})
-        )
+        _print_json(agreement, rankings)
     else:
         _print(agreement, rankings)
     if plots is not None:
-        from prism.labeling.agreement_plots import save
+        _save_plots(agreement, plots)
 
-        for path in save(agreement, plots):
-            _say(f"wrote {path}")
+
+def _read_files(paths: Sequence[Path], allowed: Scale | None, *, jurors: bool) -> list[LabelFile]:
+    """The reference, then the others, with their jurors if asked for."""
+    from prism.labeling.label_files import read_labels
+
+    if len(paths) < 2:
+        raise InputError("agreement needs at least two label files, got one: name the reference first, then the others")
+    read = [read_labels(paths[0], allowed)]
+    for path in paths[1:]:
+        read += _read_all(path, allowed) if jurors else [read_labels(path, allowed)]
+    return read
+
+
+def _rankings(
+    files: Sequence[LabelFile], systems: dict[str, Run], measure: str, samples: int, seed: int
+) -> tuple[RankingAgreement, ...]:
+    from prism.labeling.rankings import compare_rankings
+
+    return compare_rankings(files, systems, measure, samples, seed)
+
+
+def _save_plots(agreement: Agreement, folder: Path) -> None:
+    from prism.labeling.agreement_plots import save
+
+    for path in save(agreement, folder):
+        _say(f"wrote {path}")
 
 
 def _read_all(path: Path, scale: Scale | None) -> list[LabelFile]:
@@ -141,6 +161,10 @@ def _read_runs(given: Sequence[Path]) -> dict[str, Run]:
 
 
 # --- printing --------------------------------------------------------------------------------------------------------
+
+
+def _print_json(agreement: Agreement, rankings: Sequence[RankingAgreement]) -> None:
+    typer.echo(_json({**agreement.model_dump(mode="json"), "rankings": [r.model_dump(mode="json") for r in rankings]}))
 
 
 def _print(agreement: Agreement, rankings: Sequence[RankingAgreement]) -> None:

@@ -10,26 +10,32 @@ import typer
 from prism.errors import InputError
 from prism.files.outputs import writable_folder
 
+Checkpoint = Annotated[str, typer.Argument(help="mini, a checkpoint directory, or a name on the hub.")]
+Pairs = Annotated[
+    Path, typer.Argument(help="JSONL: query, document, and verdict (yes, no) or label (from 1 on: relevant).")
+]
+Out = Annotated[
+    Path, typer.Option(help="Folder for the report, and for the calibrated checkpoint.", callback=writable_folder)
+]
+Method = Annotated[Literal["isotonic", "platt"], typer.Option(help="platt for fewer than some hundred pairs.")]
+Prior = Annotated[
+    float | None,
+    typer.Option(help="Share of relevant documents where the model will be used; default: as in the pairs."),
+]
+InPlace = Annotated[
+    bool, typer.Option("--in-place", help="Store into the checkpoint itself, not into a copy under --out.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="A quick look: only the first N pairs.")]
+
 
 def calibrate(
-    checkpoint: Annotated[str, typer.Argument(help="mini, a checkpoint directory, or a name on the hub.")],
-    pairs: Annotated[
-        Path, typer.Argument(help="JSONL: query, document, and verdict (yes, no) or label (from 1 on: relevant).")
-    ],
-    out: Annotated[
-        Path, typer.Option(help="Folder for the report, and for the calibrated checkpoint.", callback=writable_folder)
-    ],
-    method: Annotated[Literal["isotonic", "platt"], typer.Option(help="platt for fewer than some hundred pairs.")] = (
-        "isotonic"
-    ),
-    prior: Annotated[
-        float | None,
-        typer.Option(help="Share of relevant documents where the model will be used; default: as in the pairs."),
-    ] = None,
-    in_place: Annotated[
-        bool, typer.Option("--in-place", help="Store into the checkpoint itself, not into a copy under --out.")
-    ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="A quick look: only the first N pairs.")] = None,
+    checkpoint: Checkpoint,
+    pairs: Pairs,
+    out: Out,
+    method: Method = ("isotonic"),
+    prior: Prior = None,
+    in_place: InPlace = False,
+    limit: Limit = None,
 ) -> None:
     """Fit what scores mean as probabilities, on half of the queries; report and check it on the other half.
 

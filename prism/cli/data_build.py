@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,10 @@ from prism.cli.data import (
 from prism.files.jsonl import Drops, Written, read_pairs, read_rows, write_report, write_rows, write_text
 from prism.files.outputs import writable_file, writable_folder
 from prism.reports.bar import progress
+
+if TYPE_CHECKING:
+    from prism.data.assemble import Rules
+    from prism.data.leakage import LeakageCheck
 
 
 @app.command()
@@ -164,26 +168,39 @@ def leakage(
         raise typer.Exit(1)
 
 
+Labels = Annotated[Path, typer.Argument(help="Labelled pairs: label or verdict, votes, vote_share.")]
+Folder = Annotated[
+    Path,
+    typer.Argument(help="Where train.jsonl, dev.jsonl, dropped.jsonl and the card go.", callback=writable_folder),
+]
+Scores = Annotated[Path | None, typer.Option(help="Pairs with teacher_score (`prism data score`).")]
+Targets = Annotated[Path | None, typer.Option(help="Pairs with contribution and evidence.")]
+MinMajority = Annotated[float, typer.Option(min=0, max=1, help="Share of votes a verdict needs.")]
+Power = Annotated[float, typer.Option(min=0.01, help="teacher_score ** POWER, from `prism data fit`.")]
+Fit = Annotated[Path | None, typer.Option(help="The power from the file that `prism data fit --out` wrote.")]
+Salt = Annotated[str, typer.Option(help="Another salt, another split.")]
+BalanceTotal = Annotated[int | None, typer.Option(min=1, help="Balance score x length down to this many.")]
+RequireTargets = Annotated[bool, typer.Option("--require-targets", help="Drop a yes without texts.")]
+Evaluation = Annotated[
+    list[Path] | None, typer.Option(help="Leave out what touches this set (BEIR folder or JSONL); repeatable.")
+]
+
+
 @app.command()
 def build(
-    labels: Annotated[Path, typer.Argument(help="Labelled pairs: label or verdict, votes, vote_share.")],
-    folder: Annotated[
-        Path,
-        typer.Argument(help="Where train.jsonl, dev.jsonl, dropped.jsonl and the card go.", callback=writable_folder),
-    ],
-    scores: Annotated[Path | None, typer.Option(help="Pairs with teacher_score (`prism data score`).")] = None,
-    targets: Annotated[Path | None, typer.Option(help="Pairs with contribution and evidence.")] = None,
+    labels: Labels,
+    folder: Folder,
+    scores: Scores = None,
+    targets: Targets = None,
     yes_from: YesFrom = None,
-    min_majority: Annotated[float, typer.Option(min=0, max=1, help="Share of votes a verdict needs.")] = 0.0,
-    power: Annotated[float, typer.Option(min=0.01, help="teacher_score ** POWER, from `prism data fit`.")] = 1.0,
-    fit: Annotated[Path | None, typer.Option(help="The power from the file that `prism data fit --out` wrote.")] = None,
+    min_majority: MinMajority = 0.0,
+    power: Power = 1.0,
+    fit: Fit = None,
     splits: Splits = "train=0.95,dev=0.05",
-    salt: Annotated[str, typer.Option(help="Another salt, another split.")] = "",
-    balance_total: Annotated[int | None, typer.Option(min=1, help="Balance score x length down to this many.")] = None,
-    require_targets: Annotated[bool, typer.Option("--require-targets", help="Drop a yes without texts.")] = False,
-    evaluation: Annotated[
-        list[Path] | None, typer.Option(help="Leave out what touches this set (BEIR folder or JSONL); repeatable.")
-    ] = None,
+    salt: Salt = "",
+    balance_total: BalanceTotal = None,
+    require_targets: RequireTargets = False,
+    evaluation: Evaluation = None,
     query_similarity: QuerySimilarity = 90.0,
     overlap: Overlap = 0.5,
     beir_split: BeirSplit = "test",
@@ -195,27 +212,32 @@ def build(
     Each record gets its `losses`: distil and sft where the teacher's side of 0.5 is the panel's verdict, sft alone
     where they disagree or there is no teacher score.
     """
-    from prism.data.assemble import Rules, Sources, build_training_data
-    from prism.data.leakage import LeakageCheck, read_evaluation
-    from prism.data.splits import parse_shares
-    from prism.data.transform import read_fit
+    from prism.data.assemble import Sources, build_training_data
 
-    check = None
-    if evaluation:
-        texts = read_evaluation(evaluation, Drops(), beir_split, not all_documents)
-        check = LeakageCheck(texts, query_similarity, overlap)
-    rules = Rules(
-        yes_from=yes_from,
-        min_majority=min_majority,
-        power=read_fit(fit).power if fit else power,
-        splits=parse_shares(splits),
-        salt=salt,
-        balance_total=balance_total,
-        require_targets=require_targets,
-    )
+    check = _leakage(evaluation, beir_split, not all_documents, query_similarity, overlap)
+    majority = {"yes_from": yes_from, "min_majority": min_majority, "require_targets": require_targets}
+    rules = _rules(fit, power, splits, salt=salt, balance_total=balance_total, **majority)
     sources = Sources(labels=labels, scores=scores, targets=targets)
     card = build_training_data(sources, rules, folder, leakage=check, on_bad=on_bad)
     for name, counts in card["splits"].items():
         finish({"records": counts["yes"] + counts["no"], "dropped": {}}, folder / f"{name}.jsonl")
     finish({"records": card["labels_read"], "dropped": card["dropped"]}, labels)
     typer.echo(f"what is in it: {folder / 'card.md'}")
+
+
+def _leakage(
+    evaluation: list[Path] | None, beir_split: str, judged_only: bool, query_similarity: float, overlap: float
+) -> LeakageCheck | None:
+    if not evaluation:
+        return None
+    from prism.data.leakage import LeakageCheck, read_evaluation
+
+    return LeakageCheck(read_evaluation(evaluation, Drops(), beir_split, judged_only), query_similarity, overlap)
+
+
+def _rules(fit: Path | None, power: float, splits: str, **settings: Any) -> Rules:
+    from prism.data.assemble import Rules
+    from prism.data.splits import parse_shares
+    from prism.data.transform import read_fit
+
+    return Rules(power=read_fit(fit).power if fit else power, splits=parse_shares(splits), **settings)

@@ -53,24 +53,33 @@ def pairs(
     )
 
 
+Method = Annotated[Literal["bm25", "dense"], typer.Option(help="How documents are ranked.")]
+Model = Annotated[str | None, typer.Option(help="For dense: a sentence-transformers directory or hub name.")]
+Negatives = Annotated[int, typer.Option(min=1, help="Per query, at most.")]
+Skip = Annotated[int, typer.Option(min=0, help="Leave out this many of the best ranks.")]
+Depth = Annotated[int, typer.Option(min=1, help="How far down the ranking to look.")]
+MaxShare = Annotated[
+    float, typer.Option(min=0.0, help="Leave out what scores above this share of the known positive; 0: keep it.")
+]
+Stemmer = Annotated[str, typer.Option(help="For BM25: english, german, russian, …, or none.")]
+AssumeNo = Annotated[bool, typer.Option("--assume-no", help="Write verdict no instead of leaving it open.")]
+Device = Annotated[str | None, typer.Option(help="For dense: cpu, cuda, mps.")]
+
+
 @app.command()
 def mine(
     pairs: PairsFile,
     corpus: CorpusFile,
     out: Out,
-    method: Annotated[Literal["bm25", "dense"], typer.Option(help="How documents are ranked.")] = "bm25",
-    model: Annotated[str | None, typer.Option(help="For dense: a sentence-transformers directory or hub name.")] = None,
-    negatives: Annotated[int, typer.Option(min=1, help="Per query, at most.")] = 8,
-    skip: Annotated[int, typer.Option(min=0, help="Leave out this many of the best ranks.")] = 0,
-    depth: Annotated[int, typer.Option(min=1, help="How far down the ranking to look.")] = 100,
-    max_share: Annotated[
-        float, typer.Option(min=0.0, help="Leave out what scores above this share of the known positive; 0: keep it.")
-    ] = 0.95,
-    stemmer: Annotated[str, typer.Option(help="For BM25: english, german, russian, …, or none.")] = "english",
-    assume_no: Annotated[
-        bool, typer.Option("--assume-no", help="Write verdict no instead of leaving it open.")
-    ] = False,
-    device: Annotated[str | None, typer.Option(help="For dense: cpu, cuda, mps.")] = None,
+    method: Method = "bm25",
+    model: Model = None,
+    negatives: Negatives = 8,
+    skip: Skip = 0,
+    depth: Depth = 100,
+    max_share: MaxShare = 0.95,
+    stemmer: Stemmer = "english",
+    assume_no: AssumeNo = False,
+    device: Device = None,
     on_bad: Bad = "fail",
 ) -> None:
     """Find hard negatives for the queries of PAIRS in CORPUS.
@@ -99,51 +108,71 @@ def mine(
     finish(write_report(out, "mine", [pairs, corpus], drops, records=written.records, queries=len(known)), out, written)
 
 
+Teacher = Annotated[
+    _Teacher,
+    typer.Option(
+        help="A rerank API's dialect; or on this machine: reranker (whatever `prism rerank --model` takes),"
+        " or a sentence-transformers model."
+    ),
+]
+ModelOption = Annotated[
+    str, typer.Option(help="The API's model name; for local teachers a directory, a hub name, one of `prism pull`.")
+]
+Template = Annotated[
+    str | None,
+    typer.Option(help="For reranker: prompt of a model without one: instruct, prism, qwen3-reranker, a file."),
+]
+Calibrate = Annotated[
+    bool,
+    typer.Option("--calibrate", help="Make its scores probabilities, by the verdicts that the pairs carry."),
+]
+Mix = Annotated[
+    float,
+    typer.Option(min=0.0, max=1.0, help="Share of this teacher; the rest is the teacher_score there was before."),
+]
+Store = Annotated[
+    Path, typer.Option(help="SQLite file that keeps every score: never paid twice.", callback=writable_file)
+]
+Url = Annotated[
+    str | None, typer.Option(help="Base URL of another server of that dialect, up to /v1: such as `prism serve`.")
+]
+KeyEnv = Annotated[str | None, typer.Option(help="Environment variable with the key.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=1000, help="Documents per call.")]
+Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Calls under way at once.")]
+RequestsPerMinute = Annotated[float | None, typer.Option(min=0.001, help="Never ask more often.")]
+TimeoutS = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one answer.")]
+PricePerSearch = Annotated[float, typer.Option(min=0, help="Cohere's unit: a query with 100 documents.")]
+PricePerMillionTokens = Annotated[float, typer.Option(min=0, help="Jina's and Voyage's unit.")]
+Budget = Annotated[float | None, typer.Option(min=0, help="Stop before this is exceeded, over all runs.")]
+SquashOption = Annotated[
+    Literal["none", "sigmoid", "half"], typer.Option(help="For scores outside [0, 1]: logits, cosines.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, ask nobody.")]
+DeviceOption = Annotated[str | None, typer.Option(help="For local teachers: cpu, cuda, mps.")]
+
+
 @app.command()
 def score(
     pairs: PairsFile,
     out: Out,
-    teacher: Annotated[
-        _Teacher,
-        typer.Option(
-            help="A rerank API's dialect; or on this machine: reranker (whatever `prism rerank --model` takes),"
-            " or a sentence-transformers model."
-        ),
-    ],
-    model: Annotated[
-        str, typer.Option(help="The API's model name; for local teachers a directory, a hub name, one of `prism pull`.")
-    ],
-    template: Annotated[
-        str | None,
-        typer.Option(help="For reranker: prompt of a model without one: instruct, prism, qwen3-reranker, a file."),
-    ] = None,
-    calibrate: Annotated[
-        bool,
-        typer.Option("--calibrate", help="Make its scores probabilities, by the verdicts that the pairs carry."),
-    ] = False,
-    mix: Annotated[
-        float,
-        typer.Option(min=0.0, max=1.0, help="Share of this teacher; the rest is the teacher_score there was before."),
-    ] = 1.0,
-    store: Annotated[
-        Path, typer.Option(help="SQLite file that keeps every score: never paid twice.", callback=writable_file)
-    ] = Path("teacher.sqlite"),
-    url: Annotated[
-        str | None, typer.Option(help="Base URL of another server of that dialect, up to /v1: such as `prism serve`.")
-    ] = None,
-    key_env: Annotated[str | None, typer.Option(help="Environment variable with the key.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Documents per call.")] = 32,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Calls under way at once.")] = 4,
-    requests_per_minute: Annotated[float | None, typer.Option(min=0.001, help="Never ask more often.")] = None,
-    timeout_s: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one answer.")] = 60.0,
-    price_per_search: Annotated[float, typer.Option(min=0, help="Cohere's unit: a query with 100 documents.")] = 0.0,
-    price_per_million_tokens: Annotated[float, typer.Option(min=0, help="Jina's and Voyage's unit.")] = 0.0,
-    budget: Annotated[float | None, typer.Option(min=0, help="Stop before this is exceeded, over all runs.")] = None,
-    squash: Annotated[
-        Literal["none", "sigmoid", "half"], typer.Option(help="For scores outside [0, 1]: logits, cosines.")
-    ] = "none",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, ask nobody.")] = False,
-    device: Annotated[str | None, typer.Option(help="For local teachers: cpu, cuda, mps.")] = None,
+    teacher: Teacher,
+    model: ModelOption,
+    template: Template = None,
+    calibrate: Calibrate = False,
+    mix: Mix = 1.0,
+    store: Store = Path("teacher.sqlite"),
+    url: Url = None,
+    key_env: KeyEnv = None,
+    batch_size: BatchSize = 32,
+    concurrency: Concurrency = 4,
+    requests_per_minute: RequestsPerMinute = None,
+    timeout_s: TimeoutS = 60.0,
+    price_per_search: PricePerSearch = 0.0,
+    price_per_million_tokens: PricePerMillionTokens = 0.0,
+    budget: Budget = None,
+    squash: SquashOption = "none",
+    dry_run: DryRun = False,
+    device: DeviceOption = None,
     on_bad: Bad = "fail",
 ) -> None:
     """Give each pair a `teacher_score` in [0, 1].
@@ -154,30 +183,25 @@ def score(
     Example, without a key: prism data score pairs.jsonl scored.jsonl --teacher reranker
     --model qwen2.5-coder-1.5b-instruct --template prism --calibrate --mix 0.5
     """
+    prices = (price_per_search, price_per_million_tokens, budget)
+    limits = _limits(batch_size, concurrency, requests_per_minute, timeout_s, prices)
+    require_other(out, [pairs])
+    asked = _asked(teacher, model, device, template, url, key_env)
+    how: dict[str, Any] = {"squash": squash, "calibrate": calibrate, "mix": mix, "dry_run": dry_run, "on_bad": on_bad}
+    _score(pairs, out, asked, store, limits, **how)
+
+
+def _limits(
+    batch_size: int,
+    concurrency: int,
+    requests_per_minute: float | None,
+    timeout_s: float,
+    prices: tuple[float, float, float | None],
+) -> Limits:
     from prism.data.teachers import Limits
 
-    limits = Limits(
-        batch_size=batch_size,
-        concurrency=concurrency,
-        requests_per_minute=requests_per_minute,
-        timeout_s=timeout_s,
-        price_per_search=price_per_search,
-        price_per_million_tokens=price_per_million_tokens,
-        budget=budget,
-    )
-    require_other(out, [pairs])
-    _score(
-        pairs,
-        out,
-        _asked(teacher, model, device, template, url, key_env),
-        store,
-        limits,
-        squash=squash,
-        calibrate=calibrate,
-        mix=mix,
-        dry_run=dry_run,
-        on_bad=on_bad,
-    )
+    search, tokens, budget = prices
+    return Limits(batch_size, concurrency, requests_per_minute, timeout_s, search, tokens, budget)
 
 
 def _asked(

@@ -13,7 +13,7 @@ import typer
 from prism.cli.data import Bad, CorpusFile, Out, Seed, app, count_lines, finish
 from prism.data.sources import read_corpus
 from prism.errors import InputError
-from prism.files.jsonl import Drops, read_queries, write_report, write_rows
+from prism.files.jsonl import Drops, OnBad, read_queries, write_report, write_rows
 from prism.files.outputs import writable_file
 from prism.reports.bar import progress
 
@@ -38,12 +38,15 @@ Store = Annotated[
 ]
 
 
+KeepOriginal = Annotated[bool, typer.Option("--keep-original", help="Also keep each question as it was.")]
+
+
 @app.command()
 def keywords(
     questions: QueriesFile,
     out: Out,
     by: By = "rule",
-    keep_original: Annotated[bool, typer.Option("--keep-original", help="Also keep each question as it was.")] = False,
+    keep_original: KeepOriginal = False,
     model: Model = None,
     base_url: BaseUrl = None,
     key_env: KeyEnv = None,
@@ -60,30 +63,41 @@ def keywords(
     Questions whose meaning would be lost are skipped and counted: negations, comparisons, choices, conversions. Rules
     know English, German, Chinese and Russian.
     """
+    if by == "rule":
+        _rewrite_by_rule(questions, out, on_bad, keep_original=keep_original)
+        return
+    llm = _Llm.of(model, base_url, key_env, price_input, price_output, budget_usd, concurrency, requests_per_minute)
+    _rewrite_by_llm(questions, out, on_bad, llm, store, keep_original=keep_original)
+
+
+def _rewrite_by_rule(questions: Path, out: Path, on_bad: OnBad, *, keep_original: bool) -> None:
     from prism.data.queries import read_keyword_questions, rewrite_rows
 
     drops = Drops()
-    lines = read_keyword_questions(questions, drops, on_bad)
-    if by == "rule":
-        written = write_rows(out, rewrite_rows(lines, drops, keep_original))
-        finish(write_report(out, "keywords", [questions], drops, records=written.records, by="rule"), out, written)
-        return
+    written = write_rows(out, rewrite_rows(read_keyword_questions(questions, drops, on_bad), drops, keep_original))
+    finish(write_report(out, "keywords", [questions], drops, records=written.records, by="rule"), out, written)
+
+
+def _rewrite_by_llm(questions: Path, out: Path, on_bad: OnBad, llm: _Llm, store: Path, *, keep_original: bool) -> None:
     from prism.data.answers import AnswerStore
     from prism.data.llm_queries import rewrite_question, rewritten_rows
+    from prism.data.queries import read_keyword_questions
 
-    llm = _Llm.of(model, base_url, key_env, price_input, price_output, budget_usd, concurrency, requests_per_minute)
+    drops = Drops()
+    lines = read_keyword_questions(questions, drops, on_bad)
+    unread = read_keyword_questions(questions, Drops(), on_bad)
     with AnswerStore(store) as kept:
-        asked = (
-            rewrite_question(llm.model, row["query"]) for _, row in read_keyword_questions(questions, Drops(), on_bad)
-        )
+        asked = (rewrite_question(llm.model, row["query"]) for _, row in unread)
         failures = llm.ask_all(asked, kept, 200, count_lines(questions))
         written = write_rows(out, rewritten_rows(lines, llm.model, kept, failures, drops, keep_original))
-        cost = {"usd": str(kept.spent_usd())}
-    finish(
-        write_report(out, "keywords", [questions], drops, records=written.records, by=llm.model, cost=cost),
-        out,
-        written,
-    )
+        paid = {"by": llm.model, "cost": {"usd": str(kept.spent_usd())}}
+    finish(write_report(out, "keywords", [questions], drops, records=written.records, **paid), out, written)
+
+
+Count = Annotated[int, typer.Option(min=1, max=20, help="Queries per text, at most.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="For llm: only this many texts, sampled.")]
+Total = Annotated[int, typer.Option(min=1, help="For rule: this many queries in all, at most.")]
+MaxChars = Annotated[int, typer.Option(min=100, help="For llm: how much of a text is shown.")]
 
 
 @app.command()
@@ -91,10 +105,10 @@ def queries(
     corpus: CorpusFile,
     out: Out,
     by: By = "rule",
-    count: Annotated[int, typer.Option(min=1, max=20, help="Queries per text, at most.")] = 3,
-    limit: Annotated[int | None, typer.Option(min=1, help="For llm: only this many texts, sampled.")] = None,
-    total: Annotated[int, typer.Option(min=1, help="For rule: this many queries in all, at most.")] = 10_000,
-    max_chars: Annotated[int, typer.Option(min=100, help="For llm: how much of a text is shown.")] = 4_000,
+    count: Count = 3,
+    limit: Limit = None,
+    total: Total = 10_000,
+    max_chars: MaxChars = 4_000,
     model: Model = None,
     base_url: BaseUrl = None,
     key_env: KeyEnv = None,
@@ -108,29 +122,38 @@ def queries(
     on_bad: Bad = "fail",
 ) -> None:
     """Make up queries that the texts of a corpus answer. The pairs carry no verdict: have them labelled."""
-    drops = Drops()
     if by == "rule":
-        from prism.data.corpus_pairs import CorpusPairs, pairs_from_corpus
-
-        settings = CorpusPairs(queries=total, per_passage=count, hard=0, easy=0)
-        examples = pairs_from_corpus(read_corpus(corpus, drops, on_bad), settings, seed, drops)
-        names = {"query", "query_id", "document", "doc_id", "title", "source", "language"}
-        written = write_rows(out, (example.model_dump(include=names, exclude_none=True) for example in examples))
-        finish(write_report(out, "queries", [corpus], drops, records=written.records, by="rule"), out, written)
+        _queries_by_rule(corpus, out, on_bad, total, count, seed)
         return
+    llm = _Llm.of(model, base_url, key_env, price_input, price_output, budget_usd, concurrency, requests_per_minute)
+    _queries_by_llm(corpus, out, on_bad, llm, store, count=count, limit=limit, max_chars=max_chars)
+
+
+def _queries_by_rule(corpus: Path, out: Path, on_bad: OnBad, total: int, per_text: int, seed: int) -> None:
+    from prism.data.corpus_pairs import CorpusPairs, pairs_from_corpus
+
+    drops = Drops()
+    settings = CorpusPairs(queries=total, per_passage=per_text, hard=0, easy=0)
+    examples = pairs_from_corpus(read_corpus(corpus, drops, on_bad), settings, seed, drops)
+    names = {"query", "query_id", "document", "doc_id", "title", "source", "language"}
+    written = write_rows(out, (example.model_dump(include=names, exclude_none=True) for example in examples))
+    finish(write_report(out, "queries", [corpus], drops, records=written.records, by="rule"), out, written)
+
+
+def _queries_by_llm(
+    corpus: Path, out: Path, on_bad: OnBad, llm: _Llm, store: Path, *, count: int, limit: int | None, max_chars: int
+) -> None:
     from prism.data.answers import AnswerStore
     from prism.data.llm_queries import first_texts, query_question, query_rows
 
-    llm = _Llm.of(model, base_url, key_env, price_input, price_output, budget_usd, concurrency, requests_per_minute)
+    drops = Drops()
     texts = first_texts(list(read_corpus(corpus, drops, on_bad)), limit)
     with AnswerStore(store) as kept:
         asked = (query_question(llm.model, text, count, max_chars) for text in texts)
         failures = llm.ask_all(asked, kept, 60 * count, len(texts))
         written = write_rows(out, query_rows(texts, llm.model, count, max_chars, kept, failures, drops))
-        cost = {"usd": str(kept.spent_usd())}
-    finish(
-        write_report(out, "queries", [corpus], drops, records=written.records, by=llm.model, cost=cost), out, written
-    )
+        paid = {"by": llm.model, "cost": {"usd": str(kept.spent_usd())}}
+    finish(write_report(out, "queries", [corpus], drops, records=written.records, **paid), out, written)
 
 
 @app.command()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,23 +21,36 @@ if TYPE_CHECKING:
 _COLOURS = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 
 
+TargetOption = Annotated[
+    str | None, typer.Argument(help="A checkpoint (mini, a folder, a hub id), or the URL of any rerank server.")
+]
+Dialect = Annotated[
+    Literal["auto", "prism", "cohere", "jina", "voyage", "vllm", "tei", "sglang"],
+    typer.Option(help="How the server is asked; auto: as it says itself, or as it answers."),
+]
+Model = Annotated[str | None, typer.Option(help="The model's name on the server; default: its first.")]
+ApiKeyEnv = Annotated[str | None, typer.Option(help="The environment variable that holds the key.")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one answer of a server.")]
+Only = Annotated[list[str] | None, typer.Option(help="Just this check; repeat. `golden` is all golden:*.")]
+List = Annotated[bool, typer.Option("--list", help="Show the checks and leave.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the report there as JSON; -: print it.")]
+Template = Annotated[str | None, typer.Option(help="Prompt of a checkpoint that carries none.")]
+Dtype = Annotated[devices.Dtype, typer.Option(help="Of a checkpoint's weights.")]
+Device = Annotated[str, typer.Option(help="Where a checkpoint runs: auto, cpu, cuda, cuda:1, mps.")]
+
+
 def doctor(
-    target: Annotated[
-        str | None, typer.Argument(help="A checkpoint (mini, a folder, a hub id), or the URL of any rerank server.")
-    ] = None,
-    dialect: Annotated[
-        Literal["auto", "prism", "cohere", "jina", "voyage", "vllm", "tei", "sglang"],
-        typer.Option(help="How the server is asked; auto: as it says itself, or as it answers."),
-    ] = "auto",
-    model: Annotated[str | None, typer.Option(help="The model's name on the server; default: its first.")] = None,
-    api_key_env: Annotated[str | None, typer.Option(help="The environment variable that holds the key.")] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one answer of a server.")] = 60.0,
-    only: Annotated[list[str] | None, typer.Option(help="Just this check; repeat. `golden` is all golden:*.")] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Show the checks and leave.")] = False,
-    json_: Annotated[Path | None, typer.Option("--json", help="Write the report there as JSON; -: print it.")] = None,
-    template: Annotated[str | None, typer.Option(help="Prompt of a checkpoint that carries none.")] = None,
-    dtype: Annotated[devices.Dtype, typer.Option(help="Of a checkpoint's weights.")] = "auto",
-    device: Annotated[str, typer.Option(help="Where a checkpoint runs: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    target: TargetOption = None,
+    dialect: Dialect = "auto",
+    model: Model = None,
+    api_key_env: ApiKeyEnv = None,
+    timeout: Timeout = 60.0,
+    only: Only = None,
+    list_: List = False,
+    json_: Json = None,
+    template: Template = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
     """Examine a reranker: does it read the prompt it needs, do scores depend on the pair alone, does it bear bad input?
 
@@ -43,31 +58,32 @@ def doctor(
     are called by name, with what to do. Ends with 0 when every check passed, 1 when one failed, 2 when the target could
     not be reached.
     """
-    from rich.console import Console
-
-    from prism.doctor.examination import CHECKS, chosen, examine
     from prism.errors import InputError
-    from prism.files.outputs import writable_file
 
     if list_:
-        _print_checks(Console(highlight=False), CHECKS)
+        _print_checks()
         return
     if target is None:
         raise InputError("nothing to examine: name a checkpoint or the URL of a server (--list shows the checks)")
-    checks = chosen(only or [])
+    server: dict[str, Any] = {"dialect": dialect, "model": model, "key_env": api_key_env, "timeout_s": timeout}
+    opening = partial(_open, template=template, dtype=dtype, device=device, **server)
+    report = _examined(target, opening, only or [], json_)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _examined(target: str, opening: Callable[[str], Target], only: list[str], json_: Path | None) -> Report:
+    """Open the target, ask it, and print or write what was found."""
+    from rich.console import Console
+
+    from prism.doctor.examination import chosen, examine
+    from prism.files.outputs import writable_file
+
+    checks = chosen(only)
     to_file = None if json_ is None or str(json_) == "-" else writable_file(json_)
     console = Console(stderr=True, highlight=False)
     with console.status(f"opening {target}"):
-        opened = _open(
-            target,
-            dialect=dialect,
-            model=model,
-            key_env=api_key_env,
-            timeout_s=timeout,
-            template=template,
-            dtype=dtype,
-            device=device,
-        )
+        opened = opening(target)
     try:
         with _Bar(console, len(checks)) as bar:
             report = examine(opened, checks, bar.starting)
@@ -79,8 +95,7 @@ def doctor(
         _print(Console(highlight=False, markup=False, emoji=False), report)
         if to_file:
             to_file.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    if not report.passed:
-        raise typer.Exit(1)
+    return report
 
 
 def _open(
@@ -130,13 +145,16 @@ class _Bar:
         self._progress.stop()
 
 
-def _print_checks(console: Console, checks: tuple[Check, ...]) -> None:
+def _print_checks() -> None:
+    from rich.console import Console
     from rich.table import Table
 
+    from prism.doctor.examination import CHECKS
+
     table = Table("check", "what it asks", box=None)
-    for check in checks:
+    for check in CHECKS:
         table.add_row(check.name, check.title)
-    console.print(table)
+    Console(highlight=False).print(table)
 
 
 def _print(console: Console, report: Report) -> None:

@@ -26,25 +26,37 @@ if TYPE_CHECKING:
 _PLAIN_EVERY_S = 30.0
 
 
+PanelOption = Annotated[Path, typer.Argument(help="YAML file: jurors, rubric, providers, budgets (configs/panels).")]
+Pairs = Annotated[Path, typer.Argument(help="JSONL with query and document, or qrels for recorded votes.")]
+Out = Annotated[
+    Path, typer.Argument(help="Directory for votes.sqlite, labels.jsonl and report.json.", callback=writable_folder)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only estimate calls, tokens and cost.")]
+OnBadLine = Annotated[
+    Literal["stop", "skip"], typer.Option(help="A line that is no pair: refuse the file, or count and go on.")
+]
+RetryFailures = Annotated[
+    bool, typer.Option("--retry-failures", help="Ask once more where a juror refused or could not be read.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first pairs of the file.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Ray workers, here or on RAY_ADDRESS; default: none, this process asks.")
+]
+GpusPerWorker = Annotated[float, typer.Option(min=0, help="With --workers: GPUs each of them gets.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report (or the estimate) as JSON.")]
+
+
 def label(
-    panel: Annotated[Path, typer.Argument(help="YAML file: jurors, rubric, providers, budgets (configs/panels).")],
-    pairs: Annotated[Path, typer.Argument(help="JSONL with query and document, or qrels for recorded votes.")],
-    out: Annotated[
-        Path, typer.Argument(help="Directory for votes.sqlite, labels.jsonl and report.json.", callback=writable_folder)
-    ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate calls, tokens and cost.")] = False,
-    on_bad_line: Annotated[
-        Literal["stop", "skip"], typer.Option(help="A line that is no pair: refuse the file, or count and go on.")
-    ] = "stop",
-    retry_failures: Annotated[
-        bool, typer.Option("--retry-failures", help="Ask once more where a juror refused or could not be read.")
-    ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs of the file.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray workers, here or on RAY_ADDRESS; default: none, this process asks.")
-    ] = None,
-    gpus_per_worker: Annotated[float, typer.Option(min=0, help="With --workers: GPUs each of them gets.")] = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report (or the estimate) as JSON.")] = False,
+    panel: PanelOption,
+    pairs: Pairs,
+    out: Out,
+    dry_run: DryRun = False,
+    on_bad_line: OnBadLine = "stop",
+    retry_failures: RetryFailures = False,
+    limit: Limit = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = 0.0,
+    as_json: AsJson = False,
 ) -> None:
     """Label query-document pairs with a panel of jurors.
 

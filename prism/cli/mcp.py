@@ -18,27 +18,37 @@ _CHUNK_TOKENS = 4096
 """Scored between two notes of progress: seconds on a laptop. Hosts give up calls that are silent for a minute."""
 
 
+Root = Annotated[Path | None, typer.Option(help="Let tools read text files below this folder. Default: no files.")]
+Transport = Annotated[
+    Literal["stdio", "http"],
+    typer.Option(help="stdio: a host starts this command; http: streamable HTTP at 127.0.0.1, path /mcp."),
+]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="With http.")]
+MaxFileMb = Annotated[float, typer.Option(min=0.001, help="Refuse files over this many MiB.")]
+Model = Annotated[str, typer.Option(help="mini (bundled), a checkpoint directory, or a name on the hub.")]
+Evidence = Annotated[
+    Literal["written", "quoted", "auto"],
+    typer.Option(help="Where evidence comes from; auto: as the model prefers."),
+]
+Template = Annotated[
+    str | None, typer.Option(help="Prompt of a checkpoint that carries none: a built-in name or file.")
+]
+Dtype = Annotated[devices.Dtype, typer.Option(help="As with prism rerank.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+SelfTest = Annotated[bool, typer.Option(help="Score a few obvious pairs after loading.")]
+
+
 def mcp(
-    root: Annotated[
-        Path | None, typer.Option(help="Let tools read text files below this folder. Default: no files.")
-    ] = None,
-    transport: Annotated[
-        Literal["stdio", "http"],
-        typer.Option(help="stdio: a host starts this command; http: streamable HTTP at 127.0.0.1, path /mcp."),
-    ] = "stdio",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="With http.")] = 8765,
-    max_file_mb: Annotated[float, typer.Option(min=0.001, help="Refuse files over this many MiB.")] = 1,
-    model: Annotated[str, typer.Option(help="mini (bundled), a checkpoint directory, or a name on the hub.")] = "mini",
-    evidence: Annotated[
-        Literal["written", "quoted", "auto"],
-        typer.Option(help="Where evidence comes from; auto: as the model prefers."),
-    ] = "auto",
-    template: Annotated[
-        str | None, typer.Option(help="Prompt of a checkpoint that carries none: a built-in name or file.")
-    ] = None,
-    dtype: Annotated[devices.Dtype, typer.Option(help="As with prism rerank.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    self_test: Annotated[bool, typer.Option(help="Score a few obvious pairs after loading.")] = True,
+    root: Root = None,
+    transport: Transport = "stdio",
+    port: Port = 8765,
+    max_file_mb: MaxFileMb = 1,
+    model: Model = "mini",
+    evidence: Evidence = "auto",
+    template: Template = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    self_test: SelfTest = True,
 ) -> None:
     """Serve the tools rerank and read_evidence over the Model Context Protocol.
 

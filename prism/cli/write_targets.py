@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -13,37 +13,60 @@ import typer
 
 from prism.errors import InputError
 from prism.files.outputs import require_folder, writable_file
+from prism.reports.bar import progress
 
 if TYPE_CHECKING:
+    from prism.evaluation.judge import Rating
     from prism.files.jsonl import Drops, Line, OnBad
     from prism.labeling.asking import Asked
     from prism.labeling.writing import Writer
-    from prism.llm.chat import ChatClient, Provider
+    from prism.llm.chat import Provider
+
+
+Labels = Annotated[Path, typer.Argument(help="JSONL with query, document and verdict (or label): labels.jsonl.")]
+Out = Annotated[
+    Path,
+    typer.Argument(help="Where the targets go; answers are kept in OUT.state beside it.", callback=writable_file),
+]
+Model = Annotated[str, typer.Option(help="The writing model, as its API calls it.")]
+BaseUrl = Annotated[str, typer.Option(help="OpenAI-compatible API, up to and including /v1.")]
+KeyEnv = Annotated[str | None, typer.Option(help="Environment variable that holds the key, if any.")]
+PriceOption = Annotated[str, typer.Option(help="US dollars per million tokens, INPUT:OUTPUT.")]
+BudgetUsd = Annotated[float | None, typer.Option(min=0, help="Hard stop, earlier runs included.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Requests under way at once.")]
+Attempts = Annotated[int, typer.Option(min=1, help="Answers asked for at most before a pair is dropped.")]
+MinSupport = Annotated[float, typer.Option(min=0, max=1, help="Least support of an evidence.")]
+MaxCompression = Annotated[float, typer.Option(min=0.05, help="Longest evidence, over the document.")]
+MaxUnsupported = Annotated[int, typer.Option(min=0, help="Facts that the document may lack.")]
+YesFrom = Annotated[int | None, typer.Option(help="Labels from here on mean yes. Default: the verdict.")]
+Judge = Annotated[str | None, typer.Option(help="Model that grades what passed the checks, 1 to 5.")]
+JudgeUrl = Annotated[str | None, typer.Option(help="The judge's API, if not that of the writer.")]
+JudgeKeyEnv = Annotated[str | None, typer.Option(help="The judge's key, if not that of the writer.")]
+JudgeMin = Annotated[int, typer.Option(min=1, max=5, help="Any grade below this drops the pair.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first pairs labelled yes.")]
+OnBadOption = Annotated[Literal["fail", "skip"], typer.Option("--on-bad", help="What a malformed line does.")]
 
 
 def write_targets(
-    labels: Annotated[Path, typer.Argument(help="JSONL with query, document and verdict (or label): labels.jsonl.")],
-    out: Annotated[
-        Path,
-        typer.Argument(help="Where the targets go; answers are kept in OUT.state beside it.", callback=writable_file),
-    ],
-    model: Annotated[str, typer.Option(help="The writing model, as its API calls it.")],
-    base_url: Annotated[str, typer.Option(help="OpenAI-compatible API, up to and including /v1.")],
-    key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the key, if any.")] = None,
-    price: Annotated[str, typer.Option(help="US dollars per million tokens, INPUT:OUTPUT.")] = "0:0",
-    budget_usd: Annotated[float | None, typer.Option(min=0, help="Hard stop, earlier runs included.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 8,
-    attempts: Annotated[int, typer.Option(min=1, help="Answers asked for at most before a pair is dropped.")] = 3,
-    min_support: Annotated[float, typer.Option(min=0, max=1, help="Least support of an evidence.")] = 0.7,
-    max_compression: Annotated[float, typer.Option(min=0.05, help="Longest evidence, over the document.")] = 0.8,
-    max_unsupported: Annotated[int, typer.Option(min=0, help="Facts that the document may lack.")] = 0,
-    yes_from: Annotated[int | None, typer.Option(help="Labels from here on mean yes. Default: the verdict.")] = None,
-    judge: Annotated[str | None, typer.Option(help="Model that grades what passed the checks, 1 to 5.")] = None,
-    judge_url: Annotated[str | None, typer.Option(help="The judge's API, if not that of the writer.")] = None,
-    judge_key_env: Annotated[str | None, typer.Option(help="The judge's key, if not that of the writer.")] = None,
-    judge_min: Annotated[int, typer.Option(min=1, max=5, help="Any grade below this drops the pair.")] = 3,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs labelled yes.")] = None,
-    on_bad: Annotated[Literal["fail", "skip"], typer.Option("--on-bad", help="What a malformed line does.")] = "fail",
+    labels: Labels,
+    out: Out,
+    model: Model,
+    base_url: BaseUrl,
+    key_env: KeyEnv = None,
+    price: PriceOption = "0:0",
+    budget_usd: BudgetUsd = None,
+    concurrency: Concurrency = 8,
+    attempts: Attempts = 3,
+    min_support: MinSupport = 0.7,
+    max_compression: MaxCompression = 0.8,
+    max_unsupported: MaxUnsupported = 0,
+    yes_from: YesFrom = None,
+    judge: Judge = None,
+    judge_url: JudgeUrl = None,
+    judge_key_env: JudgeKeyEnv = None,
+    judge_min: JudgeMin = 3,
+    limit: Limit = None,
+    on_bad: OnBadOption = "fail",
 ) -> None:
     """Have an LLM write contribution and evidence for each pair labelled yes, and keep what passes the checks.
 
@@ -54,28 +77,31 @@ def write_targets(
     Example: prism write-targets labels/labels.jsonl targets.jsonl --model small --base-url https://api.example.com/v1
     --key-env EXAMPLE_API_KEY --price 0.1:0.4 --budget-usd 5
     """
+    read = _Reading(labels, yes_from, limit, on_bad)
+    limits = (attempts, min_support, max_compression, max_unsupported)
+    provider = _provider(base_url, key_env, concurrency, budget_usd)
+    grading = _provider(judge_url or base_url, judge_key_env or key_env, concurrency, None) if judge else None
+    with _alone(out):
+        writer = _writer(provider, model, out, limits, _price(price))
+        asked = _write(writer, read)
+        judged = _judge(writer, read, grading, judge, judge_min, out) if judge and grading and not asked.stopped else {}
+        _report(writer, read, out, asked, judged)
+
+
+def _writer(provider: Provider, model: str, out: Path, limits: tuple[int, float, float, int], price: Any) -> Writer:
+    """Goes on where an earlier run stood, its cost included. Limits: attempts, support, compression, unsupported."""
     from prism.labeling.writing import Limits, Writer, open_kept
     from prism.llm.chat import ChatClient
 
-    read = _Reading(labels, yes_from, limit, on_bad)
-    limits = Limits(
-        attempts=attempts,
-        min_support=min_support,
-        max_compression=max_compression,
-        max_unsupported=max_unsupported,
-    )
-    provider = _provider(base_url, key_env, concurrency, budget_usd)
-    with _alone(out):
-        kept = open_kept(out, model, lambda text: typer.echo(text, err=True))
-        spent_usd = sum((attempt.cost_usd for attempt in kept.read().values()), Decimal(0))
-        client = ChatClient(provider, name=model, spent_usd=spent_usd)
-        writer = Writer(client, model, kept, limits=limits, price=_price(price))
-        asked = _write(writer, read)
-        judged: dict[str, str] = {}
-        if judge and not asked.stopped:
-            judging = _provider(judge_url or base_url, judge_key_env or key_env, concurrency, None)
-            judged = _judge(writer, read, ChatClient(judging, name=judge), judge, judge_min, out)
-        _report(writer, read, out, asked, judged)
+    kept = open_kept(out, model, _echo)
+    spent_usd = sum((attempt.cost_usd for attempt in kept.read().values()), Decimal(0))
+    client = ChatClient(provider, name=model, spent_usd=spent_usd)
+    names = ("attempts", "min_support", "max_compression", "max_unsupported")
+    return Writer(client, model, kept, limits=Limits(**dict(zip(names, limits, strict=True))), price=price)
+
+
+def _echo(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 @contextmanager
@@ -141,7 +167,6 @@ def _price(text: str) -> Any:
 
 
 def _write(writer: Writer, read: _Reading) -> Asked:
-    from prism.reports.bar import progress
 
     total = sum(1 for _ in read.rows())
     if not total:
@@ -155,18 +180,19 @@ def _write(writer: Writer, read: _Reading) -> Asked:
     return asyncio.run(go())
 
 
-def _judge(writer: Writer, read: _Reading, client: ChatClient, model: str, least: int, out: Path) -> dict[str, str]:
+def _judge(writer: Writer, read: _Reading, provider: Provider, model: str, least: int, out: Path) -> dict[str, str]:
     """Pair id -> why the judge drops it. A pair without grades is kept: that is the judge's failure, and said."""
     from prism.evaluation.evidence_quality import Extract
     from prism.evaluation.evidence_sets import Case, make_case
-    from prism.evaluation.judge import CRITERIA, RUBRIC_ID, Rating, RubricJudge, grade
+    from prism.evaluation.judge import RUBRIC_ID, Rating, RubricJudge
     from prism.labeling.asking import Kept, ask_all
     from prism.labeling.writing import Texts
-    from prism.reports.bar import progress
+    from prism.llm.chat import ChatClient
 
+    client = ChatClient(provider, name=model)
     rater = RubricJudge(client, model)
     name = f"judge.{RUBRIC_ID}.{''.join(c if c.isalnum() else '-' for c in model)}.jsonl"
-    kept = Kept(out.with_name(out.name + ".state") / name, Rating, lambda text: typer.echo(text, err=True))
+    kept = Kept(out.with_name(out.name + ".state") / name, Rating, _echo)
     pairs: dict[str, tuple[str, tuple[Case, Extract]]] = {}
     for row in read.rows():
         found = writer.outcome(row)
@@ -180,21 +206,28 @@ def _judge(writer: Writer, read: _Reading, client: ChatClient, model: str, least
     async def go() -> Asked:
         async with client:
             with progress("grades", len(todo)) as advance:
-                concurrency = client.provider.concurrency
-                return await ask_all(todo.items(), rater.rate, kept, at_once=concurrency, progress=lambda: advance(1))
+                at_once = provider.concurrency
+                return await ask_all(todo.items(), rater.rate, kept, at_once=at_once, progress=lambda: advance(1))
 
     asked = asyncio.run(go())
     if asked.stopped:
-        typer.echo(f"the judge stopped: {asked.stopped}", err=True)
-    ratings, dropped, ungraded = kept.read(), {}, 0
-    for id_, (key, _) in pairs.items():
+        _echo(f"the judge stopped: {asked.stopped}")
+    return _graded_low({id_: key for id_, (key, _) in pairs.items()}, kept.read(), least)
+
+
+def _graded_low(keys: dict[str, str], ratings: Mapping[str, Rating], least: int) -> dict[str, str]:
+    """Pair id -> its grades under `least`."""
+    from prism.evaluation.judge import CRITERIA, grade
+
+    dropped, ungraded = {}, 0
+    for id_, key in keys.items():
         grades = {criterion: grade(ratings.get(key), criterion) for criterion in CRITERIA}
         low = [f"{criterion} {value}" for criterion, value in grades.items() if value is not None and value < least]
         ungraded += all(value is None for value in grades.values())
         if low:
             dropped[id_] = ", ".join(low)
     if ungraded:
-        typer.echo(f"the judge gave no grades for {ungraded} of {len(pairs)} texts: they are kept ungraded", err=True)
+        _echo(f"the judge gave no grades for {ungraded} of {len(keys)} texts: they are kept ungraded")
     return dropped
 
 
