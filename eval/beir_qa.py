@@ -26,8 +26,7 @@ from typer import Option
 
 from prism.devices import Dtype
 from prism.errors import DataError, InputError, PrismError
-from prism.evaluation import beir_report, ranking
-from prism.evaluation.beir import BEIR_QA, BeirSet, load_beir, local_sets
+from prism.evaluation import beir_report
 from prism.evaluation.chance import shuffled_ndcg
 from prism.evaluation.columns import (
     Column,
@@ -44,9 +43,12 @@ from prism.evaluation.columns import (
 )
 from prism.evaluation.fusion import parse_fusion
 from prism.evaluation.ranking import QueryReranker
-from prism.evaluation.report import command_line, plain, versions, write_whole
 from prism.evaluation.rerankers import Spec, load_spec, parse_fields, parse_spec
-from prism.types import Record
+from prism.files.beir import BEIR_QA, BeirSet, load_beir, local_sets
+from prism.files.trec import read_run, write_run
+from prism.measures.ranking import MEASURES, measure
+from prism.reports.report import command_line, plain, versions, write_whole
+from prism.types import Record, Run
 
 MIN_DEPTH = 100
 """Candidates kept per query even when fewer are reranked, so that Recall@100 means the same for every top-k."""
@@ -267,9 +269,9 @@ def record(data: BeirSet, column: Column, options: Options, say: Say) -> bool:
 
     Returns whether anything changed: a column that was finished before keeps what is known of the run that made it.
     """
-    names = list(dict.fromkeys((*ranking.MEASURES, f"Recall@{options.top_k}")))
-    measures = {name: round(value, 6) for name, value in ranking.measure(data.qrels, column.run, names).items()}
-    same = ranking.write_run(_run_file(options, data.name, column.name), column.run, tag=column.name)
+    names = list(dict.fromkeys((*MEASURES, f"Recall@{options.top_k}")))
+    measures = {name: round(value, 6) for name, value in measure(data.qrels, column.run, names).items()}
+    same = write_run(_run_file(options, data.name, column.name), column.run, tag=column.name)
     report = _read_report(options.out / "report.json")
     known = report["meta"].get(data.name, {}).get(column.name)
     meta = _meta(data, column, options)
@@ -297,11 +299,11 @@ def _run_file(options: Options, dataset: str, column: str) -> Path:
 def _publish(data: BeirSet, options: Options) -> None:
     """Compare the columns that were measured on these queries, and write the report."""
     report = _read_report(options.out / "report.json")
-    runs: dict[str, ranking.Run] = {}
+    runs: dict[str, Run] = {}
     for name, meta in report["meta"][data.name].items():
         path, same = _run_file(options, data.name, name), {"split": data.split, "limit": options.limit}
         if path.is_file() and same == {key: meta["options"].get(key) for key in same}:
-            runs[name] = ranking.read_run(path) if path.stat().st_size else {}
+            runs[name] = read_run(path) if path.stat().st_size else {}
     report["comparisons"][data.name] = beir_report.compare(data.qrels, runs)
     beir_report.build(report, command_line(), versions(*_DISTRIBUTIONS)).write(options.out, report)
 

@@ -23,8 +23,8 @@ from rich.console import Console
 
 from prism import devices
 from prism.evaluation import engine_ways as ways
-from prism.evaluation.report import command_line, versions, write_whole
 from prism.evaluation.turns import Prepare, Turns, Way, rate, ratio
+from prism.reports.report import command_line, versions, write_whole
 
 WHOLE_TOKENS, WHOLE_TOP = 160, 5
 

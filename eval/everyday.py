@@ -30,7 +30,7 @@ from prism.evaluation.everyday import (
     markdown,
     read_questions,
 )
-from prism.evaluation.report import command_line, versions, write_whole
+from prism.reports.report import command_line, versions, write_whole
 from prism.reranker import Reranker
 from prism.retrieval.dense import SentenceEncoder
 

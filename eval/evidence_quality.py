@@ -31,7 +31,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer import Option
 
-import prism
 from prism.checkpoint import Checkpoint
 from prism.errors import InputError, PrismError
 from prism.evaluation import evidence_report, judge, reader
@@ -43,10 +42,11 @@ from prism.evaluation.evidence_baselines import WholeDocument as Whole
 from prism.evaluation.evidence_quality import Count, Extract, measure, summarise
 from prism.evaluation.evidence_report import Findings, SetFindings
 from prism.evaluation.evidence_sets import SETS, Case, load_cases
-from prism.evaluation.report import command_line, versions
 from prism.files.outputs import require_folder
 from prism.labeling.asking import Asked, Kept, ask_all
+from prism.reports.report import command_line, versions
 from prism.types import EvidenceChoice, Record
+from prism.version import __version__
 
 DEFAULT_SYSTEMS = ("whole", "lead-3", "bm25-1", "bm25-3", "tfidf-3")
 SEED = 19
@@ -181,7 +181,7 @@ def _systems(options: Options, cases: Sequence[Case], rerankers: _Rerankers) -> 
     prompt = f" {options.template}" if options.template else ""
     for model in options.models:
         name = Path(model).resolve().name
-        decides = f"{prism.__version__} {identity(model)}{prompt}"
+        decides = f"{__version__} {identity(model)}{prompt}"
         for source in options.evidence:
             shown = f"Prism {name}" + ("" if source == "auto" else f", {source}")
             yield partial(Prism, shown, rerankers.lazily(model), decides, source)

@@ -26,12 +26,12 @@ from prism.errors import InputError, PrismError
 from prism.evaluation import monte_carlo as mc
 from prism.evaluation.command import taught
 from prism.evaluation.experiments import detectable_effect, paired_errors, query_errors, sdcg_of_run
-from prism.evaluation.ranking import Run
 from prism.evaluation.recorded import Recorded, read_labelled_run, read_recorded
-from prism.evaluation.report import Report, Section, command_line, versions
 from prism.evaluation.sampling_plan import plan
-from prism.labeling.label_files import LabelFile
+from prism.files.label_files import LabelFile
 from prism.measures.statistics import compare_paired
+from prism.reports.report import Report, Section, command_line, versions
+from prism.types import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

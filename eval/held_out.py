@@ -21,8 +21,8 @@ from prism.data.qa import build
 from prism.devices import Dtype
 from prism.errors import DataError, PrismError, RecipeError
 from prism.evaluation.held_out import evaluate, markdown, read_groups
-from prism.evaluation.report import command_line
 from prism.files.outputs import require_folder
+from prism.reports.report import command_line
 from prism.reranker import Reranker
 from prism.training.recipe import load_recipe
 

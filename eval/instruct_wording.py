@@ -23,9 +23,9 @@ from prism.chat_template import WORDING, Wording, instruct_spec
 from prism.checkpoint import Checkpoint
 from prism.errors import PrismError
 from prism.evaluation.everyday import Measures, ask, by_slice, read_questions
-from prism.evaluation.report import command_line
 from prism.files.jsonl import write_text
 from prism.reports.bar import progress
+from prism.reports.report import command_line
 from prism.reranker import Reranker
 from prism.template import BUILT_IN, TemplateSpec
 

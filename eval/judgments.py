@@ -28,7 +28,6 @@ from typer import Option
 
 from prism.errors import InputError, PrismError
 from prism.evaluation import audit, ranking
-from prism.evaluation.beir import BeirSet, load_beir
 from prism.evaluation.chat_models import ChatModel, Endpoint, parse_endpoint
 from prism.evaluation.columns import identity
 from prism.evaluation.command import taught
@@ -44,12 +43,13 @@ from prism.evaluation.judging import (
 )
 from prism.evaluation.label_baselines import embedded, lsa
 from prism.evaluation.recorded import as_pairs, read_recorded, write_labels
-from prism.evaluation.report import Report, Section, command_line, versions
+from prism.files.beir import BeirSet, load_beir
+from prism.files.label_files import read_labels
 from prism.files.outputs import require_folder
 from prism.labeling.asking import Kept, ask_all
-from prism.labeling.label_files import read_labels
 from prism.labeling.rubrics import RUBRICS, Rubric
 from prism.llm.failures import BadAnswer
+from prism.reports.report import Report, Section, command_line, versions
 from prism.text import stable_id
 from prism.types import Record
 

@@ -27,11 +27,12 @@ from prism.errors import InputError, PrismError
 from prism.evaluation import clicks
 from prism.evaluation.alignment import ONLINE, Alignment, align, read_online
 from prism.evaluation.command import taught
-from prism.evaluation.ranking import Qrels, Run, measure
 from prism.evaluation.recorded import read_labelled_run, read_recorded
-from prism.evaluation.report import Report, Section, command_line, versions
-from prism.labeling.label_files import LabelFile, Place
+from prism.files.label_files import LabelFile, Place
 from prism.labeling.rankings import RankingAgreement, compare_rankings
+from prism.measures.ranking import measure
+from prism.reports.report import Report, Section, command_line, versions
+from prism.types import Qrels, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

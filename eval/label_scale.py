@@ -24,8 +24,8 @@ from rich.console import Console
 from typer import Option
 
 from prism.errors import PrismError
-from prism.evaluation.report import Report, command_line, versions
 from prism.labeling.reports import Report as LabelReport
+from prism.reports.report import Report, command_line, versions
 
 PER_QUERY = 20
 WORDS = ("key", "region", "bucket", "policy", "rotate", "table", "index", "backup", "alert", "volume", "query", "role")

@@ -19,11 +19,11 @@ from rich.console import Console
 from typer import Option
 
 from prism.errors import DataError, PrismError
-from prism.evaluation.report import Report, command_line, versions
+from prism.files.label_files import LabelTable, line_up, read_labels
 from prism.labeling.comparison import compare
-from prism.labeling.label_files import LabelTable, line_up, read_labels
 from prism.labeling.panel_report import add_aggregation, add_judges, add_rag, add_seed, add_sequential, lead
 from prism.labeling.panel_study import calibrated_judge, study_panel
+from prism.reports.report import Report, command_line, versions
 
 PANEL = ("willia-umbrela1", "h2oloo-fewself", "Olz-exp", "RMITIR-llama38b", "NISTRetrieval-reason1")
 """In the order of asking."""

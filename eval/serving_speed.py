@@ -33,8 +33,8 @@ from prism.backends import open_engine
 from prism.checkpoint import Checkpoint
 from prism.engines.base import Engine, WriteRequest
 from prism.engines.vllm import cpu_threading
-from prism.evaluation.report import command_line
 from prism.export import export
+from prism.reports.report import command_line
 from prism.reranker import Reranker
 from prism.serving.process import Running, prism_serve, server
 from prism.types import Document

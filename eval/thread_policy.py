@@ -22,8 +22,8 @@ import typer
 
 from prism import devices
 from prism.evaluation.engine_ways import Setting, work
-from prism.evaluation.report import command_line, versions, write_whole
 from prism.evaluation.turns import Turns, Way, ratio
+from prism.reports.report import command_line, versions, write_whole
 
 TOKENS, DOCUMENTS = 70, 10
 SPINNING = {"GOMP_SPINCOUNT": "300000"}

@@ -32,7 +32,7 @@ import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 import transformers
 import typer
 
-from prism.evaluation.report import command_line, write_whole
+from prism.reports.report import command_line, write_whole
 from prism.training.batches import collator
 from prism.training.dataset import IGNORED, Row, as_dataset
 from prism.training.distill import DistillTrainer

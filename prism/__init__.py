@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from prism.version import __version__
+
 if TYPE_CHECKING:
     from prism.checkpoint import Checkpoint
     from prism.errors import (
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from prism.reranker import Reranker, RerankResult
     from prism.template import Template
     from prism.types import Document, Judgment, Outcome, Span, Usage
-
-__version__ = "0.2.0"
 
 _HOME = {
     "Checkpoint": "checkpoint",

@@ -9,10 +9,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field, ValidationError
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from prism.devices import Dtype
-    from prism.engines.base import Engine
 
 CONFIG_NAME = "prism.json"
 MINI = Path(__file__).parent / "mini"
@@ -40,6 +39,12 @@ _OTHER_QUERY = "how does the borrow checker determine that borrows are valid"
 """Under which it is the other way round."""
 _COMPANY = 0.05
 """By so much a pair's score may differ alone and in a batch."""
+
+
+class Scorer(Protocol):
+    """The part of an engine that the self-test asks."""
+
+    async def score(self, prompts: Sequence[Sequence[int]]) -> Any: ...
 
 
 class PrismConfig(Record):
@@ -160,7 +165,7 @@ class Checkpoint:
         documents = [Document(text=_OBVIOUS_YES), Document(text=_OBVIOUS_NO)]
         return [list(self.template.render(query, document).ids) for document in documents]
 
-    async def self_test(self, engine: Engine) -> None:
+    async def self_test(self, engine: Scorer) -> None:
         """Score two queries with two documents, an obvious yes and an obvious no each, and one pair alone.
 
         The prompt a model was not trained on is the commonest way to serve a reranker that ranks at random. Raises

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -18,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from prism.errors import InputError
 from prism.text import as_id
 
 Verdict = Literal["yes", "no"]
@@ -27,6 +29,10 @@ EvidenceSource = Literal["written", "quoted"]
 """`written`: in the model's own words, with a contribution; `quoted`: sentences of the document, word for word."""
 EvidenceChoice = Literal["written", "quoted", "auto"]
 """What a caller asks for; `auto`: as the checkpoint prefers."""
+Run = Mapping[str, Sequence[str]]
+"""Query id -> document ids, best first."""
+Qrels = Mapping[str, Mapping[str, int]]
+"""Query id -> document id -> label; relevant from 1 on."""
 Support = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -345,3 +351,11 @@ def first_problem(error: ValidationError) -> str:
 
 def _shorten(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def descending(query: str, ranked: Sequence[str]) -> list[tuple[str, float]]:
+    """Documents with scores that fall by 1 from rank to rank. Raises InputError when one stands twice."""
+    if len(set(ranked)) != len(ranked):
+        twice = next(document for document in ranked if ranked.count(document) > 1)
+        raise InputError(f"query {query!r} ranks document {twice!r} more than once: rank each document once")
+    return [(document, float(len(ranked) - rank)) for rank, document in enumerate(ranked)]

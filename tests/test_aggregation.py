@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from prism.errors import InputError
+from prism.files.label_files import line_up, read_labels
 from prism.labeling.aggregation import (
     CROWD_MODELS,
     JurorWeights,
@@ -27,7 +28,6 @@ from prism.labeling.aggregation import (
     vote_table,
     yes_share,
 )
-from prism.labeling.label_files import line_up, read_labels
 from prism.labeling.sequential import PosteriorBound, ask, asking_order, decided, majority, replay, when_decided
 from prism.types import Vote
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from prism import cli
 from prism.errors import DataError, InputError
-from prism.labeling.label_files import Place, line_up, read_labels
+from prism.files.label_files import Place, line_up, read_labels
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data/labels"
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})

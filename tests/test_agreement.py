@@ -15,8 +15,8 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa as fleiss_of_statsmodels
 
 from prism.errors import InputError
+from prism.files.label_files import LabelFile, LabelTable, Place, line_up, read_labels
 from prism.labeling.comparison import binary_kappa, compare, pair_alpha
-from prism.labeling.label_files import LabelFile, LabelTable, Place, line_up, read_labels
 from prism.labeling.rankings import compare_rankings, kendall_tau_b, spearman_rho
 from prism.measures.agreement import (
     Estimate,

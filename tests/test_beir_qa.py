@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 
 from prism.errors import DataError, EngineError, InputError
 from prism.evaluation import reference
-from prism.evaluation.beir import BEIR_QA, load_beir
-from prism.evaluation.ranking import read_run
-from prism.evaluation.report import command_line
+from prism.files.beir import BEIR_QA, load_beir
+from prism.files.trec import read_run
+from prism.reports.report import command_line
 from prism.types import Document, Judgment, Usage
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from prism import __version__, cli
 from prism.context import why_empty
 from prism.demo import DOCUMENTS, QUERIES
 from prism.errors import RecipeError
 from prism.types import EvidenceCheck, Fidelity, Judgment, Outcome, Span
+from prism.version import __version__, cli
 
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
 

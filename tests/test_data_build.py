@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from prism import cli
 from prism.data.assemble import Rules, Sources, build_training_data, losses_for, verdict_of
 from prism.data.leakage import Evaluation, LeakageCheck
-from prism.data.records import read_examples
 from prism.errors import DataError
+from prism.files.examples import read_examples
 from prism.files.jsonl import write_rows
 from prism.text import stable_id
 

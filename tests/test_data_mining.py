@@ -15,10 +15,10 @@ from prism import cli
 from prism.data.contributions import echoes
 from prism.data.corpus_pairs import CorpusPairs, pairs_from_corpus
 from prism.data.mining import Mining, known_positives, mine
-from prism.data.passages import words
-from prism.data.sources import Text, read_corpus
 from prism.data.unspaced import is_unspaced
 from prism.errors import DataError, InputError
+from prism.evidence.passages import words
+from prism.files.corpus import Text, read_corpus
 from prism.files.jsonl import Drops, Line, write_rows
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"

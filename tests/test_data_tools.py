@@ -20,10 +20,10 @@ from prism import cli
 from prism.data.balance import Cell, balance, cap_for, cell_of
 from prism.data.leakage import Evaluation, LeakageCheck, read_evaluation
 from prism.data.mixing import mix, parse_weights
-from prism.data.sources import read_corpus
 from prism.data.splits import parse_shares, query_key, split_of
 from prism.data.transform import fit_power, power_of
 from prism.errors import DataError, InputError
+from prism.files.corpus import read_corpus
 from prism.files.jsonl import Drops, read_rows, write_rows
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"

@@ -16,7 +16,7 @@ from http_server import HttpServer, Reply, Request
 from typer.testing import CliRunner
 
 from prism import cli
-from prism.data.records import read_examples
+from prism.files.examples import read_examples
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / ".." / "shared" / "data"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.data.records import read_examples, write_examples
 from prism.errors import DataError
+from prism.files.examples import read_examples, write_examples
 from prism.template import PRISM, Template
 from prism.text import stable_id
 from prism.training.batches import collator, order, order_by_query

@@ -12,8 +12,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from prism.cli import app
-from prism.data.records import write_examples
 from prism.errors import DataError
+from prism.files.examples import write_examples
 from prism.training.dry_run import dry_run, training_flops
 from prism.types import Example
 

@@ -14,20 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism.errors import DataError, EngineError, InputError
-from prism.evaluation.beir import load_beir, local_sets
-from prism.evaluation.ranking import (
-    MEASURES,
-    Reranked,
-    State,
-    Task,
-    measure,
-    measure_queries,
-    put_on_top,
-    read_run,
-    rerank,
-    write_run,
-)
-from prism.files.trec import read_qrels
+from prism.evaluation.ranking import Reranked, State, Task, put_on_top, rerank
+from prism.files.beir import load_beir, local_sets
+from prism.files.trec import read_qrels, read_run, write_run
+from prism.measures.ranking import MEASURES, measure, measure_queries
 from prism.retrieval.bm25 import Bm25
 from prism.types import Document, Judgment
 

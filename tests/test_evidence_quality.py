@@ -25,7 +25,7 @@ from prism.evaluation.evidence_baselines import BestSentences, HttpPruner, LeadS
 from prism.evaluation.evidence_quality import Extract, by_length, choose, measure, summarise
 from prism.evaluation.evidence_report import draw_examples
 from prism.evaluation.evidence_sets import Case, load_cases, make_case
-from prism.evaluation.language import identify, same_language
+from prism.evidence.language import identify, same_language
 from prism.types import Document, Judgment, Outcome, Span, Usage
 
 ROOT = Path(__file__).resolve().parents[1]

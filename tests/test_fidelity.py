@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism.evidence.fidelity import fidelity
-from prism.evidence.letters import language_of
+from prism.text import language_of
 
 
 def absent(text: str, document: str, query: str | None = None) -> list[tuple[str, str]]:

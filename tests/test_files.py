@@ -12,18 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prism.data.records import read_examples
 from prism.errors import DataError, InputError
 from prism.evaluation.audit import patch, read_decisions
-from prism.evaluation.ranking import read_run, write_run
+from prism.files.examples import read_examples
 from prism.files.ids import id_in, read_id
 from prism.files.jsonl import Drops, JsonlWriter, dumps, read_pairs, read_rows, write_rows, write_text
+from prism.files.label_files import read_labels
 from prism.files.ledger import append_line, read_ledger
 from prism.files.lines import likely_encoding
 from prism.files.outputs import require_file, require_folder
 from prism.files.tables import read_table
-from prism.files.trec import judged_lines, read_label, read_qrels
-from prism.labeling.label_files import read_labels
+from prism.files.trec import judged_lines, read_label, read_qrels, read_run, write_run
 from prism.labeling.pairs import LabelPair
 from prism.labeling.pairs import read_pairs as read_label_pairs
 from prism.labeling.recorded import read_recorded

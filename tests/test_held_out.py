@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from prism import evidence
-from prism.data.records import write_examples
 from prism.errors import DataError
 from prism.evaluation.held_out import evaluate, markdown, read_groups
+from prism.files.examples import write_examples
 from prism.types import Document, Example, Judgment, Outcome
 
 GOLD = "The harbour froze in 1963."

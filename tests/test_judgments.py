@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 from prism.errors import DataError, InputError
 from prism.evaluation.audit import disagreements, patch, read_decisions, write_audit
-from prism.evaluation.beir import BeirSet
 from prism.evaluation.judging import Judged, grade, judge_report
 from prism.evaluation.label_baselines import embedded, lsa
 from prism.evaluation.recorded import as_pairs, read_recorded, write_labels
+from prism.files.beir import BeirSet
 from prism.labeling.rubrics import RUBRICS
 from prism.llm.failures import BadAnswer
 from prism.types import Judgment, Usage

@@ -19,8 +19,8 @@ from chat_server import ChatServer, reply
 from http_server import HttpServer, Reply, Request
 
 from prism.data.assemble import Rules, Sources, build_training_data
-from prism.data.records import read_examples
 from prism.errors import DataError, InputError, PanelError
+from prism.files.examples import read_examples
 from prism.labeling.estimate import estimate
 from prism.labeling.panel import load_panel
 from prism.labeling.reports import JurorReport, Report

@@ -6,8 +6,8 @@ import random
 from collections import Counter
 
 from prism.data.pairs import Lexicon, make_queries, negative, negatives, positive
-from prism.data.passages import cut, words
-from prism.data.sources import Text
+from prism.evidence.passages import cut, words
+from prism.files.corpus import Text
 
 NOUNS = [
     "harbour",

@@ -16,9 +16,9 @@ import typer
 from typer.testing import CliRunner
 
 from prism.errors import InputError
+from prism.files.label_files import LabelTable
 from prism.labeling import panel_study
 from prism.labeling.aggregation import majority_vote, verdict_kappa
-from prism.labeling.label_files import LabelTable
 from prism.labeling.panel_study import PanelStudy, Setting, calibrated_judge, study_panel
 from prism.labeling.sequential import replay, when_decided
 

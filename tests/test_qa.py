@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from prism import cli
-from prism.data.asked import Asked, gather
 from prism.data.contributions import contribute, echoes, stated, telling
-from prism.data.passages import evidence_text
 from prism.data.placing import Overlap, cut_texts, holds_answer, place
 from prism.data.qa import build
 from prism.data.qa_teacher import Labelled, Teacher, target
-from prism.data.records import read_examples
-from prism.data.settings import Cap, HeldOut, Qa, Windows
-from prism.data.sources import Text
 from prism.data.splits import query_key
 from prism.errors import DataError
 from prism.evaluation.held_out import read_groups
+from prism.evidence.passages import evidence_text
+from prism.files.corpus import Text
+from prism.files.examples import read_examples
 from prism.files.jsonl import Drops
+from prism.files.qa_sets import Asked, gather
+from prism.files.qa_settings import Cap, HeldOut, Qa, Windows
 from prism.types import Example
 
 THINGS = ["lantern", "copper", "turbine", "glacier", "ledger", "orchard", "signal", "valley", "engine", "bridge"]

@@ -13,65 +13,25 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "prism").rglob("*.py"))
-# What each layer may import of prism. Anything not listed here is free for the layers above.
-LAYERS = {
-    "errors": set(),
-    "text": set(),
-    "parallel": set(),
-    "devices": {"errors"},
-    "types": {"errors", "text"},
-    "files": {"text", "errors", "types", "files"},
-    "llm": {"text", "errors", "types", "llm"},
-    "scoring": {"text", "errors", "types"},
-    "template": {"text", "errors", "types"},
-    "chat_template": {"errors", "template"},
-    "evidence": {"text", "errors", "types", "evidence"},
-    "engines": {"text", "errors", "types", "scoring", "template", "engines", "devices", "parallel"},
-    "reports": {"text", "errors", "reports"},
-    "measures": {"errors", "types", "scoring", "measures"},
-    "retrieval": {"errors", "types", "text", "retrieval"},
-    "catalogue": {"errors", "types"},
-    "merge": {"errors", "catalogue"},
-    "symptoms": set(),
-    "context": {"text", "errors", "types", "inputs", "template", "checkpoint"},
-    "checkpoint": {
-        *("text", "errors", "types", "scoring", "template", "engines", "checkpoint", "catalogue", "merge"),
-        *("devices", "symptoms", "chat_template"),
+# DESIGN, section 2: a module imports from its own package and from lower floors only. Every name in prism/ stands here.
+# Single files of one floor belong together; packages of one floor know neither each other nor those files.
+FLOORS = (
+    {"version", "errors", "text", "types", "devices", "parallel", "scoring"},
+    {"files", "llm", "measures", "reports"},
+    {
+        *("retrieval", "engines"),
+        *("template", "chat_template", "checkpoint", "catalogue", "merge", "export", "symptoms"),
     },
-    "doctor": {
-        *("text", "errors", "types", "files", "llm", "devices", "template", "symptoms", "reranker", "result", "doctor"),
-        "__version__",
+    {"evidence"},
+    {
+        *("__init__", "reranker", "backends", "inputs", "windows", "judging", "writing", "quoting", "sourcing"),
+        *("comparing", "result", "context", "demo"),
     },
-    "mcp_server": {
-        *("text", "errors", "types", "inputs", "context", "engines", "reranker", "result", "mcp_server"),
-        "__version__",
-    },
-    "integrations": {"errors", "types", "inputs", "llm", "reranker", "integrations"},
-    "evaluation": {
-        *("errors", "types", "scoring", "evidence", "checkpoint", "reranker", "result"),
-        *("measures", "retrieval", "reports"),
-        *("data", "evaluation", "labeling", "text", "files", "llm", "devices", "engines", "backends", "parallel"),
-    },
-    "data": {
-        "reports",
-        "measures",
-        "retrieval",
-        "scoring",
-        "devices",
-        "errors",
-        "files",
-        "llm",
-        "parallel",
-        "text",
-        "types",
-        "evidence",
-        "data",
-        "evaluation",
-        "labeling",
-        "reranker",
-        "result",
-    },
-}
+    {"data", "labeling", "training", "evaluation", "serving", "integrations", "mcp_server", "doctor"},
+    {"cli"},
+    {"__main__"},
+)
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 
 def imported(path: Path) -> set[str]:
@@ -88,14 +48,29 @@ def imported(path: Path) -> set[str]:
     return found
 
 
+def unit(path: Path) -> str:
+    """The package or single file below prism/ that a path belongs to."""
+    return path.relative_to(ROOT / "prism").parts[0].removesuffix(".py")
+
+
+def is_file(name: str) -> bool:
+    return not (ROOT / "prism" / name).is_dir()
+
+
+def test_every_package_has_its_floor():
+    here = {unit(path) for path in MODULES}
+    assert here == set(FLOOR_OF)
+    assert sum(map(len, FLOORS)) == len(FLOOR_OF), "a name stands on two floors"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_layering(path):
+def test_floors(path):
     names = imported(path)
     assert not [n for n in names if n.split(".")[0] in {"eval", "serve", "tests", "recipes", "configs"}]
-    layer = path.relative_to(ROOT / "prism").parts[0].removesuffix(".py")
-    if layer in LAYERS:
-        used = {name.split(".")[1] for name in names if name.startswith("prism.")}
-        assert used <= LAYERS[layer], f"{layer} may not import {used - LAYERS[layer]}"
+    here = unit(path)
+    for other in {name.split(".")[1] for name in names if name.startswith("prism.")} - {here}:
+        beside = FLOOR_OF[other] == FLOOR_OF[here] and is_file(other) and is_file(here)
+        assert FLOOR_OF[other] < FLOOR_OF[here] or beside, f"{here} may not import {other}"
 
 
 def test_import_prism_is_light():

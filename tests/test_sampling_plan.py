@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from prism.errors import InputError
-from prism.evaluation.report import Report
 from prism.evaluation.sampling_plan import plan
+from prism.reports.report import Report
 
 SIZES = {"food / head": 4, "food / tail": 6}
 

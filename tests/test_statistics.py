@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prism.errors import InputError
-from prism.evaluation.ranking import measure_queries
+from prism.measures.ranking import measure_queries
 from prism.measures.statistics import adjust, bootstrap_means, compare_paired, compare_with, mean_interval
 
 

@@ -19,8 +19,8 @@ from trl import SFTConfig
 
 from prism.checkpoint import Checkpoint
 from prism.cli import main_train
-from prism.data.records import write_examples
 from prism.errors import DataError, RecipeError
+from prism.files.examples import write_examples
 from prism.template import PRISM, Template
 from prism.training.batches import collator
 from prism.training.dataset import make_row

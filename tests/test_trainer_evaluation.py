@@ -12,8 +12,8 @@ import torch
 import yaml
 from test_trainer import example, same, weights
 
-from prism.data.records import write_examples
 from prism.errors import DataError, RecipeError
+from prism.files.examples import write_examples
 from prism.template import PRISM, Template
 from prism.training.evaluate import Assessment, DevSet, assess, read_dev
 from prism.training.recipe import load_recipe

@@ -18,8 +18,8 @@ from test_trainer import example, finish, kill_after, run_command, same, weights
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prism.checkpoint import Checkpoint, PrismConfig
-from prism.data.records import write_examples
 from prism.errors import RecipeError
+from prism.files.examples import write_examples
 from prism.reranker import Reranker
 from prism.template import PRISM
 from prism.training.distill import plain

@@ -14,8 +14,8 @@ import pytrec_eval
 from prism.errors import DataError, InputError
 from prism.evaluation.beir_report import MEASURE, compare
 from prism.evaluation.chance import shuffled_ndcg
-from prism.evaluation.ranking import measure, measure_queries, read_run, read_scores
-from prism.files.trec import read_qrels
+from prism.files.trec import read_qrels, read_run, read_scores
+from prism.measures.ranking import measure, measure_queries
 from prism.measures.statistics import compare_paired
 
 # --- trec_eval -------------------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ app.add_typer(data.app, name="data")
 @app.command()
 def version() -> None:
     """Print the version."""
-    from prism import __version__
+    from prism.version import __version__
 
     typer.echo(__version__)
 

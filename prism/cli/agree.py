@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from prism.evaluation.ranking import Run
+    from prism.files.label_files import LabelFile, LabelTable, Scale
     from prism.labeling.comparison import Agreement, PairAgreement
-    from prism.labeling.label_files import LabelFile, LabelTable, Scale
     from prism.labeling.rankings import RankingAgreement
     from prism.measures.agreement import Estimate
+    from prism.types import Run
 
 
 Files = Annotated[
@@ -65,8 +65,8 @@ def agree(
 
     prism agree people.jsonl labels/labels.jsonl --jurors
     """
+    from prism.files.label_files import line_up
     from prism.labeling.comparison import compare
-    from prism.labeling.label_files import line_up
 
     read = _read_files(files, None if scale is None else parse_scale(scale), jurors=jurors)
     table = line_up(read)
@@ -86,7 +86,7 @@ def agree(
 
 def _read_files(paths: Sequence[Path], allowed: Scale | None, *, jurors: bool) -> list[LabelFile]:
     """The reference, then the others, with their jurors if asked for."""
-    from prism.labeling.label_files import read_labels
+    from prism.files.label_files import read_labels
 
     if len(paths) < 2:
         raise InputError("agreement needs at least two label files, got one: name the reference first, then the others")
@@ -113,10 +113,9 @@ def _save_plots(agreement: Agreement, folder: Path) -> None:
 
 def _read_all(path: Path, scale: Scale | None) -> list[LabelFile]:
     """A label file; of JSONL, each juror's part as well."""
+    from prism.files.label_files import read_labels, read_records
     from prism.files.lines import is_json
     from prism.files.trec import WIDEST
-    from prism.labeling.label_files import read_labels
-    from prism.labeling.label_records import read_records
 
     return read_records(path, scale or WIDEST) if is_json(path) else [read_labels(path, scale)]
 
@@ -149,7 +148,7 @@ def warnings_of(files: Sequence[LabelFile], table: LabelTable) -> Iterator[str]:
 
 def _read_runs(given: Sequence[Path]) -> dict[str, Run]:
     """System -> its run; a folder stands for the files in it."""
-    from prism.evaluation.ranking import read_run
+    from prism.files.trec import read_run
 
     paths = [path for place in given for path in (sorted(place.iterdir()) if place.is_dir() else [place])]
     systems: dict[str, Run] = {}

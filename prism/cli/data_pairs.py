@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prism.cli.data import Bad, CorpusFile, Out, PairsFile, Seed, app, count_lines, finish
-from prism.data.sources import read_corpus
 from prism.devices import choose_device
 from prism.errors import InputError
+from prism.files.corpus import read_corpus
 from prism.files.jsonl import Drops, Line, OnBad, read_pairs, read_queries, write_report, write_rows
 from prism.files.outputs import require_other, writable_file
 from prism.reports.bar import progress

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prism.cli.data import Bad, CorpusFile, Out, Seed, app, count_lines, finish
-from prism.data.sources import read_corpus
 from prism.errors import InputError
+from prism.files.corpus import read_corpus
 from prism.files.jsonl import Drops, OnBad, read_queries, write_report, write_rows
 from prism.files.outputs import writable_file
 from prism.reports.bar import progress

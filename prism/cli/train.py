@@ -25,11 +25,13 @@ def train(
 
     `--dry-run` first: it reads the tokenizer only, counts what will be trained on, and names what is dropped and why.
     """
+    from prism.data.qa import build
+
     if dry_run:
         from prism.training.dry_run import dry_run as plan
         from prism.training.dry_run import plan_table
 
-        found = plan(recipe, overrides=overrides or [], output=output)
+        found = plan(recipe, overrides=overrides or [], output=output, build=build)
         if as_json:
             typer.echo(found.model_dump_json(indent=2))
         else:
@@ -39,4 +41,4 @@ def train(
         raise InputError("--json prints the plan of a --dry-run: add --dry-run")
     from prism.training.trainer import train as run
 
-    typer.echo(run(recipe, overrides=overrides or [], resume=not fresh, output=output))
+    typer.echo(run(recipe, overrides=overrides or [], resume=not fresh, output=output, build=build))

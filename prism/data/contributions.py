@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prism.data.passages import words
+from prism.evidence.passages import words
 from prism.text import stable_id
 
 STOP_WORDS = frozenset(

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydantic import Field
 
 from prism.data.pairs import Lexicon, Query, make_queries, negative, negatives, positive
-from prism.data.passages import Passage, cut
-from prism.data.sources import Text
 from prism.data.unspaced import is_unspaced, unspaced_groups
 from prism.errors import DataError
+from prism.evidence.passages import Passage, cut
+from prism.files.corpus import Text
 from prism.files.jsonl import Drops
 from prism.types import Example, Record
 

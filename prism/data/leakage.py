@@ -129,7 +129,7 @@ def read_evaluation(paths: Iterable[Path], drops: Drops, split: str = "test", ju
 
 
 def _read_beir(folder: Path, split: str, judged_only: bool, queries: dict[str, str], documents: dict[str, str]) -> None:
-    from prism.evaluation.beir import load_beir
+    from prism.files.beir import load_beir
 
     found = load_beir(folder.resolve().name, folder, split)
     queries.update({f"{found.name}/{id_}": text for id_, text in found.queries.items()})

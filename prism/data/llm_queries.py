@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prism.data.answers import AnswerStore, Question, answer_key
 from prism.data.queries import Rewrite, renamed
-from prism.data.sources import Text
 from prism.data.splits import query_key
+from prism.files.corpus import Text
 from prism.files.jsonl import Drops, Line, Row
 from prism.llm.replies import own_words
 from prism.text import stable_id

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from rapidfuzz import fuzz
 
-from prism.data.sources import Text
 from prism.data.splits import query_key
 from prism.errors import InputError
+from prism.files.corpus import Text
 from prism.files.ids import DOCUMENT_IDS, QUERY_IDS, id_in
 from prism.files.jsonl import Drops, Line, Row
 from prism.text import stable_id

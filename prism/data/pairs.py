@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Literal, NamedTuple
 
 from prism.data.contributions import STOP_WORDS, contribute
-from prism.data.passages import Passage, evidence_text, words
+from prism.evidence.passages import Passage, evidence_text, words
 from prism.retrieval.bm25 import Bm25
 from prism.text import stable_id
 from prism.types import Example

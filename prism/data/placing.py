@@ -13,15 +13,14 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from prism.data.asked import Asked
 from prism.data.contributions import telling
-from prism.data.passages import Passage, windows_of
-from prism.data.settings import Windows
-from prism.data.sources import Text
 from prism.data.unspaced import is_unspaced
-from prism.evidence.letters import UNSPACED
+from prism.evidence.passages import Passage, windows_of
 from prism.evidence.sentences import UNSPACED_CHAR
-from prism.text import stable_id
+from prism.files.corpus import Text
+from prism.files.qa_sets import Asked
+from prism.files.qa_settings import Windows
+from prism.text import UNSPACED, stable_id
 
 MOST_SENTENCES = 4
 MOST_EVIDENCE = 900

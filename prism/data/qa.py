@@ -22,21 +22,21 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from prism.data.asked import Asked, Gathered, gather
 from prism.data.leakage import LeakageCheck, read_evaluation
 from prism.data.pairs import Lexicon, make_queries
-from prism.data.passages import Passage, without_repeats
 from prism.data.placing import Overlap, Place, cut_texts, holds_answer, nearest, place
 from prism.data.qa_records import Made, Query, Records, is_held, same_document, telling_answers
 from prism.data.qa_search import Ranked, Wanted, search
 from prism.data.qa_teacher import Labelled, Teacher, window_of
 from prism.data.queries import keywords
-from prism.data.records import write_examples
-from prism.data.settings import Qa
-from prism.data.sources import Text
 from prism.data.splits import query_key
 from prism.errors import DataError
+from prism.evidence.passages import Passage, without_repeats
+from prism.files.corpus import Text
+from prism.files.examples import write_examples
 from prism.files.jsonl import Drops, write_text
+from prism.files.qa_sets import Asked, Gathered, gather
+from prism.files.qa_settings import Qa
 from prism.parallel import ordered
 from prism.reports.bar import progress
 from prism.retrieval.dense import Encoder

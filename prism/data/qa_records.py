@@ -7,15 +7,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from prism.data.asked import Asked
 from prism.data.contributions import contribute
-from prism.data.passages import Passage, evidence_text
 from prism.data.placing import Overlap, Place, holds_answer, is_evidence
 from prism.data.qa_search import Ranked
 from prism.data.qa_teacher import Scored, Teacher, target, window_of
-from prism.data.settings import Qa
 from prism.data.splits import query_key
+from prism.evidence.passages import Passage, evidence_text
 from prism.files.jsonl import Drops
+from prism.files.qa_sets import Asked
+from prism.files.qa_settings import Qa
 from prism.reports.bar import progress
 from prism.text import stable_id
 from prism.types import Example

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from prism.data.contributions import telling
-from prism.data.passages import Passage
 from prism.data.placing import Overlap
 from prism.data.qa_teacher import COLUMNS, Scored
-from prism.data.settings import Qa
+from prism.evidence.passages import Passage
+from prism.files.qa_settings import Qa
 from prism.parallel import ordered
 from prism.retrieval.bm25 import Bm25
 from prism.retrieval.dense import Encoder, SentenceEncoder, Vectors, build_index

@@ -226,7 +226,7 @@ def rewrite_rows(lines: Iterable[Line], drops: Drops, keep_original: bool) -> It
     What is skipped goes into `drops`, or passes unchanged with `keep_original`, which also keeps each question beside
     its keywords. The id of a pair is that of the new query.
     """
-    from prism.evidence.letters import language_of
+    from prism.text import language_of
 
     for place, row in lines:
         question = row["query"]

@@ -14,7 +14,7 @@ from itertools import islice
 
 from prism.data.contributions import pairs_of
 from prism.data.pairs import Query, positive
-from prism.data.passages import Passage
+from prism.evidence.passages import Passage
 from prism.evidence.sentences import UNSPACED_CHAR
 from prism.retrieval.bm25 import Bm25
 from prism.text import stable_id

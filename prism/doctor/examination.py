@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from prism import __version__
 from prism.doctor import request_checks, scoring_checks
 from prism.doctor.exchange import Check, Outcome, Status, Subject, failed, skipped
 from prism.doctor.targets import Target
@@ -13,6 +12,7 @@ from prism.errors import ChatError, InputError
 from prism.llm.failures import Unavailable
 from prism.symptoms import CURES, Failure
 from prism.types import Record
+from prism.version import __version__
 
 CHECKS: Final = (*scoring_checks.CHECKS, *request_checks.CHECKS)
 _SILENT: Final = ("connection", "timeout")

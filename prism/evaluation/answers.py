@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from prism.evidence.letters import UNSPACED
+from prism.text import UNSPACED
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prism.errors import DataError
-from prism.evaluation.report import write_whole
 from prism.files.ids import read_id
 from prism.files.jsonl import dumps, parse_row, write_text
 from prism.files.lines import is_json, text_lines
 from prism.files.tables import read_table
 from prism.files.trec import Judged, LabelTableReader, judged_row, read_label
+from prism.reports.report import write_whole
 from prism.text import printable
 
 COLUMNS = ("query", "document", "human", "model", "decision")

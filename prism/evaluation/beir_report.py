@@ -7,9 +7,10 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
 from prism.evaluation import reference
-from prism.evaluation.ranking import Qrels, Run, measure_queries
-from prism.evaluation.report import Cell, Report, Section
+from prism.measures.ranking import measure_queries
 from prism.measures.statistics import adjust, compare_paired, mean_interval
+from prism.reports.report import Cell, Report, Section
+from prism.types import Qrels, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

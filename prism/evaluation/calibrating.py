@@ -171,7 +171,7 @@ def store(source: Path, target: Path, calibration: Calibration) -> None:
 
 def write_report(result: Result, checkpoint: str, out: Path) -> Path:
     """report.html, report.md, report.json; returns the path of the first."""
-    from prism.evaluation.report import Report, command_line, versions
+    from prism.reports.report import Report, command_line, versions
 
     calibration = result.calibration
     report = Report(

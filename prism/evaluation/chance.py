@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from prism.evaluation.ranking import Qrels, Run
+from prism.types import Qrels, Run
 
 
 def shuffled_ndcg(qrels: Qrels, run: Run, depth: int, cutoff: int = 10) -> float:

@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-import prism
 from prism.checkpoint import MINI
 from prism.errors import DataError, InputError
 from prism.evaluation import fusion, ranking
-from prism.evaluation.beir import BeirSet
-from prism.evaluation.ranking import QueryReranker, Run
-from prism.evaluation.report import shown
+from prism.evaluation.ranking import QueryReranker
 from prism.evaluation.rerankers import parse_spec
-from prism.files.trec import line_with
+from prism.files.beir import BeirSet
+from prism.files.trec import by_score, line_with, read_scores
+from prism.reports.report import shown
+from prism.types import Run
+from prism.version import __version__
 
 Say = Callable[[str], None]
 K1, B = 0.9, 0.4
@@ -100,9 +101,9 @@ def _retrieved(
 def run_column(data: BeirSet, name: str, path: Path, decided: Mapping[str, Any]) -> Column:
     """The candidates of a TREC run. Raises DataError when it is plainly of another data set."""
     start = time.perf_counter()
-    given = ranking.read_scores(path)
+    given = read_scores(path)
     scores = {query: given.get(query, {}) for query in data.queries}
-    run = {query: ranking.by_score(of_query) for query, of_query in scores.items()}
+    run = {query: by_score(of_query) for query, of_query in scores.items()}
     strange = next((d for ranked in run.values() for d in ranked if d not in data.corpus), None)
     if strange is not None or not any(run.values()):
         kind, id_ = ("document", strange) if strange is not None else ("query", next(iter(given)))
@@ -172,7 +173,7 @@ def _task(data: BeirSet, query: str, ranked: Sequence[str], top_k: int) -> ranki
 
 def open_state(data: BeirSet, plan: Reranking, folder: Path, resume: bool, say: Say) -> ranking.State:
     """The state file; its name hashes whatever decides scores, except the texts: those are in each line's digest."""
-    decides = json.dumps([prism.__version__, identity(plan.model), data.name, data.split, plan.decides], default=str)
+    decides = json.dumps([__version__, identity(plan.model), data.name, data.split, plan.decides], default=str)
     key = hashlib.sha256(decides.encode()).hexdigest()[:12]
     stem = f"{data.name if data.split == 'test' else f'{data.name}-{data.split}'}.{plan.column}"
     path = folder / f"{stem}.{key}.jsonl"
@@ -209,7 +210,7 @@ def fuse(
         else:
             fused = fusion.weighted(parts[0], parts[1], 0.5 if weight is None else weight, method)
         scores[query] = fused
-        run[query] = [*ranking.by_score(fused), *(d for d in columns[0].run[query] if d not in fused)]
+        run[query] = [*by_score(fused), *(d for d in columns[0].run[query] if d not in fused)]
     options = {**columns[-1].options, "fused": [column.name for column in columns], "method": method, "top_k": top_k}
     if method != "rrf":
         options["weight"] = weight

@@ -22,10 +22,10 @@ import numpy as np
 from prism.errors import InputError
 from prism.evaluation.evidence_quality import Extract
 from prism.evaluation.evidence_sets import Case
-from prism.evidence.letters import UNSPACED
 from prism.evidence.sentences import sentences
 from prism.retrieval.bm25 import Bm25
 from prism.retrieval.dense import MINILM, embedder_path
+from prism.text import UNSPACED
 from prism.types import Document, EvidenceChoice, Judgment, Outcome
 
 Ranker = Literal["bm25", "tfidf", "embedding"]

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from prism import evidence
 from prism.evaluation.answers import contains_answer
 from prism.evaluation.evidence_sets import Case
-from prism.evaluation.language import same_language
 from prism.evidence.compare import clashes, said_by
+from prism.evidence.language import same_language
 from prism.evidence.tokens import Passage
 from prism.measures.agreement import interval, resample
 from prism.types import EvidenceCheck, Outcome, Record, Span

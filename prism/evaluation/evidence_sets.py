@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prism.data.asked import gather
-from prism.data.passages import cut
-from prism.data.sources import Text
 from prism.errors import DataError, InputError
+from prism.evidence.passages import cut
 from prism.evidence.sentences import sentences
+from prism.files.corpus import Text
 from prism.files.jsonl import Drops, read_objects
 from prism.files.lines import is_json
+from prism.files.qa_sets import gather
 from prism.text import clean, stable_id
 from prism.types import Document, Record
 

@@ -14,9 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from prism.errors import InputError
-from prism.evaluation.ranking import Qrels, Run
 from prism.measures.statistics import Interval, adjust, constant
-from prism.types import Record
+from prism.types import Qrels, Record, Run
 
 # --- the measure -----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from prism.errors import InputError
-from prism.evaluation.ranking import Qrels, by_score, measure
+from prism.files.trec import by_score
+from prism.measures.ranking import measure
+from prism.types import Qrels
 
 Scores = Mapping[str, float]
 """Document -> score, for one query."""

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from prism.data.records import read_examples
 from prism.errors import DataError
+from prism.files.examples import read_examples
 from prism.measures.statistics import mean_interval
 from prism.retrieval.bm25 import Bm25
 from prism.types import Document, Example, Judgment, Outcome, Record

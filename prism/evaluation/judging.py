@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from prism.errors import InputError
-from prism.evaluation.ranking import measure_queries
+from prism.measures.ranking import measure_queries
 from prism.types import Record
 
 if TYPE_CHECKING:

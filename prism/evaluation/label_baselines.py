@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from prism.errors import InputError
-from prism.evaluation.beir import BeirSet
 from prism.evaluation.columns import identity
 from prism.evaluation.judging import Judged, Pairs
+from prism.files.beir import BeirSet
 
 LSA_DIMENSIONS = 200
 _SMALL = 100

@@ -1,4 +1,4 @@
-"""Rankings: measured against qrels, kept as TREC runs, and made by reranking another one.
+"""Rankings made by reranking others, query by query, so that a run that was stopped goes on.
 
 A run is, for each query, its documents from best to worst. Scores exist only in files: what is measured is an order,
 and whoever makes a run has decided it (ties included).
@@ -17,127 +17,12 @@ from typing import Protocol
 
 from pydantic import Field
 
-from prism.errors import DataError, InputError
-from prism.files.ids import fits_tables
-from prism.files.jsonl import write_text
 from prism.files.ledger import append_line, read_ledger
-from prism.files.trec import run_lines
-from prism.types import Document, Judgment, Record, Usage
+from prism.files.trec import by_score
+from prism.types import Document, Judgment, Record, Run, Usage
 
-Run = Mapping[str, Sequence[str]]
-"""Query id -> document ids, best first."""
 REFUSED = "refused"
 """How the reason begins when a service would not read a document."""
-Qrels = Mapping[str, Mapping[str, int]]
-"""Query id -> document id -> label; relevant from 1 on."""
-
-MEASURES = ("nDCG@10", "nDCG@5", "nDCG@1", "nDCG", "Recall@100", "MRR@10", "MRR", "MAP", "P@1")
-_TREC_NAMES = {"Recall": "R", "MRR": "RR", "MAP": "AP"}
-
-
-# --- measures --------------------------------------------------------------------------------------------------------
-
-
-def measure(qrels: Qrels, run: Run, names: Iterable[str] = MEASURES) -> dict[str, float]:
-    """Mean of each measure over ALL queries of the qrels; a query the run lacks counts as 0.
-
-    Queries of the run without qrels do not count. nDCG has linear gains and log2 discounts, as in trec_eval and BEIR.
-    """
-    values = measure_queries(qrels, run, names)
-    return {name: math.fsum(of_query.values()) / len(of_query) for name, of_query in values.items()}
-
-
-def measure_queries(qrels: Qrels, run: Run, names: Iterable[str] = MEASURES) -> dict[str, dict[str, float]]:
-    """Measure -> query -> value, for every query of the qrels.
-
-    Labels below 0 (TREC's spam) gain nothing, as in trec_eval, which must not see them: below -1 it writes outside its
-    own memory.
-    """
-    import ir_measures
-
-    if not qrels:
-        raise InputError("no qrels: there is nothing to measure against")
-    measures: dict[object, list[str]] = {}
-    for name in names:
-        measures.setdefault(_parse(name), []).append(name)
-    values = {name: dict.fromkeys(qrels, 0.0) for same in measures.values() for name in same}
-    labels = {query: {d: max(0, label) for d, label in judged.items()} for query, judged in qrels.items()}
-    for metric in ir_measures.iter_calc(list(measures), labels, _with_scores(run, qrels)):
-        for name in measures[metric.measure]:
-            values[name][metric.query_id] = float(metric.value)
-    return values
-
-
-def _parse(name: str) -> object:
-    import ir_measures
-
-    stem, _, cutoff = name.partition("@")
-    trec = _TREC_NAMES.get(stem, stem) + ("@" + cutoff if cutoff else "")
-    try:
-        return ir_measures.parse_measure(trec)
-    except (NameError, ValueError) as error:
-        raise InputError(f"no measure {name!r}: expected one like {', '.join(MEASURES)}") from error
-
-
-def _with_scores(run: Run, qrels: Qrels) -> dict[str, dict[str, float]]:
-    """Scores that fall by 1 from rank to rank.
-
-    Measuring programs sort by score again and break ties each in its own way (trec_eval by descending document id,
-    others by file order), and trec_eval reads scores as float32. Whole numbers without ties leave them no choice.
-    """
-    return {query: dict(_descending(query, ranked)) for query, ranked in run.items() if query in qrels and ranked}
-
-
-def _descending(query: str, ranked: Sequence[str]) -> Iterator[tuple[str, float]]:
-    if len(set(ranked)) != len(ranked):
-        twice = next(document for document in ranked if ranked.count(document) > 1)
-        raise InputError(f"query {query!r} ranks document {twice!r} more than once: rank each document once")
-    return ((document, float(len(ranked) - rank)) for rank, document in enumerate(ranked))
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def read_run(path: Path) -> dict[str, list[str]]:
-    """A TREC run: `query Q0 document rank score tag`. The score decides, not the rank; ties break by document id."""
-    return {query: by_score(scores) for query, scores in read_scores(path).items()}
-
-
-def by_score(scores: Mapping[str, float]) -> list[str]:
-    """Documents, best first; ties break by document id."""
-    return sorted(scores, key=lambda document: (-scores[document], document))
-
-
-def read_scores(path: Path) -> dict[str, dict[str, float]]:
-    """The scores of a TREC run: query -> document -> score."""
-    scores: dict[str, dict[str, float]] = {}
-    for where, (query, document, score) in run_lines(path):
-        ranked = scores.setdefault(query, {})
-        if document in ranked:
-            raise DataError(f"{where}: document {document!r} stands twice for query {query!r}: keep one of the lines")
-        ranked[document] = score
-    if not scores:
-        raise DataError(f"{path}: the run is empty: expected lines `query Q0 document rank score tag`")
-    return scores
-
-
-def write_run(path: Path, run: Run, tag: str) -> bool:
-    """Write a TREC run; scores count down so that every reader sees this order (see `_with_scores`).
-
-    Returns whether the very same was there already.
-
-    Separated by spaces, as trec_eval wants it; by tabs where an id holds a space, as BEIR's qrels are.
-    """
-    tag = "_".join(tag.split()) or "run"
-    lines = []
-    for query, ranked in run.items():
-        for rank, (document, score) in enumerate(_descending(query, ranked), start=1):
-            if not fits_tables(query + document):
-                raise DataError(f"no run can hold a tab or line end in an id: query {query!r}, document {document!r}")
-            lines.append((query, "Q0", document, str(rank), f"{score:.0f}", tag))
-    spaced = any(len(f"x{query}x x{document}x".split()) != 2 for query, _, document, *_ in lines)
-    return write_text(path, "".join(("\t" if spaced else " ").join(line) + "\n" for line in lines))
-
 
 # --- reranking, resumable --------------------------------------------------------------------------------------------
 

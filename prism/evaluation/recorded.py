@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 from prism.errors import DataError, InputError
 from prism.evaluation.judging import Judged, Pairs
-from prism.evaluation.ranking import read_run
-from prism.evaluation.report import write_whole
-from prism.files.trec import line_with
-from prism.labeling.label_files import LabelFile, Place, read_labels
+from prism.files.label_files import LabelFile, Place, read_labels
+from prism.files.trec import line_with, read_run
+from prism.reports.report import write_whole
 
 
 class Recorded(NamedTuple):

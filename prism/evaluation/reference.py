@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from prism.evaluation.beir import BEIR_QA
+from prism.files.beir import BEIR_QA
 
 FIRST_STAGE: Final = "jina-embeddings-v3"
 DEPTH: Final = 100

@@ -15,7 +15,7 @@ import numpy as np
 
 from prism.evaluation import sampling
 from prism.evaluation.experiments import SegmentEffect, detectable, segment_effects
-from prism.evaluation.report import Cell, Section, write_whole
+from prism.reports.report import Cell, Section, write_whole
 
 Values = Mapping[str, float]
 """Query -> value of the measure."""

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from prism.evidence.letters import CASED, language_of
 from prism.evidence.numbers import GAP, GROUP_GAP, NUMBER, values
-from prism.text import normalised, straight
+from prism.text import CASED, language_of, normalised, straight
 
 Kind = Literal["number", "date", "url", "code", "name"]
 Date = tuple[int | None, int, int | None]  # year, month, day

@@ -25,9 +25,9 @@ from prism.evidence.facts import (
     facts,
     prepared_text,
 )
-from prism.evidence.letters import language_of
 from prism.evidence.numbers import ANY_NUMBER, GAP, values
 from prism.evidence.words import shared_start
+from prism.text import language_of
 from prism.types import Fidelity, Unsupported
 
 MAX_FACTS = 5_000

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from prism.evidence.letters import CASED, UNSPACED
+from prism.text import CASED, UNSPACED
 
 GAP = "\u2063"
 """Stands between the groups of 10 000; `normalised` text has none of its own."""

@@ -9,9 +9,8 @@ from itertools import groupby
 import sentencex
 
 from prism.evidence.facts import MONTH
-from prism.evidence.letters import UNSPACED, language_of
 from prism.evidence.numbers import SIGN
-from prism.text import MARKS, clean, normalised
+from prism.text import MARKS, UNSPACED, clean, language_of, normalised
 
 MAX_SENTENCE_CHARS = 2_000
 """A longer sentence is cut, at whitespace if there is any: nobody wrote it as one."""

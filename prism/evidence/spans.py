@@ -38,11 +38,10 @@ from operator import itemgetter
 from rapidfuzz import fuzz
 from rapidfuzz.distance import LCSseq
 
-from prism.evidence.letters import UNSPACED
 from prism.evidence.numbers import SIGN
 from prism.evidence.sentences import UNSPACED_CHAR, plain_sentences
 from prism.evidence.units import Units, flattened, units_of
-from prism.text import MARKS, Normalised, normalised
+from prism.text import MARKS, UNSPACED, Normalised, normalised
 from prism.types import EvidenceSentence, Span
 
 SUPPORT_FLOOR = 0.45

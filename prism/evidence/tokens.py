@@ -13,13 +13,12 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from prism.evidence.facts import DATES, MONTH, Date, as_date, prepared_text
-from prism.evidence.letters import CASED
 from prism.evidence.negation import CUES
 from prism.evidence.numbers import NUMBER, values
 from prism.evidence.sentences import UNIT, UNSPACED_CHAR, plain_sentences
 from prism.evidence.units import weight_of
 from prism.evidence.words import functional
-from prism.text import Normalised, normalised
+from prism.text import CASED, Normalised, normalised
 
 TokenKind = Literal["word", "number", "date", "negation", "label"]
 

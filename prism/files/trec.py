@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prism.errors import DataError
-from prism.files.ids import DOCUMENT_IDS, QUERY_IDS, id_in, read_id
-from prism.files.jsonl import read_objects
+from prism.files.ids import DOCUMENT_IDS, QUERY_IDS, fits_tables, id_in, read_id
+from prism.files.jsonl import read_objects, write_text
 from prism.files.lines import is_json, text_lines
 from prism.text import stable_id
+from prism.types import Run, descending
 
 WIDEST = (-10, 100)
 """Labels beyond this are a score or an id in the wrong column."""
@@ -192,3 +193,47 @@ def line_with(path: Path, word: str) -> str:
         if word in (column.strip() for column in (line.split("\t") if "\t" in line else line.split())):
             return where
     return str(path)
+
+
+# --- runs as orders ---------------------------------------------------------------------------------------------------
+
+
+def read_run(path: Path) -> dict[str, list[str]]:
+    """A TREC run: `query Q0 document rank score tag`. The score decides, not the rank; ties break by document id."""
+    return {query: by_score(scores) for query, scores in read_scores(path).items()}
+
+
+def by_score(scores: Mapping[str, float]) -> list[str]:
+    """Documents, best first; ties break by document id."""
+    return sorted(scores, key=lambda document: (-scores[document], document))
+
+
+def read_scores(path: Path) -> dict[str, dict[str, float]]:
+    """The scores of a TREC run: query -> document -> score."""
+    scores: dict[str, dict[str, float]] = {}
+    for where, (query, document, score) in run_lines(path):
+        ranked = scores.setdefault(query, {})
+        if document in ranked:
+            raise DataError(f"{where}: document {document!r} stands twice for query {query!r}: keep one of the lines")
+        ranked[document] = score
+    if not scores:
+        raise DataError(f"{path}: the run is empty: expected lines `query Q0 document rank score tag`")
+    return scores
+
+
+def write_run(path: Path, run: Run, tag: str) -> bool:
+    """Write a TREC run; scores count down so that every reader sees this order (see `prism.measures.ranking`).
+
+    Returns whether the very same was there already.
+
+    Separated by spaces, as trec_eval wants it; by tabs where an id holds a space, as BEIR's qrels are.
+    """
+    tag = "_".join(tag.split()) or "run"
+    lines = []
+    for query, ranked in run.items():
+        for rank, (document, score) in enumerate(descending(query, ranked), start=1):
+            if not fits_tables(query + document):
+                raise DataError(f"no run can hold a tab or line end in an id: query {query!r}, document {document!r}")
+            lines.append((query, "Q0", document, str(rank), f"{score:.0f}", tag))
+    spaced = any(len(f"x{query}x x{document}x".split()) != 2 for query, _, document, *_ in lines)
+    return write_text(path, "".join(("\t" if spaced else " ").join(line) + "\n" for line in lines))

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from prism.labeling.label_files import LabelTable
+from prism.files.label_files import LabelTable
 from prism.measures.agreement import (
     SAMPLES,
     Estimate,

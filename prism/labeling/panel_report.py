@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from prism.evaluation.report import Cell, Report, Section
 from prism.labeling import aggregation
 from prism.labeling.agreement_plots import confusion_size, draw_confusions, draw_kappas, kappa_size
 from prism.labeling.comparison import Agreement
 from prism.labeling.panel_study import Asked, Judged, PanelStudy, Seeded
 from prism.measures.agreement import Estimate
+from prism.reports.report import Cell, Report, Section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,9 +12,9 @@ from itertools import permutations
 import numpy as np
 
 from prism.errors import InputError
+from prism.files.label_files import LabelTable
 from prism.labeling import aggregation, sequential
 from prism.labeling.aggregation import Booleans
-from prism.labeling.label_files import LabelTable
 from prism.measures.agreement import (
     SAMPLES,
     Estimate,

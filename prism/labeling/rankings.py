@@ -8,10 +8,10 @@ import numpy as np
 from scipy import stats
 
 from prism.errors import InputError
-from prism.evaluation.ranking import Run, measure_queries
-from prism.labeling.label_files import LabelFile
+from prism.files.label_files import LabelFile
 from prism.measures.agreement import SAMPLES, Estimate, Floats, interval, known, resample
-from prism.types import Record
+from prism.measures.ranking import measure_queries
+from prism.types import Record, Run
 
 
 class RankingAgreement(Record):

@@ -151,7 +151,7 @@ def check(row: Mapping[str, Any], attempt: Attempt, limits: Limits) -> Texts | l
 
 
 def _form(row: Mapping[str, Any], contribution: str, evidence: str, limits: Limits) -> Iterator[Problem]:
-    from prism.evaluation.language import same_language
+    from prism.evidence.language import same_language
 
     query, document = str(row["query"]), str(row["document"])
     if any(tag in text for tag in _TAGS for text in (contribution, evidence)):

@@ -20,7 +20,6 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import Field, ValidationError
 
-from prism import __version__
 from prism.context import why_empty
 from prism.engines.turns import on_scored
 from prism.errors import InputError, PrismError
@@ -30,6 +29,7 @@ from prism.mcp_server.tools import ToolRanking, ToolReading, ranking, ranking_te
 from prism.reranker import Reranker
 from prism.result import Event, Judged, Ranked, RerankResult
 from prism.types import Document, EvidenceChoice
+from prism.version import __version__
 
 MAX_TOKENS = 4_000_000
 """Prompt tokens of one call."""

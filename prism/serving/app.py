@@ -19,7 +19,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from prism import __version__
 from prism.reranker import Reranker
 from prism.serving.admission import Admission
 from prism.serving.body import peek
@@ -44,6 +43,7 @@ from prism.serving.schema import request_schema
 from prism.serving.score import ScoreResponse, score_schema
 from prism.serving.stream import EVENT_SCHEMA
 from prism.serving.tracing import Trace
+from prism.version import __version__
 
 _KINDS = {404: "not_found", 405: "method_not_allowed"}
 AnyError = ErrorBody | VoyageErrorBody | TeiErrorBody

@@ -17,12 +17,12 @@ from importlib.resources import files
 from fastapi import FastAPI
 from starlette.responses import HTMLResponse
 
-from prism import __version__
 from prism.demo import DOCUMENTS, QUERIES
 from prism.reranker import Reranker
 from prism.serving.keys import Keys
 from prism.serving.limits import Limits
 from prism.serving.reference import reference
+from prism.version import __version__
 
 _CONFIG = '<script type="application/json" id="config">{}</script>'
 

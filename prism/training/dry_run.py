@@ -22,7 +22,7 @@ from prism.template import Template
 from prism.training.evaluate import read_dev
 from prism.training.model import adapted, adapter_folder, training_dtype
 from prism.training.recipe import Recipe, load_recipe
-from prism.training.setup import Rows, arrange, limited, make_rows, open_template, refuse_packing
+from prism.training.setup import QaBuilder, Rows, arrange, limited, make_rows, open_template, refuse_packing
 from prism.types import Record
 
 if TYPE_CHECKING:
@@ -78,16 +78,22 @@ class Plan(Record):
         return self.weights_gib + self.gradients_gib + self.optimizer_gib + self.activations_gib
 
 
-def dry_run(recipe_path: Path, *, overrides: list[str] | None = None, output: Path | None = None) -> Plan:
+def dry_run(
+    recipe_path: Path,
+    *,
+    overrides: list[str] | None = None,
+    output: Path | None = None,
+    build: QaBuilder | None = None,
+) -> Plan:
     """Check a recipe and its data and estimate what it needs; reads the tokenizer and the configuration only.
 
-    Records that a recipe makes of question-passage sets are made for real, where training will find them. Raises what
-    training would: RecipeError, DataError, CheckpointError, TemplateError.
+    Records that a recipe makes of question-passage sets are made for real by `build`, where training will find them.
+    Raises what training would: RecipeError, DataError, CheckpointError, TemplateError.
     """
     recipe = load_recipe(recipe_path, overrides)
     folder = output or recipe.folder
     template, config = _open(recipe)
-    made = make_rows(recipe, folder, template)
+    made = make_rows(recipe, folder, template, build)
     dev = read_dev(recipe, folder)
     model = _shape(recipe, config)
     batches = _batches(recipe, made)

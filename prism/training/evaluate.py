@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prism.data.records import read_examples
 from prism.errors import DataError
+from prism.files.examples import read_examples
 from prism.template import Template
 from prism.training.distill import plain
 from prism.training.recipe import Recipe
@@ -147,8 +147,8 @@ def _ranking(
 ) -> dict[str, float]:
     from sklearn.metrics import roc_auc_score
 
-    from prism.evaluation.ranking import measure
     from prism.measures.calibration import calibration_error
+    from prism.measures.ranking import measure
 
     qrels = {q: {str(i): int(e.verdict == "yes") for i, e in enumerate(es)} for q, es in queries.items()}
     qrels = {query: labels for query, labels in qrels.items() if any(labels.values())}

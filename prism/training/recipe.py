@@ -8,8 +8,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from prism.data.settings import Qa
 from prism.errors import RecipeError
+from prism.files.qa_settings import Qa
 from prism.types import Settings, first_problem
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from rich.console import Console
 
 from prism.checkpoint import Checkpoint
-from prism.data.qa import build
-from prism.data.records import read_examples
 from prism.errors import DataError, RecipeError
+from prism.files.examples import read_examples
+from prism.files.qa_settings import Qa
 from prism.merge import is_adapter
 from prism.template import Template, TemplateSpec
 from prism.training.batches import deal, filled, numbered, order, order_by_query
@@ -92,22 +92,30 @@ def limited(spec: TemplateSpec, recipe: Recipe) -> TemplateSpec:
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-def records(recipe: Recipe, folder: Path) -> Iterator[Example]:
-    """Training records; those made of question-passage sets are made once per run."""
+class QaBuilder(Protocol):
+    """Makes the records of a recipe's `data.qa` in a folder, once: `prism.data.qa.build`."""
+
+    def __call__(self, settings: Qa, folder: Path, seed: int, say: Callable[[str], None], /) -> object: ...
+
+
+def records(recipe: Recipe, folder: Path, build: QaBuilder | None) -> Iterator[Example]:
+    """Training records; those made of question-passage sets are made once per run, by `build`."""
     if recipe.data.qa is not None:
+        if build is None:
+            raise RecipeError("data.qa: nobody makes its records: pass build=prism.data.qa.build, as prism train does")
         build(recipe.data.qa, folder / "data", recipe.seed, say)
         yield from read_examples(folder / "data" / "train.jsonl")
     for path in recipe.data.files:
         yield from read_examples(path)
 
 
-def make_rows(recipe: Recipe, folder: Path, template: Template) -> Rows:
+def make_rows(recipe: Recipe, folder: Path, template: Template, build: QaBuilder | None = None) -> Rows:
     """Tokenize all records. Raises DataError at a malformed one, or when none is left."""
     drops = Drops()
     data = recipe.data
     made = list(
         rows(
-            records(recipe, folder),
+            records(recipe, folder, build),
             template,
             max_tokens=data.max_tokens,
             drops=drops,

@@ -26,9 +26,10 @@ from prism.training.model import make_model
 from prism.training.packaging import package
 from prism.training.progress import Reporter
 from prism.training.recipe import TERMS, Recipe, dump_recipe, load_recipe
-from prism.training.report import write_report
+from prism.training.run_report import write_report
 from prism.training.setup import (
     Opened,
+    QaBuilder,
     Rows,
     arguments,
     arrange,
@@ -42,14 +43,19 @@ LOG_NAME = "log.json"
 
 
 def train(
-    recipe_path: Path, *, overrides: list[str] | None = None, resume: bool = True, output: Path | None = None
+    recipe_path: Path,
+    *,
+    overrides: list[str] | None = None,
+    resume: bool = True,
+    output: Path | None = None,
+    build: QaBuilder | None = None,
 ) -> Path:
     """Run a recipe to its end and return the folder of the finished checkpoint.
 
     Everything goes under the recipe's output folder: `data/` (records), `state/` (resumable training states),
-    `evaluation/` (what was measured on the way), `checkpoint/` (the result), `report/` and `log.json`. With `resume`, a
-    run that was interrupted continues from its last state, on the same batches, to the same weights, and a run that is
-    finished stays as it is. Raises RecipeError or DataError before any weight loads when the input is wrong.
+    `evaluation/` (what was measured on the way), `checkpoint/` (the result), `report/`, `log.json`. With `resume`, an
+    interrupted run continues from its last state, on the same batches, to the same weights; a finished one stays as it
+    is. `build` makes what `data.qa` asks for. Raises RecipeError or DataError for bad input before any weight loads.
     """
     recipe = load_recipe(recipe_path, overrides)
     folder = output or recipe.folder
@@ -62,7 +68,7 @@ def train(
         if is_main():
             _guard(recipe, folder, resume)
         opened = open_template(recipe)
-        made = make_rows(recipe, folder, opened.template)
+        made = make_rows(recipe, folder, opened.template, build)
         dev = read_dev(recipe, folder)
     with Reporter(Console()) as reporter:
         trainer = _trainer(recipe, folder, settings, opened, made, dev, reporter)

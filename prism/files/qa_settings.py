@@ -48,7 +48,7 @@ class Qa(Settings):
     """Records made of question-passage sets (`prism.data.qa`)."""
 
     files: tuple[Path, ...] = Field(min_length=1)
-    """Question-passage JSONL and the sets `prism.data.asked` reads; sections of documentation get queries by rule."""
+    """Question-passage JSONL and what `prism.files.qa_sets` reads; sections of documentation get queries by rule."""
     exclude: tuple[Path, ...] = ()
     """Evaluation sets (BEIR folders or JSONL): passages and questions that touch them are left out."""
     caps: dict[str, Cap] = Field(default_factory=dict)

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from prism.evaluation.report import Block, Chart, Code, Section, Table, Text
-from prism.evaluation.report_style import DARK, LIGHT, STYLE
+from prism.reports.report import Block, Chart, Code, Section, Table, Text
+from prism.reports.style import DARK, LIGHT, STYLE
 from prism.text import clean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from prism.evaluation.report import Report
+    from prism.reports.report import Report
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """Should any text ever escape its escaping, the browser still runs and loads nothing."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prism.evaluation.report import Report, Section, command_line, versions
+from prism.reports.report import Report, Section, command_line, versions
 from prism.training.evaluate import Assessment, Sample
 from prism.training.recipe import Recipe, dump_recipe
 

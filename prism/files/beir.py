@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from prism.errors import DataError
-from prism.evaluation.ranking import Qrels
 from prism.files.ids import fits_tables, id_in
 from prism.files.jsonl import read_objects
 from prism.files.lines import ending
 from prism.files.trec import Judged, collect_qrels, judged_row, line_with, read_qrels
-from prism.types import Document
+from prism.types import Document, Qrels
 
 BEIR_QA = ("nfcorpus", "scifact", "scidocs", "fiqa", "trec-covid", "touche2020", "dbpedia", "nq", "hotpotqa")
 """The nine sets a reranker for question answering is compared on."""

@@ -11,7 +11,7 @@ import re
 from functools import cache
 from typing import Any
 
-from prism.evidence.letters import language_of
+from prism.text import language_of
 
 MIN_LETTERS = 40
 """Fewer letters of an alphabet are too few to tell two languages that share it."""

@@ -16,11 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prism.data.sources import Text
 from prism.errors import DataError
-from prism.evidence.letters import language_of
+from prism.files.corpus import Text
 from prism.files.jsonl import Drops, Line, Row, read_rows, require_text
-from prism.text import stable_id
+from prism.text import language_of, stable_id
 
 EVALUATION_SETS = ("beir", "scifact", "xquad")
 """Names in a path that mark what must never be trained on."""

@@ -2,7 +2,7 @@
 
 Four columns `query 0 document label` (TREC qrels) or three `query document label` (BEIR), separated by tabs throughout
 or by spaces throughout, with or without a header line; or JSONL as `prism label` writes it
-(`prism.labeling.label_records`). Every complaint is one line that names the file and the line.
+(`read_records`). Every complaint is one line that names the file and the line.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prism.errors import DataError, InputError
+from prism.files.jsonl import Drops, read_rows
 from prism.files.lines import is_json
-from prism.files.trec import WIDEST, judged_lines
+from prism.files.trec import WIDEST, judged_lines, pair_of, read_label
 
 Scale = tuple[int, int]
 """Lowest and highest label."""
@@ -58,8 +59,6 @@ def read_labels(path: Path, scale: Scale | None = None) -> LabelFile:
     missing or empty file, text that is not UTF-8, wrong columns, separators that change, a label that is not a whole
     number or is off the scale, and a pair that stands twice. JSONL: as `read_records` says.
     """
-    from prism.labeling.label_records import read_records
-
     if is_json(path):
         return read_records(path, scale or WIDEST)[0]
     labels: dict[Place, int] = {}
@@ -76,6 +75,30 @@ def read_labels(path: Path, scale: Scale | None = None) -> LabelFile:
     if not labels:
         raise DataError(f"{path}: no labels: expected lines `query 0 document label` or `query document label`")
     return LabelFile(name=path.name.rpartition(".")[0] or path.name, path=path, labels=labels, lines=lines)
+
+
+def read_records(path: Path, scale: Scale = WIDEST) -> list[LabelFile]:
+    """The lines' own `label` first, then one file for each juror in their `votes`, in the order of first mention.
+
+    A pair is named by `query_id` and `doc_id`, or by `query` and `document`: two files must name it in one way. Lines
+    whose label is null are passed over, as a vote that failed. Raises DataError for anything else that is not a label
+    on the scale, and for a pair that stands twice.
+    """
+    panel = path.name.rpartition(".")[0]
+    labels: dict[str | None, dict[Place, int]] = {None: {}}
+    lines: dict[Place, int] = {}
+    for line in read_rows(path, Drops()):
+        place = Place(*pair_of(line.row, line.place))
+        if place in lines:
+            raise DataError(f"{line.place}: this pair stands twice, first in line {lines[place]}: keep one of them")
+        lines[place] = int(line.place.rpartition(":")[2])
+        votes = line.row.get("votes")
+        for name, label in [(None, line.row.get("label")), *(votes.items() if isinstance(votes, Mapping) else ())]:
+            if label is not None:
+                labels.setdefault(name, {})[place] = read_label(label, line.place, scale)
+    if not labels[None]:
+        raise DataError(f"{path}: no labels: expected `label` on each line, as in the labels.jsonl of prism label")
+    return [LabelFile(panel if name is None else name, path, given, lines) for name, given in labels.items()]
 
 
 def _short(text: str) -> str:

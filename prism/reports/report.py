@@ -45,9 +45,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
-import prism
 from prism.errors import InputError
 from prism.text import printable
+from prism.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -197,7 +197,7 @@ class Report:
         `data` is the body of `report.json`: records, numpy numbers and arrays are fine; NaN becomes null. Raises
         InputError when `out` cannot be written, or two figures share a name.
         """
-        from prism.evaluation.report_html import darkened, draw_svg, render_html
+        from prism.reports.page import darkened, draw_svg, render_html
 
         charts = [block for section in self.sections for block in section.blocks if isinstance(block, Chart)]
         names = [chart.name for chart in charts]
@@ -251,7 +251,7 @@ def shown(path: str | Path) -> str:
 
 def versions(*distributions: str) -> dict[str, str]:
     """Python, Prism, and those of the named distributions that are installed."""
-    found = {"python": sys.version.split()[0], "prism": prism.__version__}
+    found = {"python": sys.version.split()[0], "prism": __version__}
     for name in distributions:
         try:
             found[name] = version(name)

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from prism.data.sources import Text
 from prism.evidence.sentences import sentences
+from prism.files.corpus import Text
 from prism.text import stable_id
 
 _WORD = re.compile(r"[^\W_]+(?:[-_.][^\W_]+)*")

@@ -1,0 +1,3 @@
+"""The version of this Prism."""
+
+__version__ = "0.2.0"
