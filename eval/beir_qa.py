@@ -43,11 +43,13 @@ from prism.evaluation.columns import (
 )
 from prism.evaluation.fusion import parse_fusion
 from prism.evaluation.ranking import QueryReranker
-from prism.evaluation.rerankers import Spec, load_spec, parse_fields, parse_spec
+from prism.evaluation.rerankers import load_spec
+from prism.evaluation.specs import Spec, parse_fields, parse_spec
 from prism.files.beir import BEIR_QA, BeirSet, load_beir, local_sets
 from prism.files.trec import read_run, write_run
 from prism.measures.ranking import MEASURES, measure
-from prism.reports.report import command_line, plain, versions, write_whole
+from prism.reports.blocks import plain
+from prism.reports.report import command_line, versions, write_whole
 from prism.types import Record, Run
 
 MIN_DEPTH = 100

@@ -30,7 +30,8 @@ from prism.evaluation.recorded import Recorded, read_labelled_run, read_recorded
 from prism.evaluation.sampling_plan import plan
 from prism.files.label_files import LabelFile
 from prism.measures.statistics import compare_paired
-from prism.reports.report import Report, Section, command_line, versions
+from prism.reports.blocks import Section
+from prism.reports.report import Report, command_line, versions
 from prism.types import Run
 
 if TYPE_CHECKING:

@@ -49,7 +49,8 @@ from prism.files.outputs import require_folder
 from prism.labeling.asking import Kept, ask_all
 from prism.labeling.rubrics import RUBRICS, Rubric
 from prism.llm.failures import BadAnswer
-from prism.reports.report import Report, Section, command_line, versions
+from prism.reports.blocks import Section
+from prism.reports.report import Report, command_line, versions
 from prism.text import stable_id
 from prism.types import Record
 

@@ -31,7 +31,8 @@ from prism.evaluation.recorded import read_labelled_run, read_recorded
 from prism.files.label_files import LabelFile, Place
 from prism.labeling.rankings import RankingAgreement, compare_rankings
 from prism.measures.ranking import measure
-from prism.reports.report import Report, Section, command_line, versions
+from prism.reports.blocks import Section
+from prism.reports.report import Report, command_line, versions
 from prism.types import Qrels, Run
 
 if TYPE_CHECKING:

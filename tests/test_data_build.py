@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from prism import cli
-from prism.data.assemble import Rules, Sources, build_training_data, losses_for, verdict_of
+from prism.data.assemble import build_training_data, losses_for, verdict_of
+from prism.data.card import Rules, Sources
 from prism.data.leakage import Evaluation, LeakageCheck
 from prism.errors import DataError
 from prism.files.examples import read_examples

@@ -8,8 +8,8 @@ import anyio
 import pytest
 from chat_server import ChatServer, reply
 
-from prism.llm.allowance import Account
-from prism.llm.chat import ChatClient, Completion, Provider, most_tokens
+from prism.llm.allowance import Account, Provider
+from prism.llm.chat import ChatClient, Completion, most_tokens
 from prism.llm.classify import Caller, read_error
 from prism.llm.failures import (
     BadAnswer,

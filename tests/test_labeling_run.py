@@ -18,7 +18,8 @@ import yaml
 from chat_server import ChatServer, reply
 from http_server import HttpServer, Reply, Request
 
-from prism.data.assemble import Rules, Sources, build_training_data
+from prism.data.assemble import build_training_data
+from prism.data.card import Rules, Sources
 from prism.errors import DataError, InputError, PanelError
 from prism.files.examples import read_examples
 from prism.labeling.estimate import estimate

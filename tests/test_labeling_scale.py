@@ -22,8 +22,8 @@ from prism.labeling.keeper import Keeper
 from prism.labeling.pairs import LabelPair, read_pairs
 from prism.labeling.panel import Panel, load_panel
 from prism.labeling.parts import Part, cut, read_part
+from prism.labeling.polling import Counts
 from prism.labeling.reports import JurorReport, Report
-from prism.labeling.run import Counts
 from prism.labeling.store import read_votes
 from prism.labeling.worker import PartDone, Worker, share
 

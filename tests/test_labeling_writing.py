@@ -23,7 +23,8 @@ from prism.cli import app
 from prism.files.jsonl import Drops, read_pairs
 from prism.labeling.asking import Asked, Kept
 from prism.labeling.writing import Attempt, Limits, Problem, Texts, Writer, check, finish, is_yes, parse
-from prism.llm.chat import ChatClient, Provider
+from prism.llm.allowance import Provider
+from prism.llm.chat import ChatClient
 from prism.llm.money import Price
 
 ROOT = Path(__file__).resolve().parents[1]

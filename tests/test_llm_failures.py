@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from prism.data.teacher_store import TeacherStore
 from prism.data.teachers import Limits, score_with_api
 from prism.errors import InputError
-from prism.evaluation.rerankers import parse_spec
 from prism.evaluation.services import ServiceReranker
+from prism.evaluation.specs import parse_spec
 from prism.files.jsonl import Line
 from prism.labeling.rubrics import RUBRICS
 from prism.labeling.writing import parse
-from prism.llm.chat import ChatClient, Provider
+from prism.llm.allowance import Provider
+from prism.llm.chat import ChatClient
 from prism.llm.classify import Caller, asked_wait_s, read_error
 from prism.llm.failures import (
     Broken,

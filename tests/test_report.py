@@ -15,7 +15,8 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from prism.errors import InputError
-from prism.reports.report import Report, command_line, plain, versions
+from prism.reports.blocks import plain
+from prism.reports.report import Report, command_line, versions
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(1)> [a](javascript:x) | `b` \x1b[31m\u202e\ud800 & "q"'
 MARKUP = {"h1", "h2", "p", "blockquote", "strong", "pre", "code", "table", "thead", "tbody", "tr", "th", "td"}

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,7 @@ def imported(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found |= (
-                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "prism" else {node.module}
-            )
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
@@ -71,6 +70,25 @@ def test_floors(path):
     for other in {name.split(".")[1] for name in names if name.startswith("prism.")} - {here}:
         beside = FLOOR_OF[other] == FLOOR_OF[here] and is_file(other) and is_file(here)
         assert FLOOR_OF[other] < FLOOR_OF[here] or beside, f"{here} may not import {other}"
+
+
+def test_no_two_files_import_each_other():
+    """Neither directly nor around a corner: whoever reads one file need not have read the next."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES
+    }
+    needs = {name: {module_of(found, modules) for found in imported(path)} for name, path in modules.items()}
+    needs = {name: found - {name, "prism", None} for name, found in needs.items() if name != "prism"}
+    while free := {name for name, found in needs.items() if not found & needs.keys()}:
+        needs = {name: found for name, found in needs.items() if name not in free}
+    assert not needs, f"in a circle, or above one: {', '.join(sorted(needs))}"
+
+
+def module_of(name: str, modules: Collection[str]) -> str | None:
+    """`prism.types` for `prism.types.Record`; None for what is not ours."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name or None
 
 
 def test_import_prism_is_light():

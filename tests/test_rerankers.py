@@ -21,8 +21,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from prism.errors import EngineError, InputError
 from prism.evaluation.ranking import Task, rerank
-from prism.evaluation.rerankers import CrossEncoderReranker, Spec, document_text, parse_fields, parse_spec
+from prism.evaluation.rerankers import CrossEncoderReranker
 from prism.evaluation.services import ServiceReranker
+from prism.evaluation.specs import Spec, document_text, parse_fields, parse_spec
 from prism.reranker import Reranker
 from prism.template import PRISM, Template
 from prism.types import Document

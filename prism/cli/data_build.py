@@ -27,7 +27,7 @@ from prism.files.outputs import writable_file, writable_folder
 from prism.reports.bar import progress
 
 if TYPE_CHECKING:
-    from prism.data.assemble import Rules
+    from prism.data.card import Rules
     from prism.data.leakage import LeakageCheck
 
 
@@ -212,7 +212,8 @@ def build(
     Each record gets its `losses`: distil and sft where the teacher's side of 0.5 is the panel's verdict, sft alone
     where they disagree or there is no teacher score.
     """
-    from prism.data.assemble import Sources, build_training_data
+    from prism.data.assemble import build_training_data
+    from prism.data.card import Sources
 
     check = _leakage(evaluation, beir_split, not all_documents, query_similarity, overlap)
     majority = {"yes_from": yes_from, "min_majority": min_majority, "require_targets": require_targets}
@@ -236,7 +237,7 @@ def _leakage(
 
 
 def _rules(fit: Path | None, power: float, splits: str, **settings: Any) -> Rules:
-    from prism.data.assemble import Rules
+    from prism.data.card import Rules
     from prism.data.splits import parse_shares
     from prism.data.transform import read_fit
 

@@ -255,7 +255,8 @@ class _Llm:
         import anyio
 
         from prism.data.answers import Answered, ask_all
-        from prism.llm.chat import ChatClient, Provider
+        from prism.llm.allowance import Provider
+        from prism.llm.chat import ChatClient
         from prism.llm.failures import Stop
         from prism.llm.money import Price
 

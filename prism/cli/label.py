@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from prism.labeling.estimate import Estimate
     from prism.labeling.panel import Panel
+    from prism.labeling.polling import State
     from prism.labeling.reports import Report
-    from prism.labeling.run import Progress, State
+    from prism.labeling.run import Progress
 
 _PLAIN_EVERY_S = 30.0
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prism.files.jsonl import Drops, Line, OnBad
     from prism.labeling.asking import Asked
     from prism.labeling.writing import Writer
-    from prism.llm.chat import Provider
+    from prism.llm.allowance import Provider
 
 
 Labels = Annotated[Path, typer.Argument(help="JSONL with query, document and verdict (or label): labels.jsonl.")]
@@ -144,7 +144,7 @@ class _Reading:
 def _provider(base_url: str, key_env: str | None, concurrency: int, budget_usd: float | None) -> Provider:
     from pydantic import ValidationError
 
-    from prism.llm.chat import Provider
+    from prism.llm.allowance import Provider
     from prism.types import first_problem
 
     budget = None if budget_usd is None else Decimal(str(budget_usd))

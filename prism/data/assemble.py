@@ -16,44 +16,16 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from prism.data.balance import Balanced, Cell, balance, cell_of
-from prism.data.card import Tally, majority, write_card
+from prism.data.card import Rules, Sources, Tally, majority, write_card
 from prism.data.leakage import LeakageCheck
 from prism.data.splits import split_of
 from prism.errors import DataError
 from prism.files.jsonl import Drops, JsonlWriter, Line, OnBad, Row, read_pairs, read_rows, reject
 from prism.files.outputs import require_folder
-from prism.types import Example, Record, Verdict, first_problem
-
-
-class Sources(Record):
-    """The files that go in."""
-
-    labels: Path
-    """Pairs with `verdict` or `label`, and what the panel said: `votes`, `failures`, `vote_share` (`prism label`)."""
-    scores: Path | None = None
-    """Pairs with `teacher_score`, as `prism data score` writes them."""
-    targets: Path | None = None
-    """Pairs with `contribution` and `evidence`."""
-
-
-class Rules(Record):
-    """What is done with them."""
-
-    yes_from: int | None = None
-    """Labels from here on mean yes, a juror's too. None: the panel's verdict stands; labels and votes of 1 mean yes."""
-    min_majority: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Pairs are left out when a smaller share of the votes is behind the verdict."""
-    power: float = Field(default=1.0, gt=0.0)
-    """Teacher scores become `score ** power` (`prism data fit`)."""
-    splits: dict[str, float] = Field(default_factory=lambda: {"train": 0.95, "dev": 0.05})
-    salt: str = ""
-    balance_total: int | None = Field(default=None, ge=1)
-    """Balance scores and lengths down to about this many records."""
-    require_targets: bool = False
-    """Leave out a yes without contribution and evidence; by default it trains the label alone."""
+from prism.types import Example, Verdict, first_problem
 
 
 def build_training_data(

@@ -9,13 +9,42 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from prism.files.jsonl import Drops, Row, dumps, report_path, write_text
 from prism.text import printable
-from prism.types import Example
+from prism.types import Example, Record
 
 if TYPE_CHECKING:
-    from prism.data.assemble import Rules, Sources
     from prism.data.balance import Balanced
+
+
+class Sources(Record):
+    """The files that go in."""
+
+    labels: Path
+    """Pairs with `verdict` or `label`, and what the panel said: `votes`, `failures`, `vote_share` (`prism label`)."""
+    scores: Path | None = None
+    """Pairs with `teacher_score`, as `prism data score` writes them."""
+    targets: Path | None = None
+    """Pairs with `contribution` and `evidence`."""
+
+
+class Rules(Record):
+    """What is done with them."""
+
+    yes_from: int | None = None
+    """Labels from here on mean yes, a juror's too. None: the panel's verdict stands; labels and votes of 1 mean yes."""
+    min_majority: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Pairs are left out when a smaller share of the votes is behind the verdict."""
+    power: float = Field(default=1.0, gt=0.0)
+    """Teacher scores become `score ** power` (`prism data fit`)."""
+    splits: dict[str, float] = Field(default_factory=lambda: {"train": 0.95, "dev": 0.05})
+    salt: str = ""
+    balance_total: int | None = Field(default=None, ge=1)
+    """Balance scores and lengths down to about this many records."""
+    require_targets: bool = False
+    """Leave out a yes without contribution and evidence; by default it trains the label alone."""
 
 
 class Tally:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from prism.doctor.targets import HttpTarget, LocalTarget, Target
 from prism.errors import EngineError, InputError
-from prism.llm.chat import plain_address
+from prism.llm.allowance import plain_address
 from prism.llm.failures import Stop, Undelivered, WrongEndpoint
 from prism.llm.rerank_api import DIALECTS, rerank_url
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from prism.evaluation import reference
 from prism.measures.ranking import measure_queries
 from prism.measures.statistics import adjust, compare_paired, mean_interval
-from prism.reports.report import Cell, Report, Section
+from prism.reports.blocks import Cell, Section
+from prism.reports.report import Report
 from prism.types import Qrels, Run
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from prism.errors import InputError
 from prism.evaluation.columns import identity
-from prism.llm.chat import ChatClient, Completion, Messages, Provider
+from prism.llm.allowance import Provider
+from prism.llm.chat import ChatClient, Completion, Messages
 from prism.llm.failures import BadAnswer, Rejected
 from prism.llm.money import Price
 from prism.text import clean

@@ -17,7 +17,7 @@ from prism.checkpoint import MINI
 from prism.errors import DataError, InputError
 from prism.evaluation import fusion, ranking
 from prism.evaluation.ranking import QueryReranker
-from prism.evaluation.rerankers import parse_spec
+from prism.evaluation.specs import parse_spec
 from prism.files.beir import BeirSet
 from prism.files.trec import by_score, line_with, read_scores
 from prism.reports.report import shown

@@ -1,28 +1,18 @@
-"""Rerankers that are not ours, behind the interface of `prism.Reranker`: cross-encoders and embedding models.
-
-A reranker is named on the command line by kind and name:
-
-    mini, path/to/checkpoint, org/name      Prism, by any engine
-    cross-encoder:PATH-OR-NAME              sentence-transformers' CrossEncoder
-    dense:PATH-OR-NAME                      cosine similarity of sentence-transformers vectors
-    cohere:MODEL, jina:MODEL, voyage:MODEL  a rerank service; MODEL@URL for one at another address
-"""
+"""Rerankers that are not ours, behind the interface of `prism.Reranker`: cross-encoders and embedding models."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prism.errors import InputError
+from prism.evaluation.specs import Spec, document_text
 from prism.types import Document, Judgment, Usage
 
 if TYPE_CHECKING:
     from prism.evaluation.ranking import QueryReranker
     from prism.retrieval.dense import Encoder
-
-Kind = Literal["prism", "cross-encoder", "dense", "cohere", "jina", "voyage"]
 
 
 class Reply(NamedTuple):
@@ -30,48 +20,6 @@ class Reply(NamedTuple):
 
     judgments: Sequence[Judgment]
     usage: Usage
-
-
-class Spec(NamedTuple):
-    """One reranker as named on the command line."""
-
-    kind: Kind
-    name: str
-    url: str | None
-    """Where the service is, when not at its usual address."""
-
-    @property
-    def column(self) -> str:
-        """Its name in reports: the last part of a path or hub name."""
-        return Path(self.name).name if self.kind in ("cohere", "jina", "voyage") else Path(self.name).resolve().name
-
-    @property
-    def is_service(self) -> bool:
-        return self.kind in ("cohere", "jina", "voyage")
-
-
-def parse_spec(text: str) -> Spec:
-    """`kind:name[@url]`, or the bare name of a Prism checkpoint. Raises InputError when the name is missing."""
-    kind, colon, rest = text.partition(":")
-    if not colon or kind not in get_args(Kind):
-        return Spec("prism", text, None)
-    name, _, url = rest.partition("@") if kind in ("cohere", "jina", "voyage") else (rest, "", "")
-    if "@" in url:
-        raise InputError(f"--model {kind}:{name}@...: a key does not belong in an address: set it in the environment")
-    if not name or (url and not url.startswith(("http://", "https://"))):
-        raise InputError(f"--model {text!r}: expected {kind}:NAME, or {kind}:NAME@http://... for a service")
-    return Spec(kind, name, url or None)  # type: ignore[arg-type]  # checked above
-
-
-def parse_fields(text: str) -> dict[str, Any]:
-    """A JSON object whose fields go into every request to a service. Raises InputError for anything else."""
-    try:
-        fields = json.loads(text)
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict):
-        raise InputError(f"--api-fields {text!r}: expected a JSON object such as '{{\"evidence\": false}}'")
-    return fields
 
 
 def load_spec(
@@ -102,11 +50,6 @@ def load_spec(
 
     settings: dict[str, Any] = {"engine": engine, "dtype": dtype, "template": template}
     return Reranker.load(spec.name, base_url=list(base_url) or None, **settings)
-
-
-def document_text(document: Document) -> str:
-    """Title and text as one, for rerankers that know no title."""
-    return f"{document.title}\n{document.text}" if document.title else document.text
 
 
 class CrossEncoderReranker:

@@ -15,7 +15,8 @@ import numpy as np
 
 from prism.evaluation import sampling
 from prism.evaluation.experiments import SegmentEffect, detectable, segment_effects
-from prism.reports.report import Cell, Section, write_whole
+from prism.reports.blocks import Cell, Section
+from prism.reports.report import write_whole
 
 Values = Mapping[str, float]
 """Query -> value of the measure."""

@@ -23,7 +23,7 @@ import httpx
 
 from prism.errors import EngineError, InputError
 from prism.evaluation.ranking import REFUSED
-from prism.evaluation.rerankers import Spec, document_text
+from prism.evaluation.specs import Spec, document_text
 from prism.llm.failures import Evidence, Stop, Unavailable, Undelivered
 from prism.llm.http import Address, ask_now
 from prism.llm.rerank_api import DIALECTS, rerank_url

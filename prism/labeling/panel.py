@@ -29,7 +29,7 @@ from prism.devices import Dtype
 from prism.errors import PanelError
 from prism.labeling.rubrics import RUBRICS, Rubric
 from prism.labeling.sequential import PosteriorBound, Stop, when_decided
-from prism.llm.chat import Provider, plain_address
+from prism.llm.allowance import Provider, plain_address
 from prism.llm.money import Price
 from prism.types import Record, Verdict, first_problem
 

@@ -10,7 +10,8 @@ from prism.labeling.agreement_plots import confusion_size, draw_confusions, draw
 from prism.labeling.comparison import Agreement
 from prism.labeling.panel_study import Asked, Judged, PanelStudy, Seeded
 from prism.measures.agreement import Estimate
-from prism.reports.report import Cell, Report, Section
+from prism.reports.blocks import Cell, Section
+from prism.reports.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prism.errors import DataError
 from prism.labeling.pairs import LabelPair, LineReader, scan
-from prism.labeling.run import Counts
+from prism.labeling.polling import Counts
 from prism.types import Record
 
 

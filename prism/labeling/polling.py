@@ -11,12 +11,13 @@ from typing import Any
 
 from prism.errors import PrismError
 from prism.labeling.jurors import Juror
-from prism.labeling.pairs import LabelPair
+from prism.labeling.pairs import Item, LabelPair, Repeated
 from prism.labeling.panel import ApiJuror, EndpointJuror, LocalJuror, Panel
 from prism.labeling.store import Committer, Store
 from prism.llm.failures import Stop, Undelivered
 from prism.types import Vote
 
+_SHOWN_BAD_LINES = 20
 Known = Mapping[str, tuple[int | None, str | None]]
 """Juror -> (label, failure): its vote on a pair."""
 
@@ -37,6 +38,41 @@ class Standing:
     """Why it is not asked any more."""
     spent_usd: Decimal = Decimal(0)
     """In all runs into the directory, with what is uncertain of earlier ones."""
+
+
+@dataclass
+class Counts:
+    """What the pairs file held."""
+
+    pairs: int = 0
+    """Different pairs seen so far."""
+    finished: int = 0
+    """Lines dealt with so far."""
+    repeated: int = 0
+    bad_lines: int = 0
+    first_bad_lines: list[str] = field(default_factory=list)
+    not_asked: int = 0
+    """Votes that the stop rule made unnecessary."""
+
+    def note(self, item: Item) -> None:
+        """Count what a line is."""
+        if isinstance(item, LabelPair):
+            self.pairs += 1
+        elif isinstance(item, Repeated):
+            self.repeated += 1
+        else:
+            self.bad_lines += 1
+            if len(self.first_bad_lines) < _SHOWN_BAD_LINES:
+                self.first_bad_lines.append(f"line {item.line}: {item.problem}")
+
+
+@dataclass
+class State:
+    """Where a run stands: read it while the run goes on."""
+
+    counts: Counts
+    standings: dict[str, Standing]
+    store: Store
 
 
 class Poll:

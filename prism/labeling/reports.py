@@ -13,7 +13,7 @@ from prism.labeling.panel import Panel
 from prism.types import Record, Usage
 
 if TYPE_CHECKING:
-    from prism.labeling.run import State
+    from prism.labeling.polling import State
 
 
 class JurorReport(Record):

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,52 +21,14 @@ from prism.errors import DataError, InputError
 from prism.files.outputs import require_folder
 from prism.labeling.jurors import make_jurors
 from prism.labeling.labels import write_labels
-from prism.labeling.pairs import BadLine, Item, LabelPair, Repeated, read_pairs
+from prism.labeling.pairs import BadLine, Item, LabelPair, read_pairs
 from prism.labeling.panel import Panel
-from prism.labeling.polling import Known, Poll, Standing, work_through
+from prism.labeling.polling import Counts, Known, Poll, Standing, State, work_through
 from prism.labeling.reports import Report, make_report, write_report
 from prism.labeling.store import Committer, Store
 from prism.llm.allowance import Account, Allowance
 
 OnBadLine = Literal["skip", "stop"]
-_SHOWN_BAD_LINES = 20
-
-
-@dataclass
-class Counts:
-    """What the pairs file held."""
-
-    pairs: int = 0
-    """Different pairs seen so far."""
-    finished: int = 0
-    """Lines dealt with so far."""
-    repeated: int = 0
-    bad_lines: int = 0
-    first_bad_lines: list[str] = field(default_factory=list)
-    not_asked: int = 0
-    """Votes that the stop rule made unnecessary."""
-
-    def note(self, item: Item) -> None:
-        """Count what a line is."""
-        if isinstance(item, LabelPair):
-            self.pairs += 1
-        elif isinstance(item, Repeated):
-            self.repeated += 1
-        else:
-            self.bad_lines += 1
-            if len(self.first_bad_lines) < _SHOWN_BAD_LINES:
-                self.first_bad_lines.append(f"line {item.line}: {item.problem}")
-
-
-@dataclass
-class State:
-    """Where a run stands: read it while the run goes on."""
-
-    counts: Counts
-    standings: dict[str, Standing]
-    store: Store
-
-
 Progress = Callable[[State], None]
 
 

@@ -23,8 +23,9 @@ from prism.labeling.keeper import Call, Keeper
 from prism.labeling.pairs import count_lines
 from prism.labeling.panel import Panel, RecordedJuror
 from prism.labeling.parts import Part, cut
+from prism.labeling.polling import Counts, State
 from prism.labeling.reports import Report
-from prism.labeling.run import Counts, OnBadLine, Progress, State, conclude, open_store, refuse_bad_lines, standings
+from prism.labeling.run import OnBadLine, Progress, conclude, open_store, refuse_bad_lines, standings
 from prism.labeling.worker import PartDone, Worker, share
 
 _OBJECT_STORE_BYTES = 100 * 2**20

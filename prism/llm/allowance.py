@@ -1,4 +1,4 @@
-"""What one account at a provider still allows: requests and tokens a minute, pauses it asked for, and money."""
+"""An account at a provider, and what it still allows: requests and tokens a minute, pauses it asked for, and money."""
 
 from __future__ import annotations
 
@@ -6,13 +6,52 @@ import asyncio
 import math
 import time
 from decimal import Decimal
-from typing import TYPE_CHECKING, Protocol
+from typing import Literal, Protocol
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
 
 from prism.llm.money import Budget
-from prism.types import Usage
+from prism.types import Record, Usage
 
-if TYPE_CHECKING:
-    from prism.llm.chat import Provider
+
+class Provider(Record):
+    """One account at one API."""
+
+    base_url: str
+    """Up to and including `/v1`, or what stands in its place; `/chat/completions` is appended."""
+    key_env: str | None = None
+    """Environment variable that holds the key; None for a server that asks for none."""
+    concurrency: int = Field(default=8, ge=1)
+    """Requests under way at once: also how many answers a sudden death can cost."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    """Counted as estimated before sending: a quarter of the bytes, and all the tokens that may be written."""
+    budget_usd: Decimal | None = Field(default=None, ge=0)
+    """Hard stop for all runs into one output directory; None: no limit."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """From sending to the last byte."""
+    max_attempts: int = Field(default=6, ge=1)
+    backoff_s: float = Field(default=1.0, gt=0)
+    """Longest first wait; doubled with each attempt, drawn at random below that."""
+    max_wait_s: float = Field(default=120.0, gt=0)
+    """Longest wait between attempts. A server that asks for more stops the run here."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        return plain_address(url)
+
+
+def plain_address(url: str) -> str:
+    """The address without a slash at its end. Raises ValueError when it is none, or holds a key."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected an address such as https://api.example.com/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("a key does not belong in the address: name its environment variable in key_env")
+    return url.rstrip("/")
 
 
 class Allowance(Protocol):

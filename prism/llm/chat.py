@@ -18,12 +18,9 @@ import time
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
-from pydantic import Field, field_validator
-
-from prism.llm.allowance import Account, Allowance
+from prism.llm.allowance import Account, Allowance, Provider
 from prism.llm.classify import Caller, read_error
 from prism.llm.failures import BadAnswer, Evidence, KeyRefused, Stop, Unavailable, Undelivered
 from prism.llm.money import Price
@@ -43,45 +40,6 @@ _MESSAGE_TOKENS = 16
 """Generous room for what a chat template puts around one message."""
 _HARMLESS = ({"role": "user", "content": "Reply with the digit 1 and nothing else."},)
 """Nothing to refuse: whoever refuses this refuses everything."""
-
-
-class Provider(Record):
-    """One account at one API."""
-
-    base_url: str
-    """Up to and including `/v1`, or what stands in its place; `/chat/completions` is appended."""
-    key_env: str | None = None
-    """Environment variable that holds the key; None for a server that asks for none."""
-    concurrency: int = Field(default=8, ge=1)
-    """Requests under way at once: also how many answers a sudden death can cost."""
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    tokens_per_minute: float | None = Field(default=None, gt=0)
-    """Counted as estimated before sending: a quarter of the bytes, and all the tokens that may be written."""
-    budget_usd: Decimal | None = Field(default=None, ge=0)
-    """Hard stop for all runs into one output directory; None: no limit."""
-    timeout_s: float = Field(default=120.0, gt=0)
-    """From sending to the last byte."""
-    max_attempts: int = Field(default=6, ge=1)
-    backoff_s: float = Field(default=1.0, gt=0)
-    """Longest first wait; doubled with each attempt, drawn at random below that."""
-    max_wait_s: float = Field(default=120.0, gt=0)
-    """Longest wait between attempts. A server that asks for more stops the run here."""
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-
-    @field_validator("base_url")
-    @classmethod
-    def _address(cls, url: str) -> str:
-        return plain_address(url)
-
-
-def plain_address(url: str) -> str:
-    """The address without a slash at its end. Raises ValueError when it is none, or holds a key."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("expected an address such as https://api.example.com/v1")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("a key does not belong in the address: name its environment variable in key_env")
-    return url.rstrip("/")
 
 
 class Completion(Record):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from prism.errors import InputError
-from prism.llm.chat import plain_address
+from prism.llm.allowance import plain_address
 from prism.llm.http import Address, ask
 
 if TYPE_CHECKING:

@@ -9,14 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from prism.reports.report import Block, Chart, Code, Section, Table, Text
+from prism.reports.blocks import Block, Chart, Code, Content, Section, Table, Text
 from prism.reports.style import DARK, LIGHT, STYLE
 from prism.text import clean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from prism.reports.report import Report
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """Should any text ever escape its escaping, the browser still runs and loads nothing."""
@@ -26,7 +24,7 @@ _SENTENCE = 40
 """Characters from which a cell keeps a width that can be read on a small screen."""
 
 
-def render_html(report: Report, drawn: Mapping[str, tuple[str, str]]) -> str:
+def render_html(report: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
     """The page; `drawn` has each figure's SVG for light and for dark pages."""
     return clean("\n".join(_page(report, drawn)) + "\n")
 
@@ -111,7 +109,7 @@ def _settings(colours: Mapping[str, Any]) -> dict[str, Any]:
 # --- page ------------------------------------------------------------------------------------------------------------
 
 
-def _page(report: Report, drawn: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+def _page(report: Content, drawn: Mapping[str, tuple[str, str]]) -> Iterator[str]:
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
     yield f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prism.reports.report import Report, Section, command_line, versions
+from prism.reports.blocks import Section
+from prism.reports.report import Report, command_line, versions
 from prism.training.evaluate import Assessment, Sample
 from prism.training.recipe import Recipe, dump_recipe
 
