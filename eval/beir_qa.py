@@ -26,8 +26,6 @@ from typer import Option
 
 from prism.devices import Dtype
 from prism.errors import DataError, InputError, PrismError
-from prism.evaluation import beir_report
-from prism.evaluation.chance import shuffled_ndcg
 from prism.evaluation.columns import (
     Column,
     Reranking,
@@ -51,6 +49,8 @@ from prism.measures.ranking import MEASURES, measure
 from prism.reports.blocks import plain
 from prism.reports.report import command_line, versions, write_whole
 from prism.types import Record, Run
+from studies import beir_report
+from studies.chance import shuffled_ndcg
 
 MIN_DEPTH = 100
 """Candidates kept per query even when fewer are reranked, so that Recall@100 means the same for every top-k."""

@@ -22,9 +22,9 @@ import typer
 from rich.console import Console
 
 from prism import devices
-from prism.evaluation import engine_ways as ways
-from prism.evaluation.turns import Prepare, Turns, Way, rate, ratio
 from prism.reports.report import command_line, versions, write_whole
+from studies import engine_ways as ways
+from studies.turns import Prepare, Turns, Way, rate, ratio
 
 WHOLE_TOKENS, WHOLE_TOP = 160, 5
 

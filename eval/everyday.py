@@ -19,7 +19,10 @@ from typer import Option
 
 from prism.errors import PrismError
 from prism.evaluation.columns import progress_bar
-from prism.evaluation.everyday import (
+from prism.reports.report import command_line, versions, write_whole
+from prism.reranker import Reranker
+from prism.retrieval.dense import SentenceEncoder
+from studies.everyday import (
     Answered,
     Question,
     ask,
@@ -30,9 +33,6 @@ from prism.evaluation.everyday import (
     markdown,
     read_questions,
 )
-from prism.reports.report import command_line, versions, write_whole
-from prism.reranker import Reranker
-from prism.retrieval.dense import SentenceEncoder
 
 QUESTIONS = Path(__file__).parent / "everyday" / "questions.jsonl"
 

@@ -33,20 +33,21 @@ from typer import Option
 
 from prism.checkpoint import Checkpoint
 from prism.errors import InputError, PrismError
-from prism.evaluation import evidence_report, judge, reader
+from prism.evaluation import judge
 from prism.evaluation.chat_models import ChatModel, Endpoint, parse_endpoint
 from prism.evaluation.columns import identity
-from prism.evaluation.command import taught
-from prism.evaluation.evidence_baselines import BestSentences, HttpPruner, Judges, LeadSentences, Prism, System
-from prism.evaluation.evidence_baselines import WholeDocument as Whole
 from prism.evaluation.evidence_quality import Count, Extract, measure, summarise
-from prism.evaluation.evidence_report import Findings, SetFindings
 from prism.evaluation.evidence_sets import SETS, Case, load_cases
 from prism.files.outputs import require_folder
 from prism.labeling.asking import Asked, Kept, ask_all
 from prism.reports.report import command_line, versions
 from prism.types import EvidenceChoice, Record
 from prism.version import __version__
+from studies import evidence_report, reader
+from studies.command import taught
+from studies.evidence_baselines import BestSentences, HttpPruner, Judges, LeadSentences, Prism, System
+from studies.evidence_baselines import WholeDocument as Whole
+from studies.evidence_report import Findings, SetFindings
 
 DEFAULT_SYSTEMS = ("whole", "lead-3", "bm25-1", "bm25-3", "tfidf-3")
 SEED = 19

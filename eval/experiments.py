@@ -23,16 +23,16 @@ from rich.progress import Progress
 from typer import Option
 
 from prism.errors import InputError, PrismError
-from prism.evaluation import monte_carlo as mc
-from prism.evaluation.command import taught
-from prism.evaluation.experiments import detectable_effect, paired_errors, query_errors, sdcg_of_run
-from prism.evaluation.recorded import Recorded, read_labelled_run, read_recorded
-from prism.evaluation.sampling_plan import plan
 from prism.files.label_files import LabelFile
 from prism.measures.statistics import compare_paired
 from prism.reports.blocks import Section
 from prism.reports.report import Report, command_line, versions
 from prism.types import Run
+from studies import monte_carlo as mc
+from studies.command import taught
+from studies.experiments import detectable_effect, paired_errors, query_errors, sdcg_of_run
+from studies.recorded import Recorded, read_labelled_run, read_recorded
+from studies.sampling_plan import plan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -214,7 +214,7 @@ def labelled_values(inputs: Inputs | None, k: int) -> tuple[dict[str, float], di
 
 
 def simulate(report: Report, experiments: int, seed: int) -> dict[str, Any]:
-    """Coverage, designs, power, segments: the checks of `prism.evaluation.monte_carlo` as tables."""
+    """Coverage, designs, power, segments: the checks of `studies.monte_carlo` as tables."""
     section = report.section("Do the statistics keep their promises?")
     section.text(
         f"{experiments:,} simulated experiments a row; the truth is known. Last columns: the simulation's own noise."

@@ -38,9 +38,9 @@ class Section:
         self.name = name
         self.out, self._errors = folder / f"{name}.jsonl", folder / f"{name}.err"
         self._ready = folder / f"{name}.ready"
-        command = [sys.executable, "-m", "eval.studies.gpu", name]
+        command = [sys.executable, "-m", "studies.gpu", name]
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(ROOT), str(ROOT / "eval"), *filter(None, [os.environ.get("PYTHONPATH")])])
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
                 [*command, "--size", size, "--mini", mini, "--out", str(self.out), "--ready", str(self._ready)],

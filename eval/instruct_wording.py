@@ -22,12 +22,12 @@ from typer import Option
 from prism.chat_template import WORDING, Wording, instruct_spec
 from prism.checkpoint import Checkpoint
 from prism.errors import PrismError
-from prism.evaluation.everyday import Measures, ask, by_slice, read_questions
 from prism.files.jsonl import write_text
 from prism.reports.bar import progress
 from prism.reports.report import command_line
 from prism.reranker import Reranker
 from prism.template import BUILT_IN, TemplateSpec
+from studies.everyday import Measures, ask, by_slice, read_questions
 
 QUESTIONS = Path(__file__).parent / "everyday" / "questions.jsonl"
 _HELPS = "Does the document help to answer the query?"

@@ -27,22 +27,9 @@ from rich.progress import Progress
 from typer import Option
 
 from prism.errors import InputError, PrismError
-from prism.evaluation import audit, ranking
+from prism.evaluation import ranking
 from prism.evaluation.chat_models import ChatModel, Endpoint, parse_endpoint
 from prism.evaluation.columns import identity
-from prism.evaluation.command import taught
-from prism.evaluation.judging import (
-    MEASURES,
-    Judged,
-    JudgeReport,
-    Pairs,
-    draw_confusions,
-    draw_ndcg,
-    grade,
-    judge_report,
-)
-from prism.evaluation.label_baselines import embedded, lsa
-from prism.evaluation.recorded import as_pairs, read_recorded, write_labels
 from prism.files.beir import BeirSet, load_beir
 from prism.files.label_files import read_labels
 from prism.files.outputs import require_folder
@@ -53,6 +40,20 @@ from prism.reports.blocks import Section
 from prism.reports.report import Report, command_line, versions
 from prism.text import stable_id
 from prism.types import Record
+from studies import audit
+from studies.command import taught
+from studies.label_baselines import embedded, lsa
+from studies.label_quality import (
+    MEASURES,
+    Judged,
+    JudgeReport,
+    Pairs,
+    draw_confusions,
+    draw_ndcg,
+    grade,
+    judge_report,
+)
+from studies.recorded import as_pairs, read_recorded, write_labels
 
 CUTS = (0.25, 0.5, 0.75)
 RUBRIC_NAMES = ("graded-basic", "graded-reasoning")

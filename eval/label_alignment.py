@@ -24,16 +24,16 @@ from rich.progress import track
 from typer import Option
 
 from prism.errors import InputError, PrismError
-from prism.evaluation import clicks
-from prism.evaluation.alignment import ONLINE, Alignment, align, read_online
-from prism.evaluation.command import taught
-from prism.evaluation.recorded import read_labelled_run, read_recorded
 from prism.files.label_files import LabelFile, Place
 from prism.labeling.rankings import RankingAgreement, compare_rankings
 from prism.measures.ranking import measure
 from prism.reports.blocks import Section
 from prism.reports.report import Report, command_line, versions
 from prism.types import Qrels, Run
+from studies import clicks
+from studies.alignment import ONLINE, Alignment, align, read_online
+from studies.command import taught
+from studies.recorded import read_labelled_run, read_recorded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,9 +21,9 @@ from typer import Option
 from prism.errors import DataError, PrismError
 from prism.files.label_files import LabelTable, line_up, read_labels
 from prism.labeling.comparison import compare
-from prism.labeling.panel_report import add_aggregation, add_judges, add_rag, add_seed, add_sequential, lead
-from prism.labeling.panel_study import calibrated_judge, study_panel
 from prism.reports.report import Report, command_line, versions
+from studies.panel_report import add_aggregation, add_judges, add_rag, add_seed, add_sequential, lead
+from studies.panel_study import calibrated_judge, study_panel
 
 PANEL = ("willia-umbrela1", "h2oloo-fewself", "Olz-exp", "RMITIR-llama38b", "NISTRetrieval-reason1")
 """In the order of asking."""

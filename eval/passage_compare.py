@@ -19,9 +19,9 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from prism.evaluation.passage_pairs import Made, found_pairs, made_pairs, read_groups, scifact_pairs
 from prism.evidence.compare import clashes, same, says_all
 from prism.evidence.tokens import Passage
+from studies.passage_pairs import Made, found_pairs, made_pairs, read_groups, scifact_pairs
 
 
 def count(made: Iterator[Made], shown: int) -> dict[str, list[int]]:

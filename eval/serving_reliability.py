@@ -31,8 +31,8 @@ import httpx
 import typer
 from rich.progress import track
 
-from prism.evaluation.hostile import Hostile, hostile_documents
 from prism.serving.process import Running, command_line, cpu_s, descendants, prism_serve, server
+from studies.hostile import Hostile, hostile_documents
 
 Section = Literal["openapi", "hostile", "crash", "leaving"]
 SECTIONS: tuple[Section, ...] = ("openapi", "hostile", "crash", "leaving")

@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from prism.evaluation.passage_pairs import NEGATIONS, PASSAGES, SETS
 from prism.evidence import check
 from prism.evidence.sentences import sentences
 from prism.evidence.soundness import broken, says_the_query_again
 from prism.text import normalised
+from studies.passage_pairs import NEGATIONS, PASSAGES, SETS
 
 
 def texts(data: Path, language: str, limit: int) -> Iterator[tuple[str, str]]:

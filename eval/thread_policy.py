@@ -21,9 +21,9 @@ from typing import Annotated, Any
 import typer
 
 from prism import devices
-from prism.evaluation.engine_ways import Setting, work
-from prism.evaluation.turns import Turns, Way, ratio
 from prism.reports.report import command_line, versions, write_whole
+from studies.engine_ways import Setting, work
+from studies.turns import Turns, Way, ratio
 
 TOKENS, DOCUMENTS = 70, 10
 SPINNING = {"GOMP_SPINCOUNT": "300000"}

@@ -11,7 +11,9 @@ import pytest
 
 from prism.errors import InputError
 from prism.files.label_files import line_up, read_labels
-from prism.labeling.aggregation import (
+from prism.labeling.sequential import PosteriorBound, ask, asking_order, decided, majority, replay, when_decided
+from prism.types import Vote
+from studies.aggregation import (
     CROWD_MODELS,
     JurorWeights,
     above,
@@ -28,8 +30,6 @@ from prism.labeling.aggregation import (
     vote_table,
     yes_share,
 )
-from prism.labeling.sequential import PosteriorBound, ask, asking_order, decided, majority, replay, when_decided
-from prism.types import Vote
 
 NAN = math.nan
 LLMJUDGE = Path(__file__).resolve().parents[1] / "../shared/data/labels/llmjudge"

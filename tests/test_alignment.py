@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from prism.errors import DataError, InputError
-from prism.evaluation.alignment import align, read_online
-from prism.evaluation.clicks import Users, clicks, simulate
 from prism.labeling.rankings import RankingAgreement
 from prism.measures.agreement import Estimate
+from studies.alignment import align, read_online
+from studies.clicks import Users, clicks, simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 

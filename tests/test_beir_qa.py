@@ -21,11 +21,11 @@ import pytest
 from typer.testing import CliRunner
 
 from prism.errors import DataError, EngineError, InputError
-from prism.evaluation import reference
 from prism.files.beir import BEIR_QA, load_beir
 from prism.files.trec import read_run
 from prism.reports.report import command_line
 from prism.types import Document, Judgment, Usage
+from studies import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "eval" / "beir_qa.py"

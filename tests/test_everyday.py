@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 
 from prism import evidence
 from prism.errors import DataError
-from prism.evaluation.everyday import (
+from prism.retrieval.dense import Vectors
+from prism.types import Document, Judgment, Outcome
+from studies.everyday import (
     Answered,
     Question,
     ask,
@@ -29,8 +31,6 @@ from prism.evaluation.everyday import (
     measure_ranks,
     read_questions,
 )
-from prism.retrieval.dense import Vectors
-from prism.types import Document, Judgment, Outcome
 
 SCRIPT = Path(__file__).resolve().parents[1] / "eval" / "everyday.py"
 QUESTIONS = SCRIPT.parent / "everyday" / "questions.jsonl"

@@ -15,12 +15,13 @@ import pytest
 from http_server import HttpServer, Reply, Request
 
 from prism.errors import DataError
-from prism.evaluation import judge, reader
+from prism.evaluation import judge
 from prism.evaluation.evidence_quality import Extract
 from prism.evaluation.evidence_sets import make_case
 from prism.labeling.asking import Kept, ask_all
 from prism.llm.allowance import Provider
 from prism.llm.chat import ChatClient
+from studies import reader
 
 SCRIPT = Path(__file__).resolve().parents[1] / "eval" / "evidence_quality.py"
 GRADES = {"accuracy": 4, "coverage": 3, "faithfulness": 5, "self_containedness": 4, "concision": 2}

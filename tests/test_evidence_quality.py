@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 from prism import evidence
 from prism.errors import DataError, InputError
 from prism.evaluation.answers import contains_answer, exact_match, token_f1, words
-from prism.evaluation.evidence_baselines import BestSentences, HttpPruner, LeadSentences, Prism, WholeDocument
 from prism.evaluation.evidence_quality import Extract, by_length, choose, measure, summarise
-from prism.evaluation.evidence_report import draw_examples
 from prism.evaluation.evidence_sets import Case, load_cases, make_case
 from prism.evidence.language import identify, same_language
 from prism.types import Document, Judgment, Outcome, Span, Usage
+from studies.evidence_baselines import BestSentences, HttpPruner, LeadSentences, Prism, WholeDocument
+from studies.evidence_report import draw_examples
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "eval" / "evidence_quality.py"

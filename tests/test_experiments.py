@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from prism.errors import DataError, InputError
-from prism.evaluation import monte_carlo as mc
-from prism.evaluation.experiments import (
+from studies import monte_carlo as mc
+from studies.experiments import (
     detectable,
     detectable_effect,
     paired_errors,
@@ -23,7 +23,7 @@ from prism.evaluation.experiments import (
     sdcg_of_run,
     segment_effects,
 )
-from prism.evaluation.sampling import draw, neyman, read_queries, strata, stratified_mean
+from studies.sampling import draw, neyman, read_queries, strata, stratified_mean
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prism.errors import DataError, InputError
-from prism.evaluation.audit import patch, read_decisions
 from prism.files.examples import read_examples
 from prism.files.ids import id_in, read_id
 from prism.files.jsonl import Drops, JsonlWriter, dumps, read_pairs, read_rows, write_rows, write_text
@@ -21,12 +20,13 @@ from prism.files.label_files import read_labels
 from prism.files.ledger import append_line, read_ledger
 from prism.files.lines import likely_encoding
 from prism.files.outputs import require_file, require_folder
-from prism.files.tables import read_table
 from prism.files.trec import judged_lines, read_label, read_qrels, read_run, write_run
 from prism.labeling.pairs import LabelPair
 from prism.labeling.pairs import read_pairs as read_label_pairs
 from prism.labeling.recorded import read_recorded
 from prism.text import stable_id
+from studies.audit import patch, read_decisions
+from studies.tables import read_table
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROW = {"query": "wie heißt der See", "document": "Der See heißt\u2028Bodensee.\x85", "query_id": 0, "doc_id": "a b"}

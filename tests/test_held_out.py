@@ -9,9 +9,9 @@ import pytest
 
 from prism import evidence
 from prism.errors import DataError
-from prism.evaluation.held_out import evaluate, markdown, read_groups
 from prism.files.examples import write_examples
 from prism.types import Document, Example, Judgment, Outcome
+from studies.held_out import evaluate, markdown, read_groups
 
 GOLD = "The harbour froze in 1963."
 

@@ -18,14 +18,14 @@ import typer
 from typer.testing import CliRunner
 
 from prism.errors import DataError, InputError
-from prism.evaluation.audit import disagreements, patch, read_decisions, write_audit
-from prism.evaluation.judging import Judged, grade, judge_report
-from prism.evaluation.label_baselines import embedded, lsa
-from prism.evaluation.recorded import as_pairs, read_recorded, write_labels
 from prism.files.beir import BeirSet
 from prism.labeling.rubrics import RUBRICS
 from prism.llm.failures import BadAnswer
 from prism.types import Judgment, Usage
+from studies.audit import disagreements, patch, read_decisions, write_audit
+from studies.label_baselines import embedded, lsa
+from studies.label_quality import Judged, grade, judge_report
+from studies.recorded import as_pairs, read_recorded, write_labels
 
 ROOT = Path(__file__).resolve().parents[1]
 HUMAN = {("q", "a"): 3, ("q", "b"): 0, ("q", "c"): 1, ("r", "a"): 0}

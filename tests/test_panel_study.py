@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from prism.errors import InputError
 from prism.files.label_files import LabelTable
-from prism.labeling import panel_study
-from prism.labeling.aggregation import majority_vote, verdict_kappa
-from prism.labeling.panel_study import PanelStudy, Setting, calibrated_judge, study_panel
 from prism.labeling.sequential import replay, when_decided
+from studies import panel_study
+from studies.aggregation import majority_vote, verdict_kappa
+from studies.panel_study import PanelStudy, Setting, calibrated_judge, study_panel
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "eval" / "panel_study.py"

@@ -22,7 +22,6 @@ from prism.data.qa import build
 from prism.data.qa_teacher import Labelled, Teacher, target
 from prism.data.splits import query_key
 from prism.errors import DataError
-from prism.evaluation.held_out import read_groups
 from prism.evidence.passages import evidence_text
 from prism.files.corpus import Text
 from prism.files.examples import read_examples
@@ -30,6 +29,7 @@ from prism.files.jsonl import Drops
 from prism.files.qa_sets import Asked, gather
 from prism.files.qa_settings import Cap, HeldOut, Qa, Windows
 from prism.types import Example
+from studies.held_out import read_groups
 
 THINGS = ["lantern", "copper", "turbine", "glacier", "ledger", "orchard", "signal", "valley", "engine", "bridge"]
 PLACES = ["Lindau", "Bregenz", "Konstanz", "Rorschach", "Arbon", "Romanshorn", "Meersburg", "Hagnau"]

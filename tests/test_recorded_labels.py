@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from prism.errors import DataError, InputError
-from prism.evaluation.judging import Judged
-from prism.evaluation.recorded import as_pairs, read_labelled_run, read_recorded, write_labels
+from studies.label_quality import Judged
+from studies.recorded import as_pairs, read_labelled_run, read_recorded, write_labels
 
 
 @pytest.fixture

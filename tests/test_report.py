@@ -230,7 +230,7 @@ return [width, document.documentElement.scrollWidth, cut.map((e) => e.tagName + 
 
 @pytest.mark.skipif(not (DRIVER and CHROMIUM), reason=MISSING)
 def test_nothing_is_cut_on_a_phone(tmp_path: Path) -> None:
-    from prism.evaluation.audit import Disagreement, write_audit
+    from studies.audit import Disagreement, write_audit
 
     word = "a_word_longer_than_any_screen_is_wide_" * 5
     report = make(word)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from prism.errors import InputError
-from prism.evaluation.sampling_plan import plan
 from prism.reports.report import Report
+from studies.sampling_plan import plan
 
 SIZES = {"food / head": 4, "food / tail": 6}
 

@@ -23,10 +23,10 @@ from prism.checkpoint import Checkpoint
 from prism.engines.hf import HfEngine
 from prism.engines.turns import TakingTurns
 from prism.errors import EngineError
-from prism.evaluation.hostile import hostile_documents
 from prism.reranker import Reranker
 from prism.serving.process import descendants, free_port, server
 from prism.template import PRISM, Template
+from studies.hostile import hostile_documents
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "eval" / "serving_reliability.py"

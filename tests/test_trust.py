@@ -12,11 +12,11 @@ import pytest
 import pytrec_eval
 
 from prism.errors import DataError, InputError
-from prism.evaluation.beir_report import MEASURE, compare
-from prism.evaluation.chance import shuffled_ndcg
 from prism.files.trec import read_qrels, read_run, read_scores
 from prism.measures.ranking import measure, measure_queries
 from prism.measures.statistics import compare_paired
+from studies.beir_report import MEASURE, compare
+from studies.chance import shuffled_ndcg
 
 # --- trec_eval -------------------------------------------------------------------------------------------------------
 

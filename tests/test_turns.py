@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from prism.evaluation.turns import Turns, rate, ratio
+from studies.turns import Turns, rate, ratio
 
 
 def working(value: str) -> Callable[[], str]:

@@ -1,6 +1,6 @@
 """What `eval/gpu_check.py` measures: each section in a process of its own, with random models made on the device.
 
-    python -m eval.studies.gpu scoring --size full --seconds 60 --out rows.jsonl      one section alone
+    python -m studies.gpu scoring --size full --seconds 60 --out rows.jsonl      one section alone
 
 Libraries are loaded first; work begins with the first line on standard input. Every row is in the file as soon as it
 is known, and again when it is known better: the last one counts. Times are the best of as many rounds as there is time
@@ -347,8 +347,8 @@ def writing(task: Task) -> None:
 
 
 def training(task: Task) -> None:
-    """See `eval.studies.gpu_training`."""
-    from eval.studies import gpu_training
+    """See `studies.gpu_training`."""
+    from studies import gpu_training
 
     gpu_training.training(task)
 
@@ -370,7 +370,7 @@ def main() -> None:
     parser.add_argument("--ready", type=Path, help="Is made when the libraries are loaded.")
     asked = parser.parse_args()
     if asked.section == "training":
-        import eval.studies.gpu_training  # noqa: F401  (loaded now, while other sections compute)
+        import studies.gpu_training  # noqa: F401  (loaded now, while other sections compute)
     if asked.ready:
         asked.ready.touch()
     seconds = float(sys.stdin.readline() or 60.0)

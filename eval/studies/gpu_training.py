@@ -16,13 +16,13 @@ import transformers
 from tokenizers import Tokenizer, models
 from transformers import LlamaForCausalLM, Qwen3ForCausalLM
 
-from eval.studies import gpu
 from prism.training.batches import collator
 from prism.training.dataset import Row, as_dataset
 from prism.training.distill import DistillTrainer, body, loss_terms, output_rows
 from prism.training.model import adapted
 from prism.training.recipe import Data, Lora, Losses, Model, Recipe, Schedule
 from prism.training.setup import arguments, arrange
+from studies import gpu
 
 
 def rows(count: int, vocabulary: int, own: tuple[int, int]) -> list[Row]:

@@ -66,7 +66,7 @@ class PosteriorBound(Record):
     Jurors are taken as independent given the truth (naive Bayes; Dawid and Skene 1979, equation 2.5, with the error
     rates counted on pairs whose truth is known): log odds = prior + sum of log P(label | yes) / P(label | no). Jurors
     are alike, so the probabilities are too sure of themselves; choose the bound by what it does to agreement on other
-    queries (`prism.labeling.panel_study`), not by its face value.
+    queries (`studies.panel_study`), not by its face value.
     """
 
     bound: float = Field(gt=0.5, lt=1.0)

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
-from prism.evaluation import reference
 from prism.measures.ranking import measure_queries
 from prism.measures.statistics import adjust, compare_paired, mean_interval
 from prism.reports.blocks import Cell, Section
 from prism.reports.report import Report
 from prism.types import Qrels, Run
+from studies import reference
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

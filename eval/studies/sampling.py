@@ -13,9 +13,9 @@ from scipy import optimize, stats
 
 from prism.errors import DataError, InputError
 from prism.files.ids import read_id
-from prism.files.tables import read_table
 from prism.measures.statistics import Interval
 from prism.types import Record
+from studies.tables import read_table
 
 POPULARITY = ("tail", "torso", "head")
 """Names of three groups of queries by how often they are asked, rarest first."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from prism.labeling import aggregation
 from prism.labeling.agreement_plots import confusion_size, draw_confusions, draw_kappas, kappa_size
 from prism.labeling.comparison import Agreement
-from prism.labeling.panel_study import Asked, Judged, PanelStudy, Seeded
 from prism.measures.agreement import Estimate
 from prism.reports.blocks import Cell, Section
 from prism.reports.report import Report
+from studies import aggregation
+from studies.panel_study import Asked, Judged, PanelStudy, Seeded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,10 +18,10 @@ from prism.errors import DataError
 from prism.files.ids import read_id
 from prism.files.jsonl import dumps, parse_row, write_text
 from prism.files.lines import is_json, text_lines
-from prism.files.tables import read_table
 from prism.files.trec import Judged, LabelTableReader, judged_row, read_label
 from prism.reports.report import write_whole
 from prism.text import printable
+from studies.tables import read_table
 
 COLUMNS = ("query", "document", "human", "model", "decision")
 _STYLE = (

@@ -9,8 +9,8 @@ from pathlib import Path
 from scipy import stats
 
 from prism.errors import DataError, InputError
-from prism.files.tables import read_table
 from prism.types import Record
+from studies.tables import read_table
 
 ONLINE: Mapping[str, bool] = {
     "ctr": True,

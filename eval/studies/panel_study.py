@@ -13,8 +13,7 @@ import numpy as np
 
 from prism.errors import InputError
 from prism.files.label_files import LabelTable
-from prism.labeling import aggregation, sequential
-from prism.labeling.aggregation import Booleans
+from prism.labeling import sequential
 from prism.measures.agreement import (
     SAMPLES,
     Estimate,
@@ -29,6 +28,8 @@ from prism.measures.agreement import (
     resampled,
 )
 from prism.types import Record, Verdict
+from studies import aggregation
+from studies.aggregation import Booleans
 
 BINARY = np.array([0.0, 1.0])
 BOUNDS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -51,7 +52,7 @@ class Judged(Record):
     """Difference of kappa, paired over the same resampled queries."""
     minus_best_juror: Estimate
     minus_default: Estimate
-    """Difference to what `prism.labeling.aggregation.aggregate` does unless told otherwise."""
+    """Difference to what `studies.aggregation.aggregate` does unless told otherwise."""
 
 
 class Asked(Record):

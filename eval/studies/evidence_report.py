@@ -10,9 +10,9 @@ from typing import Any, Literal
 from prism.evaluation import judge
 from prism.evaluation.evidence_quality import MEASURES, Extract, Measured, Summary, Value, by_length, summarise
 from prism.evaluation.evidence_sets import Case
-from prism.evaluation.reader import Point, draw_curve
 from prism.reports.blocks import Cell, Section
 from prism.reports.report import Report
+from studies.reader import Point, draw_curve
 
 PUBLISHED = {"all sentences": 0.305, "TF-IDF, 3 sentences": 0.377}
 """Gold-sentence F1 on SciFact's 209 dev pairs with oracle abstracts (BEIR's test split), under this report's definition

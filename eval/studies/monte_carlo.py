@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from prism.evaluation.experiments import detectable_effect, segment_effects
-from prism.evaluation.sampling import neyman, stratified_mean
 from prism.measures.statistics import SAMPLES, bootstrap_means, mean_interval
 from prism.types import Record
+from studies.experiments import detectable_effect, segment_effects
+from studies.sampling import neyman, stratified_mean
 
 Floats = NDArray[np.float64]
 INTERESTS = ("home", "food", "fashion", "travel")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prism.errors import DataError, InputError
-from prism.evaluation.judging import Judged, Pairs
 from prism.files.label_files import LabelFile, Place, read_labels
 from prism.files.trec import line_with, read_run
 from prism.reports.report import write_whole
+from studies.label_quality import Judged, Pairs
 
 
 class Recorded(NamedTuple):

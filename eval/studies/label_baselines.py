@@ -6,8 +6,8 @@ from pathlib import Path
 
 from prism.errors import InputError
 from prism.evaluation.columns import identity
-from prism.evaluation.judging import Judged, Pairs
 from prism.files.beir import BeirSet
+from studies.label_quality import Judged, Pairs
 
 LSA_DIMENSIONS = 200
 _SMALL = 100

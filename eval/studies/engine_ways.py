@@ -1,6 +1,6 @@
 """Ways to score, to write and to rerank that `eval/engine_speed.py` compares: naive loops and the engine.
 
-Each prepares one way in a process of its own (`prism.evaluation.turns`): a model and what it is asked, made up from
+Each prepares one way in a process of its own (`studies.turns`): a model and what it is asked, made up from
 sentences of this module, so that nothing is needed but the checkpoint.
 """
 

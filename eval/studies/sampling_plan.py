@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from prism.evaluation import sampling
-from prism.evaluation.experiments import SegmentEffect, detectable, segment_effects
 from prism.reports.blocks import Cell, Section
 from prism.reports.report import write_whole
+from studies import sampling
+from studies.experiments import SegmentEffect, detectable, segment_effects
 
 Values = Mapping[str, float]
 """Query -> value of the measure."""
