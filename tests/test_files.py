@@ -377,3 +377,27 @@ def test_a_ledger_loses_at_most_the_line_that_was_cut(tmp_path: Path, lines: lis
     assert len(said) == 1
     append_line(path, '"next"')
     assert list(read_ledger(path, json.loads, what="a line", cure="move it", say=said.append)) == [*lines, "next"]
+
+
+# --- what Prism brings -----------------------------------------------------------------------------------------------
+
+
+def test_panels_and_recipes_are_found_without_the_repository(tmp_path, monkeypatch):
+    """As after `pip install`: a folder without `configs/` and `recipes/`. One's own file of that name comes first."""
+    monkeypatch.chdir(tmp_path)
+    panel, recipe = Path("configs/panels/local-mini.yaml"), Path("recipes/4b.yaml")
+    assert load_panel(panel).name == "local-mini"
+    assert load_recipe(recipe) == load_recipe(ROOT / "recipes" / "4b.yaml")
+    panel.parent.mkdir(parents=True)
+    panel.write_text("name: mine\njurors: [{name: mini, kind: local, model: mini}]\nrubric: binary\n")
+    assert load_panel(panel).name == "mine"
+    missing = Path("configs/panels/none.yaml")
+    assert shipped(missing) == missing
+
+
+def test_what_prism_brings_is_in_the_wheel():
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    given = patterns["tool"]["setuptools"]["package-data"]["prism"]
+    for folder in ("panels", "recipes"):
+        brought = {path for path in (ROOT / "prism" / folder).iterdir() if path.suffix == ".yaml"}
+        assert brought == {path for pattern in given for path in (ROOT / "prism").glob(pattern)} & brought != set()

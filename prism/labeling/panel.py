@@ -27,6 +27,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prism.devices import Dtype
 from prism.errors import PanelError
+from prism.files.shipped import shipped
 from prism.labeling.rubrics import RUBRICS, Rubric
 from prism.labeling.sequential import PosteriorBound, Stop, when_decided
 from prism.llm.allowance import Provider, plain_address
@@ -218,7 +219,11 @@ class Panel(Record):
 
 
 def load_panel(path: Path) -> Panel:
-    """Read a panel file; paths in it are relative to it. Raises PanelError: file, key, what was expected."""
+    """Read a panel file; paths in it are relative to it. Raises PanelError: file, key, what was expected.
+
+    `configs/panels/NAME.yaml` is found wherever Prism is installed.
+    """
+    path = shipped(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

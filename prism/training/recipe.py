@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from prism.errors import RecipeError
 from prism.files.qa_settings import Qa
+from prism.files.shipped import shipped
 from prism.types import Settings, first_problem
 
 
@@ -259,8 +260,11 @@ def _refuse_removed(raw: dict[str, Any], path: Path) -> None:
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe, follow its `extends:` (a path relative to it), apply `a.b=c` overrides, validate.
 
+    `recipes/NAME.yaml` is found wherever Prism is installed.
+
     Raises RecipeError: one line naming the file, the key and what was expected.
     """
+    path = shipped(path)
     raw = _read(path, ())
     for override in overrides or ():
         _apply(raw, override)
