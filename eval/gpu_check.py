@@ -19,15 +19,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from prism.reports.report import versions
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARES = {"correctness": 0.15, "scoring": 0.45, "writing": 0.2, "training": 0.2}
 """Of the time; what a section leaves goes to the next."""
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "trl")
 Row = dict[str, Any]
 
 
@@ -79,16 +81,6 @@ class Section:
         return f"exit {self._process.returncode}: {said[-1][:300] if said else 'nothing said'}"
 
 
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("torch", "transformers", "peft", "accelerate", "trl"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
 def device_name() -> str:
     """As the driver says; the parent itself never touches the card."""
     asked = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
@@ -135,7 +127,8 @@ def main(
         raise typer.BadParameter(f"no section {min(unknown)}: expected {', '.join(SHARES)}")
     out.mkdir(parents=True, exist_ok=True)
     command = f"`python -m eval.gpu_check {' '.join(sys.argv[1:])}`"
-    record: dict[str, Any] = {"device": device_name(), "versions": versions(), "command": command, "sections": {}}
+    known = dict.fromkeys(LIBRARIES, "absent") | versions(*LIBRARIES)
+    record: dict[str, Any] = {"device": device_name(), "versions": known, "command": command, "sections": {}}
     with tempfile.TemporaryDirectory() as folder:
         waiting = [Section(name, size, mini, Path(folder)) for name in names]
         try:

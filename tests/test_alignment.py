@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import label_alignment as script
 from prism.errors import DataError, InputError
 from prism.labeling.rankings import RankingAgreement
 from prism.measures.agreement import Estimate
+from studies import label_alignment as study
 from studies.alignment import align, read_online
 from studies.clicks import Users, clicks, simulate
 
@@ -126,17 +126,6 @@ def test_users_refuse_labels_off_the_scale():
 # --- the script ------------------------------------------------------------------------------------------------------
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("label_alignment", ROOT / "eval/label_alignment.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["label_alignment"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
-
-
 def invoke(*words: str):
     import typer
 
@@ -212,13 +201,13 @@ def order(name: str, tau: float | None) -> RankingAgreement:
 
 
 def test_the_headline_praises_no_judge_that_orders_systems_the_other_way_round():
-    assert script.headline([order("a", -0.5), order("b", None)], 4) == (
+    assert study.headline([order("a", -0.5), order("b", None)], 4) == (
         "No judge orders 4 systems as people do: the best, a, has tau-b -0.500."
     )
-    assert script.headline([order("b", None)], 4) == "No judge tells 4 systems apart."
-    assert script.headline([order("a", 0.25), order("b", 0.5)], 4).startswith("b orders 4 systems most like people")
+    assert study.headline([order("b", None)], 4) == "No judge tells 4 systems apart."
+    assert study.headline([order("a", 0.25), order("b", 0.5)], 4).startswith("b orders 4 systems most like people")
 
 
 def test_a_judge_that_labels_its_own_ranking_is_named():
     runs = ["scifact.bm25", "scifact.rrf-bm25-mini", "scifact.mini", "scifact.minimal"]
-    assert script.own_runs(["mini", "gpt"], runs) == {"mini": ["scifact.rrf-bm25-mini", "scifact.mini"]}
+    assert study.own_runs(["mini", "gpt"], runs) == {"mini": ["scifact.rrf-bm25-mini", "scifact.mini"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -14,12 +13,13 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+import beir_qa
 from prism.errors import DataError, EngineError, InputError
 from prism.files.beir import BEIR_QA, load_beir
 from prism.files.trec import read_run
@@ -30,19 +30,6 @@ from studies import reference
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "eval" / "beir_qa.py"
 SHARED = ROOT / "../shared/data/beir"
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("beir_qa", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["beir_qa"] = module  # pydantic looks annotations up there
-    spec.loader.exec_module(module)
-    return module
-
-
-beir_qa = _load()
 
 
 class FakeReranker:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import everyday as script
 from prism import evidence
 from prism.errors import DataError
 from prism.retrieval.dense import Vectors
@@ -277,13 +277,8 @@ def test_ten_examples_of_both_sorts(good, bad, shown):
 
 
 def app() -> typer.Typer:
-    spec = importlib.util.spec_from_file_location("everyday", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     made = typer.Typer()
-    made.command()(module.main)
+    made.command()(script.main)
     return made
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from http_server import HttpServer, Reply, Request
 
+import evidence_quality as script
 from prism.errors import DataError
 from prism.evaluation import judge
 from prism.evaluation.evidence_quality import Extract
@@ -39,19 +37,6 @@ def said(text: str | None, **more: Any) -> Reply:
 def client(server: HttpServer, **more: Any) -> ChatClient:
     settings: dict[str, Any] = {"backoff_s": 0.01, "max_attempts": 2, "timeout_s": 5, **more}
     return ChatClient(Provider(base_url=f"{server.url}/v1", **settings), name="judge")
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evidence_quality_judged", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evidence_quality_judged"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = _load()
 
 
 # --- reading grades --------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -11,13 +10,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from http_server import HttpServer, Reply, Request
 from typer.testing import CliRunner
 
+import evidence_quality as script
 from prism import evidence
 from prism.errors import DataError, InputError
 from prism.evaluation.answers import contains_answer, exact_match, token_f1, words
@@ -37,19 +36,6 @@ S1 = "Ships stayed in the south of the lake."
 S2 = "Copper conducts electricity well."
 S3 = "Ice covered the whole bay for six weeks."
 TEXT = " ".join((S0, S1, S2, S3))
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evidence_quality_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evidence_quality_script"] = module  # pydantic looks annotations up there
-    spec.loader.exec_module(module)
-    return module
-
-
-script = _load()
 
 
 def at(text: str, document: str = TEXT) -> tuple[int, int]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import math
-import sys
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -17,11 +15,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import judgments as script
 from prism.errors import DataError, InputError
 from prism.files.beir import BeirSet
 from prism.labeling.rubrics import RUBRICS
 from prism.llm.failures import BadAnswer
 from prism.types import Judgment, Usage
+from studies import judgments as study
 from studies.audit import disagreements, patch, read_decisions, write_audit
 from studies.label_baselines import embedded, lsa
 from studies.label_quality import Judged, grade, judge_report
@@ -29,17 +29,6 @@ from studies.recorded import as_pairs, read_recorded, write_labels
 
 ROOT = Path(__file__).resolve().parents[1]
 HUMAN = {("q", "a"): 3, ("q", "b"): 0, ("q", "c"): 1, ("r", "a"): 0}
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("judgments", ROOT / "eval/judgments.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["judgments"] = module  # pydantic looks annotations up there
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 
 
 def judged(labels: dict[tuple[str, str], int], top: int = 3) -> Judged:
@@ -198,7 +187,7 @@ def test_reranker_as_a_judge_resumes(tmp_path):
     fake = FakeReranker()
     cuts = (0.25, 0.5, 0.75)
     for _ in range(2):
-        found = script.reranked(DATA, PAIRS, "mini", cuts, tmp_path / "state/mini.jsonl", lambda _: fake)
+        found = study.reranked(DATA, PAIRS, "mini", cuts, tmp_path / "state/mini.jsonl", lambda _: fake)
         assert found.labels == {("q", "a"): 3, ("q", "b"): 0}
         assert found.scores == {("q", "a"): 0.9, ("q", "b"): 0.1}
     assert fake.calls == 1
@@ -225,7 +214,7 @@ def test_chat_judge_counts_failures_and_resumes(tmp_path):
     chat = FakeChat()
     for _ in range(2):
         found = anyio.run(
-            script.asked, DATA, PAIRS, "model-x", RUBRICS["graded-basic"], chat, tmp_path / "chat.jsonl", 2
+            study.asked, DATA, PAIRS, "model-x", RUBRICS["graded-basic"], chat, tmp_path / "chat.jsonl", 2
         )
         assert found.labels == {("q", "a"): 3}
         assert found.name == "model-x, without reasoning"
@@ -279,7 +268,7 @@ def test_judges_of_texts_leave_their_labels_to_the_other_scripts(tmp_path):
     for name, texts in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(f'{{"_id": "{i}", "text": "{t}"}}\n' for i, t in texts.items()))
     (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\t1\n")
-    candidates, judges = script.with_texts(folder, "test", 2, None)
+    candidates, judges = study.with_texts(folder, "test", 2, None)
     assert candidates.human == {("q", "a"): 1, ("q", "b"): 0}
     assert [judge.name for judge in judges] == ["BM25", "LSA similarity"]
     labels = {("q", "a"): 3, ("q", "b"): 1}

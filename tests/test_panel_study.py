@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from itertools import permutations
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+import panel_study as script
 from prism.errors import InputError
 from prism.files.label_files import LabelTable
 from prism.labeling.sequential import replay, when_decided
@@ -149,17 +147,6 @@ def test_what_cannot_be_studied_is_said() -> None:
 # --- the script ------------------------------------------------------------------------------------------------------
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("panel_study_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["panel_study_script"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = _load()
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
 app = typer.Typer()
 app.command()(script.main)

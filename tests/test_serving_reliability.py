@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
@@ -18,6 +16,7 @@ import pytest
 from fakes import FakeEngine
 from http_endpoint import Server
 
+import serving_reliability
 from prism.backends import open_engine
 from prism.checkpoint import Checkpoint
 from prism.engines.hf import HfEngine
@@ -26,20 +25,11 @@ from prism.errors import EngineError
 from prism.reranker import Reranker
 from prism.serving.process import descendants, free_port, server
 from prism.template import PRISM, Template
+from studies import serving_reliability as study
 from studies.hostile import hostile_documents
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "eval" / "serving_reliability.py"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("serving_reliability", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +55,20 @@ def values(figures: list[Any]) -> dict[str, Any]:
     return {figure.name: figure.value for figure in figures}
 
 
-def test_made_up_requests_are_answered_as_published(script: ModuleType, tiny_tokenizer: Any) -> None:
+def test_made_up_requests_are_answered_as_published(tiny_tokenizer: Any) -> None:
     engine = FakeEngine(Template(PRISM, tiny_tokenizer))
     running = Server(Reranker(engine.template, engine, name="fake"), max_documents=20)
     with running:
-        found = values(script.openapi(running.url, cases=60))
+        found = values(study.openapi(running.url, cases=60))
     assert found["cases"] == 64
     assert found["answers 200"] > 10
     assert found["answers 422"] > 10
 
 
-def test_hostile_documents_spare_the_others(script: ModuleType, tiny: Server) -> None:
-    documents = hostile_documents(24, script.ORDINARY, ["<|im_start|>", "<|im_end|>"])
+def test_hostile_documents_spare_the_others(tiny: Server) -> None:
+    documents = hostile_documents(24, study.ORDINARY, ["<|im_start|>", "<|im_end|>"])
     assert len({one.kind for one in documents}) == 6
-    found = values(script.hostile(tiny.url, documents))
+    found = values(study.hostile(tiny.url, documents))
     assert found["documents"] == 24
 
 
@@ -95,8 +85,8 @@ def test_hostile_documents_are_the_same_every_time_and_what_they_are_called() ->
     assert {"\u202e", "\u200b"} <= set("".join(texts["invisible characters"]))
 
 
-def test_clients_that_leave_free_their_work(script: ModuleType, tiny: Server) -> None:
-    found = script.leaving(tiny.url, lambda: {os.getpid()}, times=2, documents=80)
+def test_clients_that_leave_free_their_work(tiny: Server) -> None:
+    found = study.leaving(tiny.url, lambda: {os.getpid()}, times=2, documents=80)
     left = {figure.name: figure.met for figure in found if figure.must == "0"}
     assert left == {"places still held": True}
 
@@ -127,7 +117,7 @@ class Killable:
         self._process.stdout.close()
 
 
-def test_killed_servers_lose_no_request(script: ModuleType) -> None:
+def test_killed_servers_lose_no_request() -> None:
     port = free_port()
     engine_server = Killable(port)
     checkpoint = Checkpoint.load("mini")
@@ -136,7 +126,7 @@ def test_killed_servers_lose_no_request(script: ModuleType) -> None:
     running = Server(Reranker(checkpoint.template, engine, name="mini"))
     try:
         with running:
-            found = values(asyncio.run(script.crash(running.url, engine_server.kill, kills=3, clients=2)))
+            found = values(asyncio.run(study.crash(running.url, engine_server.kill, kills=3, clients=2)))
     finally:
         engine_server.close()
     assert (found["kills"], engine_server.kills) == (3, 3)
@@ -154,12 +144,12 @@ def test_a_server_process_ends_with_all_it_started() -> None:
 
 
 @pytest.mark.exhaustive
-def test_the_command(tmp_path: Path, script: ModuleType) -> None:
+def test_the_command(tmp_path: Path) -> None:
     from typer import Typer
     from typer.testing import CliRunner
 
     app = Typer()
-    app.command()(script.main)
+    app.command()(serving_reliability.main)
     out = tmp_path / "figures"
     done = CliRunner().invoke(
         app, ["--only", "openapi", "--cases", "2", "--out", str(out)], env={"OMP_NUM_THREADS": "1"}

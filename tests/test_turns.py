@@ -93,7 +93,7 @@ def test_rates_and_ratios_of_nothing() -> None:
 
 KILLED = {
     "a way of Turns": """
-from prism.evaluation.turns import Turns
+from studies.turns import Turns
 import os, time
 def prepare(): return lambda: print(os.getpid(), flush=True)
 if __name__ == "__main__":
@@ -115,7 +115,8 @@ if __name__ == "__main__":
 def test_no_process_outlives_a_parent_that_was_killed(script: str, tmp_path: Path) -> None:
     path = tmp_path / "script.py"
     path.write_text(script, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(root), str(root / "eval")))}
     parent = subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True, env=environment)
     assert parent.stdout is not None
     children = {Path("/proc") / parent.stdout.readline().strip() for _ in range(2)}

@@ -1,0 +1,332 @@
+"""Reranked BEIR sets: columns measured, kept, and reported; what `eval/beir_qa.py` runs."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from prism.devices import Dtype
+from prism.errors import DataError, InputError
+from prism.evaluation.columns import (
+    Column,
+    Reranking,
+    Say,
+    bm25_column,
+    dense_column,
+    fitted_weight,
+    fuse,
+    open_state,
+    percentiles,
+    rerank_column,
+    run_column,
+)
+from prism.evaluation.fusion import parse_fusion
+from prism.evaluation.ranking import QueryReranker
+from prism.evaluation.rerankers import load_spec
+from prism.evaluation.specs import Spec, parse_fields, parse_spec
+from prism.files.beir import BEIR_QA, BeirSet, load_beir, local_sets
+from prism.files.trec import read_run, write_run
+from prism.measures.ranking import MEASURES, measure
+from prism.reports.blocks import plain
+from prism.reports.report import command_line, versions, write_whole
+from prism.types import Record, Run
+from studies import beir_report
+from studies.chance import shuffled_ndcg
+
+MIN_DEPTH = 100
+"""Candidates kept per query even when fewer are reranked, so that Recall@100 means the same for every top-k."""
+_DISTRIBUTIONS = ("bm25s", "ir-measures", "numpy", "scipy", "torch", "transformers", "sentence-transformers")
+Load = Callable[[str, "Options"], QueryReranker]
+
+
+class Options(Record):
+    """What the command line says."""
+
+    models: tuple[str, ...] = ()
+    data: Path | None = None
+    datasets: tuple[str, ...] = ()
+    split: str = "test"
+    first: str = "bm25"
+    run: Path | None = None
+    baseline: tuple[str, ...] = ()
+    fuse: tuple[str, ...] = ()
+    tune_queries: int = Field(default=200, ge=2)
+    top_k: int = Field(default=100, ge=1)
+    limit: int | None = Field(default=None, ge=1)
+    engine: Literal["hf", "vllm", "openai"] = "hf"
+    base_url: tuple[str, ...] = ()
+    template: str | None = None
+    dtype: Dtype = "auto"
+    instruction: str | None = None
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    query_batch: int = Field(default=1, ge=1)
+    api_fields: str = "{}"
+    price: tuple[str, ...] = ()
+    resume: bool = True
+    out: Path = Path("eval/results/beir_qa")
+
+
+def load_reranker(name: str, options: Options) -> QueryReranker:
+    """The reranker behind a name of `--model`: see prism.evaluation.rerankers."""
+    return load_spec(
+        parse_spec(name),
+        engine=options.engine,
+        dtype=options.dtype,
+        base_url=options.base_url,
+        template=options.template,
+        cache=options.out / "cache" / "services.sqlite",
+        fields=parse_fields(options.api_fields),
+    )
+
+
+def evaluate(options: Options, say: Say, load: Load = load_reranker) -> Path:
+    """Measure the first stage and every model on every data set; returns the path of report.json."""
+    datasets = _datasets(options)
+    _check(options, datasets[0])
+    try:
+        (options.out / "state").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make a folder in {options.out} ({error.strerror}): choose another --out") from error
+    loaded: dict[str, QueryReranker] = {}
+
+    def loader(name: str) -> QueryReranker:
+        if name not in loaded:
+            loaded[name] = load(name, options)
+        return loaded[name]
+
+    try:
+        for name in datasets:
+            data = _limited(load_beir(name, options.data, options.split), options.limit)
+            say(f"{name}: {len(data.corpus):,} documents, {len(data.queries):,} queries")
+            _measure(data, options, loader, say)
+    finally:
+        for reranker in loaded.values():
+            reranker.close()
+    return options.out / "report.json"
+
+
+def _measure(data: BeirSet, options: Options, load: Callable[[str], QueryReranker], say: Say) -> None:
+    """All columns of one data set, each in report.json as soon as it is there; then the report for people."""
+    changed = not (options.out / "report.html").is_file()
+
+    def keep(column: Column) -> None:
+        nonlocal changed
+        changed |= record(data, column, options, say)
+
+    columns = _ranked(data, options, load, say, keep)
+    tuned: dict[str, Column] = {}
+    for text in options.fuse:
+        method, names = parse_fusion(text)
+        weight: float | None = None
+        if method != "rrf":
+            train = _limited(load_beir(data.name, options.data, "train"), options.tune_queries)
+            tuned = tuned or _ranked(train, options, load, say, lambda _: None)
+            weight = fitted_weight(train, [tuned[name] for name in names], method, options.top_k)
+            say(f"{data.name} {text}: weight {weight:.2f} on {names[0]}, from {len(train.queries)} train queries")
+        keep(fuse([columns[name] for name in names], method, options.top_k, "-".join((method, *names)), weight))
+    if changed:
+        _publish(data, options)
+    else:
+        say(f"{data.name}: finished before, nothing changed")
+
+
+def _ranked(
+    data: BeirSet, options: Options, load: Callable[[str], QueryReranker], say: Say, keep: Callable[[Column], None]
+) -> dict[str, Column]:
+    """First stage, baselines and reranked columns by name; `keep` gets each as soon as it is finished."""
+    first = first_stage(data, options)
+    found = {first.name: first}
+    keep(first)
+    for text in options.baseline:
+        baseline = _retrieve(data, text, options)
+        found[baseline.name] = baseline
+        keep(baseline)
+    for model in options.models:
+        plan = _plan(model, options)
+        state = open_state(data, plan, options.out / "state", options.resume, say)
+        found[plan.column] = rerank_column(data, first, plan, state, partial(load, model), say)
+        keep(found[plan.column])
+    return found
+
+
+def first_stage(data: BeirSet, options: Options) -> Column:
+    """Candidates for each query, best first."""
+    if options.run is None:
+        return _retrieve(data, options.first, options)
+    decided = {"split": data.split, "limit": options.limit}
+    return run_column(data, _first_name(options, data.name), options.run, decided)
+
+
+def _retrieve(data: BeirSet, text: str, options: Options) -> Column:
+    depth, decided = max(options.top_k, MIN_DEPTH), {"split": data.split, "limit": options.limit}
+    if text == "bm25":
+        return bm25_column(data, depth, decided)
+    spec = _dense(text)
+    return dense_column(data, spec.column, spec.name, depth, options.out / "cache" / "dense", decided)
+
+
+def _dense(text: str) -> Spec:
+    spec = parse_spec(text)
+    if spec.kind != "dense":
+        raise InputError(f"cannot retrieve with {text!r}: expected bm25 or dense:PATH-OR-NAME")
+    return spec
+
+
+def _plan(model: str, options: Options) -> Reranking:
+    decides = options.model_dump(include={"top_k", "engine", "dtype", "instruction", "max_prompt_tokens"})
+    if options.template is not None:
+        decides["template"] = options.template
+    if parse_spec(model).is_service:
+        decides["api_fields"] = parse_fields(options.api_fields)
+    return Reranking(
+        column=parse_spec(model).column,
+        model=model,
+        top_k=options.top_k,
+        instruction=options.instruction,
+        max_prompt_tokens=options.max_prompt_tokens,
+        at_once=options.query_batch,
+        decides=decides,
+    )
+
+
+# --- what was asked --------------------------------------------------------------------------------------------------
+
+
+def _check(options: Options, dataset: str) -> None:
+    """Everything that can be wrong with the words, before anything is computed."""
+    names = [
+        _first_name(options, dataset),
+        *("bm25" if text == "bm25" else _dense(text).column for text in options.baseline),
+    ]
+    names += [parse_spec(model).column for model in options.models]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"column {name!r} is taken: rename one of the models or give it another --out")
+    for text in options.fuse:
+        method, fused = parse_fusion(text)
+        if strange := [name for name in fused if name not in names]:
+            raise InputError(f"--fuse {text!r}: no column {strange[0]!r}: this run has {', '.join(names)}")
+        if method != "rrf" and options.run is not None:
+            raise InputError(f"--fuse {text!r}: a run file has no train queries to fit a weight on: use rrf")
+        if method != "rrf" and options.split == "train":
+            raise InputError(f"--fuse {text!r}: the weight is fitted on train and cannot be measured there: use rrf")
+    for text in options.price:
+        if (column := beir_report.price(text)[0]) not in names:
+            raise InputError(f"--price {text!r}: no column {column!r}: this run has {', '.join(names)}")
+    parse_fields(options.api_fields)
+    if bool(options.base_url) != (options.engine == "openai"):
+        raise InputError("--engine openai and --base-url go together: pass both, or none")
+    if secret := next((url for url in options.base_url if "@" in url), None):
+        raise InputError(f"--base-url ...{secret.rpartition('@')[2]}: a key does not belong in an address")
+
+
+def _first_name(options: Options, dataset: str) -> str:
+    if options.run is not None:
+        return options.run.stem.removeprefix(f"{dataset}.")
+    return "bm25" if options.first == "bm25" else _dense(options.first).column
+
+
+def _datasets(options: Options) -> tuple[str, ...]:
+    datasets = options.datasets
+    if not datasets and options.data is not None:
+        datasets = tuple(local_sets(options.data))
+        if not datasets:
+            raise DataError(f"no data set in {options.data}: expected folders with corpus.jsonl, queries.jsonl, qrels/")
+    datasets = tuple(dict.fromkeys(datasets)) or BEIR_QA
+    if options.run is not None and len(datasets) != 1:
+        raise InputError(f"--run holds the candidates of one data set, got {len(datasets)}: name it with --datasets")
+    return datasets
+
+
+def _limited(data: BeirSet, limit: int | None) -> BeirSet:
+    """The first `limit` queries of the qrels; the measures are then over those."""
+    kept = list(data.queries)[:limit]
+    return replace(data, queries={q: data.queries[q] for q in kept}, qrels={q: data.qrels[q] for q in kept})
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+def record(data: BeirSet, column: Column, options: Options, say: Say) -> bool:
+    """Write the column's run and put its measures into report.json, next to what is there already.
+
+    Returns whether anything changed: a column that was finished before keeps what is known of the run that made it.
+    """
+    names = list(dict.fromkeys((*MEASURES, f"Recall@{options.top_k}")))
+    measures = {name: round(value, 6) for name, value in measure(data.qrels, column.run, names).items()}
+    same = write_run(_run_file(options, data.name, column.name), column.run, tag=column.name)
+    report = _read_report(options.out / "report.json")
+    known = report["meta"].get(data.name, {}).get(column.name)
+    meta = _meta(data, column, options)
+    facts = ("options", "failures", "usd", "tokens", "requests")
+    same = same and options.resume and known is not None and all(known.get(fact) == meta[fact] for fact in facts)
+    meta = known if same else meta
+    if known is not None and known["options"] != meta["options"]:
+        say(f"{data.name} {column.name}: replaces the column of an earlier run with other options")
+    report["datasets"].setdefault(data.name, {})[column.name] = measures
+    report["meta"].setdefault(data.name, {})[column.name] = meta
+    if not same:
+        write_whole(options.out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    figures = ", ".join(f"{name} {measures[name]:.4f}" for name in ("nDCG@10", f"Recall@{options.top_k}", "MRR@10"))
+    say(f"{data.name} {column.name}: {figures}")
+    if column.failures:
+        total, reason = sum(column.failures.values()), max(column.failures, key=column.failures.__getitem__)
+        say(f"{data.name} {column.name}: {total} documents could not be judged, most often: {reason}")
+    return not same
+
+
+def _run_file(options: Options, dataset: str, column: str) -> Path:
+    return options.out / f"{dataset}.{column}.run"
+
+
+def _publish(data: BeirSet, options: Options) -> None:
+    """Compare the columns that were measured on these queries, and write the report."""
+    report = _read_report(options.out / "report.json")
+    runs: dict[str, Run] = {}
+    for name, meta in report["meta"][data.name].items():
+        path, same = _run_file(options, data.name, name), {"split": data.split, "limit": options.limit}
+        if path.is_file() and same == {key: meta["options"].get(key) for key in same}:
+            runs[name] = read_run(path) if path.stat().st_size else {}
+    report["comparisons"][data.name] = beir_report.compare(data.qrels, runs)
+    beir_report.build(report, command_line(), versions(*_DISTRIBUTIONS)).write(options.out, report)
+
+
+def _meta(data: BeirSet, column: Column, options: Options) -> dict[str, Any]:
+    meta = {
+        "command": command_line(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(column.seconds, 2),
+        **dict(percentiles(column.latencies)),
+        "tokens": column.tokens,
+        "requests": column.requests,
+        "usd": beir_report.dollars(options.price, column.name, column.tokens, column.requests),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "queries": len(data.qrels),
+        "queries_without_candidates": sum(not column.run.get(query) for query in data.qrels),
+        "failures": dict(sorted(column.failures.items())),
+        "options": plain(column.options),
+        "versions": versions(*_DISTRIBUTIONS),
+    }
+    if "candidates" not in column.options:
+        meta["shuffled_ndcg10"] = round(shuffled_ndcg(data.qrels, column.run, options.top_k), 6)
+    return meta
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {"datasets": {}, "meta": {}, "comparisons": {}}
+    try:
+        report = json.loads(path.read_bytes())
+    except ValueError:
+        report = None
+    if not (isinstance(report, dict) and all(isinstance(report.get(part), dict) for part in ("datasets", "meta"))):
+        raise DataError(f"{path}: not a report of this program: move it away, or choose another --out")
+    return {part: report.get(part, {}) for part in ("datasets", "meta", "comparisons")}

@@ -1,0 +1,421 @@
+"""Engines and the endpoint timed beside others; what `eval/serving_speed.py` runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import httpx
+import typer
+
+from prism.backends import open_engine
+from prism.checkpoint import Checkpoint
+from prism.engines.base import Engine, WriteRequest
+from prism.engines.vllm import cpu_threading
+from prism.export import export
+from prism.reranker import Reranker
+from prism.serving.process import Running, prism_serve, server
+from prism.types import Document
+
+Section = Literal["scoring", "endpoint", "two-phase", "writing", "others", "growth"]
+T = TypeVar("T")
+_PLAIN_VLLM, _INFINITY = "plain vLLM, classifier, /rerank", "infinity-emb"
+_SETTLE_S = 1.5
+"""Before every measurement: idle workers of vLLM keep a core busy for a second after the one before."""
+SECTIONS: tuple[Section, ...] = ("scoring", "endpoint", "two-phase", "writing", "others", "growth")
+QUERY = "Why did the bridge over the river have to be closed, and when was it opened to traffic again?"
+SENTENCES = (
+    "The bridge over the river was closed in March after inspectors found cracks in two of its main girders.",
+    "Traffic was led over the northern bypass, which added about eleven minutes to the way into town.",
+    "On 9 November the bridge was opened again, at first for cars and bicycles only.",
+    "Potatoes are planted when the soil has reached eight degrees and the nights are free of frost.",
+    "The museum shows tools of the rope makers, among them a wheel with four hundred hooks.",
+    "The new timetable brings a train every half hour, with the last one leaving at ten past midnight.",
+)
+
+
+class Line(NamedTuple):
+    """One row; `ratio` is what `target` speaks about."""
+
+    section: str
+    name: str
+    value: float
+    unit: str
+    ratio: float | None = None
+    target: str = ""
+
+
+class Profile(NamedTuple):
+    """How much is asked of a kind of machine."""
+
+    documents: int
+    clients: int
+    encoder_device: str
+    encoder_batch: int
+
+
+PROFILES = {"cpu": Profile(100, 8, "cpu", 32), "gpu": Profile(200, 32, "cuda", 128)}
+
+
+class Bench:
+    """What every section needs: the checkpoint, made-up documents, and how often to measure."""
+
+    def __init__(self, model: str, profile: Profile, repeats: int, eager: bool) -> None:
+        self.model, self.profile, self.repeats = model, profile, repeats
+        self.count, self.clients = profile.documents, profile.clients
+        self.checkpoint = Checkpoint.load(model)
+        self.has_vllm = importlib.util.find_spec("vllm") is not None
+        self.engine_names: tuple[Literal["hf", "vllm"], ...] = ("hf", "vllm") if self.has_vllm else ("hf",)
+        self.vllm_options = {"options": {"enforce_eager": True}} if eager else {}
+        self.eager = eager
+        self._rng = random.Random(11)
+
+    def documents(self, count: int | None = None) -> list[str]:
+        """Documents never asked about before, about as long as a passage."""
+        numbers = (self._rng.randrange(10**6) for _ in range(count or self.count))
+        return [
+            f"Note {number}. {' '.join(self._rng.sample(SENTENCES, self._rng.randint(3, 6)))}" for number in numbers
+        ]
+
+    def prompts(self, count: int | None = None) -> list[list[int]]:
+        return self.rendered(self.documents(count))
+
+    def rendered(self, documents: Sequence[str]) -> list[list[int]]:
+        return [self.checkpoint.template.render(QUERY, Document(text=text)).ids for text in documents]
+
+    def engine(self, name: Literal["hf", "vllm"], **options: Any) -> Engine:
+        return open_engine(name, self.checkpoint, options={**(self.vllm_options if name == "vllm" else {}), **options})
+
+    async def in_turn(
+        self, works: Mapping[str, Callable[[T], Awaitable[object]]], fresh: Callable[[], T], times: int = 1
+    ) -> dict[str, float]:
+        """Median wall time of each, after one round to warm up. They take turns: a machine's speed wanders.
+
+        `fresh` makes what a round asks about, outside the time; `times`: so many times `repeats` rounds.
+        """
+        seconds: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(times * self.repeats + 1):
+            asked = fresh()
+            for name, work in works.items():
+                await asyncio.sleep(_SETTLE_S)
+                begin = time.perf_counter()
+                await work(asked)
+                seconds[name].append(time.perf_counter() - begin)
+        return {name: statistics.median(found[1:]) for name, found in seconds.items()}
+
+
+@contextlib.asynccontextmanager
+async def opened(engine: Engine) -> AsyncIterator[Engine]:
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+async def scoring(bench: Bench) -> list[Line]:
+    hits: dict[str, float] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        engines = {name: await stack.enter_async_context(opened(bench.engine(name))) for name in bench.engine_names}
+        seconds = await bench.in_turn({name: engine.score for name, engine in engines.items()}, bench.prompts, 3)
+        for name, engine in engines.items():
+            prompts = bench.prompts()
+            hits[name] = 100 * (await engine.score(prompts)).cached_tokens / sum(map(len, prompts))
+    rates = {name: bench.count / taken for name, taken in seconds.items()}
+    lines = [Line("scoring", "hf engine", rates["hf"], "documents/s")]
+    if "vllm" in rates:
+        lines.append(
+            Line("scoring", "vllm engine", rates["vllm"], "documents/s", rates["vllm"] / rates["hf"], ">= 1.4 x hf")
+        )
+    return lines + [
+        Line("scoring", f"{name} engine, prompt tokens not computed again", hit, "%") for name, hit in hits.items()
+    ]
+
+
+async def writing(bench: Bench) -> list[Line]:
+    """Tokens a second of sixteen texts at once, plain and with n-gram drafts, of the same prompts."""
+    yes_id = bench.checkpoint.template.yes_id
+    lines = []
+    for name in bench.engine_names:
+        async with (
+            opened(bench.engine(name, speculate=False)) as plain,
+            opened(bench.engine(name, speculate=None)) as drafting,
+        ):
+            rates: dict[str, list[float]] = {"plain": [], "n-gram": []}
+            for _ in range(bench.repeats + 1):
+                prompts = bench.prompts(16)
+                for way, engine in (("plain", plain), ("n-gram", drafting)):
+                    await asyncio.sleep(_SETTLE_S)
+                    rates[way].append(await _tokens_per_s(engine, prompts, yes_id))
+        slow, fast = (statistics.median(rates[way][1:]) for way in ("plain", "n-gram"))
+        lines.append(Line("writing", f"{name} engine, plain", slow, "tokens/s"))
+        lines.append(Line("writing", f"{name} engine, n-gram", fast, "tokens/s", fast / slow, ">= 1.5 x plain"))
+    return lines
+
+
+async def _tokens_per_s(engine: Engine, prompts: Sequence[list[int]], yes_id: int) -> float:
+    begin = time.perf_counter()
+    tokens = 0
+    async for piece in engine.write([WriteRequest([*ids, yes_id], 128) for ids in prompts]):
+        tokens += piece.tokens
+    return tokens / (time.perf_counter() - begin)
+
+
+async def two_phase(bench: Bench) -> list[Line]:
+    """Ranking with evidence for five, against score only (in turn), and against scoring and writing one by one."""
+    firsts: list[float] = []
+    async with opened(bench.engine("hf")) as engine:
+        reranker = Reranker(bench.checkpoint.template, engine, name=bench.checkpoint.name, threshold=0.0)
+
+        async def streamed(documents: list[str]) -> None:
+            begin = time.perf_counter()
+            stream = reranker.astream(QUERY, documents, evidence_top_n=5)
+            async with contextlib.aclosing(stream) as events:
+                await anext(events)
+                firsts.append(time.perf_counter() - begin)
+                async for _ in events:
+                    pass
+
+        ways = {
+            "score only": lambda documents: reranker.arerank(QUERY, documents, evidence=False),
+            "whole": streamed,
+        }
+        seconds = await bench.in_turn(ways, bench.documents, 3)
+    score_only_s, whole_s, first_s = seconds["score only"], seconds["whole"], statistics.median(firsts[1:])
+    reference_s = await _document_by_document(bench)
+    section = "two-phase"
+    return [
+        Line(section, "score only", score_only_s, "s"),
+        Line(section, "first event, evidence for 5", first_s, "s", first_s / score_only_s, "<= 1.1 x score only"),
+        Line(section, "document by document", reference_s, "s"),
+        Line(section, "whole answer", whole_s, "s", reference_s / whole_s, ">= 5 x faster than that"),
+    ]
+
+
+async def _document_by_document(bench: Bench) -> float:
+    """The published reference way: one document after the other; a yes goes on to its texts on the same cache."""
+    import torch
+
+    model = bench.checkpoint.load_model()
+    template = bench.checkpoint.template
+    prompts = bench.prompts()
+    begin = time.perf_counter()
+    with torch.inference_mode():
+        for ids in prompts:
+            read = model(torch.tensor([ids], device=model.device), use_cache=True, logits_to_keep=1)
+            yes, no = read.logits[0, -1, [template.yes_id, template.no_id]].tolist()
+            if yes > no:  # the label is not left to `generate`: of all tokens, a model may like a third one best
+                ids_1T = torch.tensor([[*ids, template.yes_id]], device=model.device)
+                model.generate(
+                    ids_1T,
+                    attention_mask=torch.ones_like(ids_1T),
+                    past_key_values=read.past_key_values,
+                    do_sample=False,
+                    max_new_tokens=template.spec.max_written_tokens,
+                    eos_token_id=sorted(template.stop_ids),
+                    pad_token_id=min(template.stop_ids),
+                    stop_strings=list(template.stop_strings),
+                    tokenizer=bench.checkpoint.tokenizer,
+                )
+    return time.perf_counter() - begin
+
+
+# --- over HTTP -------------------------------------------------------------------------------------------------------
+
+
+def serve_command(bench: Bench, engine: str, *options: str) -> list[str]:
+    eager = ("--engine-option", "enforce_eager=true") if engine == "vllm" and bench.eager else ()
+    return prism_serve("--engine", engine, "--model", bench.model, *eager, *options)
+
+
+async def endpoint(bench: Bench) -> list[Line]:
+    """The endpoint against its own engine, with the same number of callers at once."""
+    lines = []
+    for name in bench.engine_names:
+        with server(serve_command(bench, name)) as running:
+            async with (
+                opened(bench.engine(name)) as engine,
+                httpx.AsyncClient(base_url=running.url, timeout=600) as http,
+            ):
+                seconds = await bench.in_turn(_callers(engine, http), lambda: _asked_by_clients(bench))
+        count = bench.clients * bench.count
+        alone, served = count / seconds["engine"], count / seconds["http"]
+        lines += [
+            Line("endpoint", f"{name} engine, {bench.clients} callers", alone, "documents/s"),
+            Line("endpoint", f"HTTP over {name}", served, "documents/s", served / alone, ">= 0.9 x its engine"),
+        ]
+    return lines
+
+
+class Asked(NamedTuple):
+    """One request: what HTTP is sent, and the same rendered for the engine, which is another process's."""
+
+    documents: list[str]
+    prompts: list[list[int]]
+
+
+def _asked_by_clients(bench: Bench) -> list[Asked]:
+    texts = [bench.documents() for _ in range(bench.clients)]
+    return [Asked(documents, bench.rendered(documents)) for documents in texts]
+
+
+def _callers(engine: Engine, http: httpx.AsyncClient) -> dict[str, Callable[[list[Asked]], Awaitable[object]]]:
+    post = _poster(http, "/v1/rerank", {"evidence": False})
+    return {
+        "engine": lambda clients: asyncio.gather(*(engine.score(asked.prompts) for asked in clients)),
+        "http": lambda clients: asyncio.gather(*(post(asked.documents) for asked in clients)),
+    }
+
+
+async def others(bench: Bench, infinity_url: str | None) -> list[Line]:
+    """What users would pick on the same weights, score only, one client."""
+    own = f"Prism's endpoint over {bench.engine_names[-1]}"
+    encoder_name = f"CrossEncoder, batches of {bench.profile.encoder_batch}"
+    targets = {
+        encoder_name: "faster than it",
+        _PLAIN_VLLM: ">= 0.87 (within 1.15 x of it)",
+        _INFINITY: "faster than it",
+    }
+    async with contextlib.AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=600))
+        running = stack.enter_context(server(serve_command(bench, bench.engine_names[-1])))
+        ways = {
+            own: _poster(http, f"{running.url}/v1/rerank", {"evidence": False}),
+            encoder_name: _cross_encoder(bench, export(bench.model, Path(folder, "st"), "sentence-transformers")),
+        }
+        if bench.has_vllm:
+            path = export(bench.model, Path(folder, "classifier"), "sequence-classification")
+            plain = stack.enter_context(_plain_vllm(bench, path))
+            ways[_PLAIN_VLLM] = _poster(http, f"{plain.url}/rerank", {})
+        if infinity_url:
+            ways[_INFINITY] = _poster(http, f"{infinity_url}/rerank", {"model": "infinity"})
+        seconds = await bench.in_turn(ways, bench.documents)
+    rates = {name: bench.count / taken for name, taken in seconds.items()}
+    lines = [Line("others", own, rates.pop(own), "documents/s")]
+    return lines + [
+        Line("others", name, rate, "documents/s", lines[0].value / rate, targets.get(name, "faster than it"))
+        for name, rate in rates.items()
+    ]
+
+
+def _poster(http: httpx.AsyncClient, url: str, extra: dict[str, Any]) -> Callable[[list[str]], Awaitable[object]]:
+    async def ask(documents: list[str]) -> None:
+        (await http.post(url, json={"query": QUERY, "documents": documents, **extra})).raise_for_status()
+
+    return ask
+
+
+def _plain_vllm(bench: Bench, path: Path) -> contextlib.AbstractContextManager[Running]:
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(path)]
+    command += ["--runner", "pooling", "--chat-template", str(path / "score_template.jinja")]
+    command += ["--enforce-eager"] if bench.eager else []
+    environment = {
+        "VLLM_NO_USAGE_STATS": "1",
+        **cpu_threading(os.environ),
+        "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; left open, it takes what is free at that moment
+    }
+    return server(command, ready="/health", environment=environment)
+
+
+def _cross_encoder(bench: Bench, path: Path) -> Callable[[list[str]], Awaitable[object]]:
+    from sentence_transformers import CrossEncoder
+
+    encoder = CrossEncoder(str(path), device=bench.profile.encoder_device)
+
+    async def predict(documents: list[str]) -> None:
+        pairs = [(QUERY, text) for text in documents]
+        encoder.predict(pairs, batch_size=bench.profile.encoder_batch, show_progress_bar=False)
+
+    return predict
+
+
+async def growth(bench: Bench) -> list[Line]:
+    """Cost and memory from 10 to 10,000 documents in one request to the endpoint over the transformers engine."""
+    lines: list[Line] = []
+    with server(serve_command(bench, "hf", "--max-documents", "10000", "--request-timeout", "1800")) as running:
+        async with httpx.AsyncClient(base_url=running.url, timeout=1800) as http:
+
+            async def ask_s(count: int) -> float:
+                body = {"query": QUERY, "documents": bench.documents(count), "evidence": False}
+                begin = time.perf_counter()
+                (await http.post("/v1/rerank", json=body)).raise_for_status()
+                return time.perf_counter() - begin
+
+            await ask_s(100)
+            idle_mib = _resident_mib(running.pid, "VmRSS")
+            Path(f"/proc/{running.pid}/clear_refs").write_text(
+                "5", encoding="ascii"
+            )  # the peak of loading is forgotten
+            for count, times in ((10, 10), (100, 3), (1_000, 1), (10_000, 1)):
+                each_ms = statistics.median([await ask_s(count) for _ in range(times)]) / count * 1000
+                ratio = each_ms / lines[1].value if count > 100 else None
+                target = "about 1 x the cost at 100" if ratio else ""
+                lines.append(Line("growth", f"{count} documents", each_ms, "ms/document", ratio, target))
+            peak = _resident_mib(running.pid, "VmHWM") - idle_mib
+    return [*lines, Line("growth", "peak memory above idle", peak, "MiB", None, "< 400 MiB at 10,000 documents")]
+
+
+def _resident_mib(pid: int, field: str) -> float:
+    """A line of /proc/PID/status (Linux), MiB."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise typer.BadParameter(f"this system tells no {field}: leave out --only growth")
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+class Measured(NamedTuple):
+    """A section: every ratio in it is of one run."""
+
+    command: str
+    setting: str
+    lines: Sequence[Line]
+
+
+def read_sections(path: Path) -> dict[str, Measured]:
+    """Sections measured before; none when `path` is no such file."""
+    if not path.is_file():
+        return {}
+    stored = json.loads(path.read_bytes()).get("sections", {})
+    return {
+        name: Measured(section["command"], section["setting"], [Line(**line) for line in section["lines"]])
+        for name, section in stored.items()
+    }
+
+
+def write_sections(out: Path, sections: Mapping[str, Measured]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    stored = {
+        name: {"command": found.command, "setting": found.setting, "lines": [line._asdict() for line in found.lines]}
+        for name, found in sections.items()
+    }
+    out.with_suffix(".json").write_text(json.dumps({"sections": stored}, indent=2) + "\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(markdown(sections), encoding="utf-8")
+
+
+def markdown(sections: Mapping[str, Measured]) -> str:
+    text = ["# Serving speed", ""]
+    for name in SECTIONS:
+        if name in sections:
+            command, setting, lines = sections[name]
+            rows = [
+                f"| {line.name} | {line.value:.3g} {line.unit} | {'' if line.ratio is None else f'{line.ratio:.2f}'} |"
+                f" {line.target} |"
+                for line in lines
+            ]
+            head = [f"## {name}", "", "| what | figure | ratio | target |", "|---|---:|---:|---|"]
+            text += [*head, *rows, "", f"{setting}. Command: `{command}`", ""]
+    return "\n".join(text)
