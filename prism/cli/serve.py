@@ -86,8 +86,8 @@ def serve(
     trace = _exporter() if traces else None
     choice = evidence_choice(evidence, no_evidence)
     limits = _limits(max_documents, max_body_mb, max_tokens, max_requests, request_timeout, context_tokenizer, choice)
-    where = {"base_url": base_url, "served_model": served_model, "engine_option": engine_option}
-    options = {"template": template, "dtype": dtype, "device": device, "self_test": self_test}
+    where: dict[str, Any] = {"base_url": base_url, "served_model": served_model, "engine_option": engine_option}
+    options: dict[str, Any] = {"template": template, "dtype": dtype, "device": device, "self_test": self_test}
     reranker = _open(model, engine, **where, **options)
     _run(reranker, limits, keys, trace, host=host, port=port, drain_delay_s=drain_delay, open_page=open_)
 

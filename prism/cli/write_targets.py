@@ -96,8 +96,9 @@ def _writer(provider: Provider, model: str, out: Path, limits: tuple[int, float,
     kept = open_kept(out, model, _echo)
     spent_usd = sum((attempt.cost_usd for attempt in kept.read().values()), Decimal(0))
     client = ChatClient(provider, name=model, spent_usd=spent_usd)
-    names = ("attempts", "min_support", "max_compression", "max_unsupported")
-    return Writer(client, model, kept, limits=Limits(**dict(zip(names, limits, strict=True))), price=price)
+    attempts, support, compression, unsupported = limits
+    kept_to = Limits(attempts=attempts, min_support=support, max_compression=compression, max_unsupported=unsupported)
+    return Writer(client, model, kept, limits=kept_to, price=price)
 
 
 def _echo(text: str) -> None:
