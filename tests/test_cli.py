@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from prism import cli
+from prism.cli.rerank import _shown
+from prism.cli.serve import _is_loopback
 from prism.context import why_empty
 from prism.demo import DOCUMENTS, QUERIES
 from prism.errors import RecipeError
 from prism.types import EvidenceCheck, Fidelity, Judgment, Outcome, Span
-from prism.version import __version__, cli
+from prism.version import __version__
 
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
 
@@ -310,7 +313,7 @@ def test_what_backs_the_evidence_is_highlighted() -> None:
         evidence=quote,
         check=check,
     )
-    shown = cli._shown(judgment, document)
+    shown = _shown(judgment, document)
     marked = [shown.plain[s.start : s.end] for s in shown.spans if "reverse" in str(s.style)]
     assert marked == [quote]
     assert document.text in shown.plain
@@ -325,7 +328,8 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A trainer that notes how it was called."""
     calls: list[Any] = []
 
-    def train(recipe: Path, *, overrides: list[str], resume: bool, output: Path | None) -> Path:
+    def train(recipe: Path, *, overrides: list[str], resume: bool, output: Path | None, build: object) -> Path:
+        assert callable(build)
         if recipe.name == "absent.yaml":
             raise RecipeError(f"no recipe {recipe}:\nlook in recipes/")
         calls.append((recipe, overrides, resume, output))
@@ -374,7 +378,7 @@ def test_serve_warns_before_it_is_reachable(monkeypatch: pytest.MonkeyPatch, tin
     assert run("serve", *tiny).stderr == ""
     addresses = [(options["host"], options["port"]) for options in served]
     assert addresses == [("0.0.0.0", 1234), ("127.0.0.1", 8000)]
-    assert [cli._is_loopback(host) for host in ("localhost", "127.0.0.2", "::1", "10.0.0.1", "::")] == [True] * 3 + [
+    assert [_is_loopback(host) for host in ("localhost", "127.0.0.2", "::1", "10.0.0.1", "::")] == [True] * 3 + [
         False
     ] * 2
 
