@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from prism.reranker import Reranker, RerankResult
     from prism.template import Template
-    from prism.types import Document, Judgment, Outcome, Span, Usage
+    from prism.types import Document, Judgment, Outcome, Span, Unanswered, Usage
 
 _HOME = {
     "Checkpoint": "checkpoint",
@@ -38,6 +38,7 @@ _HOME = {
     "Judgment": "types",
     "Outcome": "types",
     "Span": "types",
+    "Unanswered": "types",
     "Usage": "types",
     "PrismError": "errors",
     "InputError": "errors",
@@ -66,6 +67,7 @@ __all__ = [
     "Span",
     "Template",
     "TemplateError",
+    "Unanswered",
     "Usage",
     "__version__",
 ]

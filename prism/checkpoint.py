@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from prism import catalogue, merge, scoring, symptoms
+from prism import catalogue, merge, score_version, scoring, symptoms
+from prism.answering import Answering
 from prism.chat_template import INSTRUCT, NAMES, choose_spec
 from prism.errors import CheckpointError, DocumentError, TemplateError
 from prism.template import Template, TemplateSpec
@@ -59,8 +60,18 @@ class PrismConfig(Record):
     """Where this model's evidence comes from when the caller does not say: `quoted` if it was not taught to write."""
     calibration: scoring.Calibration | None = None
     """What scores mean as probabilities; put there by `prism calibrate`."""
+    answering: Answering | None = None
+    """What the scores of a whole set mean: the probability that one of its documents answers."""
+    score_version: str | None = None
+    """Of the scores that both were fitted on; other weights or another prompt make them another model's."""
     base_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """An adapter's base, where that is one file: the sum decides whether it is the right one."""
+
+    @model_validator(mode="after")
+    def _sets_need_pairs(self) -> PrismConfig:
+        if self.answering is not None and self.calibration is None:
+            raise ValueError("answering needs the calibration it was fitted with")
+        return self
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,13 @@ class Checkpoint:
         tokenizer = load_tokenizer(path, source, trust_remote_code)
         config = _config(path, source, tokenizer, template, stored)
         return cls(path, config, tokenizer, Template(config.template, tokenizer), trust_remote_code, home)
+
+    @property
+    def score_version(self) -> str:
+        """What determines the scores, and the fits that make probabilities of them, by name (`prism.score_version`)."""
+        home = self.path if self.home is None else self.home
+        scores = score_version.name_scores(self.config.template, home, locate, self.config.base_sha256)
+        return score_version.score_version(scores, self.config.calibration, self.config.answering)
 
     def load_model(self, dtype: Dtype = "auto", device: str = "auto") -> PreTrainedModel:
         """The causal LM in eval mode.

@@ -69,6 +69,8 @@ class PromptContext(Record):
     left_out: tuple[LeftOut, ...]
     problem: str | None = None
     """Set when there is evidence and the budget holds none of it: what would fit."""
+    sufficient: bool | None = None
+    """Whether what is in it answers as probably as all documents do; None where that is not known."""
 
 
 class _Source(NamedTuple):

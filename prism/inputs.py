@@ -39,6 +39,8 @@ class Options(TypedDict, total=False):
     max_total_tokens: int | None
     on_long_document: OnLongDocument
     against: Sequence[str] | None
+    answer_risk: float | None
+    score_version: str | None
 
 
 class Call(NamedTuple):
@@ -57,6 +59,8 @@ class Call(NamedTuple):
     max_total_tokens: int | None
     on_long_document: OnLongDocument
     against: tuple[str, ...]
+    answer_risk: float | None
+    score_version: str | None
 
 
 def read_options(default_threshold: float, preferred: EvidenceSource, options: Mapping[str, Any]) -> Call:
@@ -67,6 +71,7 @@ def read_options(default_threshold: float, preferred: EvidenceSource, options: M
     if unknown := sorted(set(options) - set(Call._fields)):
         raise TypeError(f"no option {unknown[0]!r}: expected {', '.join(Call._fields)}")
     instruction, on_long = options.get("instruction"), options.get("on_long_document", "truncate")
+    version = options.get("score_version")
     if on_long not in get_args(OnLongDocument):
         raise InputError(f"on_long_document must be 'truncate', 'window' or 'refuse', got {str(on_long)[:40]!r}")
     threshold = _fraction_or(default_threshold, "threshold", options)
@@ -84,6 +89,10 @@ def read_options(default_threshold: float, preferred: EvidenceSource, options: M
         max_total_tokens=_count_or_none("max_total_tokens", options),
         on_long_document=on_long,
         against=_read_against(options.get("against")),
+        answer_risk=None
+        if options.get("answer_risk") is None
+        else read_fraction("answer_risk", options["answer_risk"]),
+        score_version=None if version is None else read_text("score_version", version),
     )
 
 

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from anyio import to_thread
 
+from prism.answer_check import AnswerCheck, AnswerFit
+from prism.answering import Answering
 from prism.comparing import compare, mark_held
 from prism.engines.base import Engine
 from prism.engines.loop import Home, LoopThread
@@ -39,6 +41,7 @@ from prism.inputs import (
 from prism.judging import Pair, ask, judge, rank, render_pair
 from prism.quoting import Quoter
 from prism.result import Event, Ranked, RerankResult
+from prism.score_version import stale
 from prism.scoring import Calibration
 from prism.sourcing import EvidenceMaker, Wanted
 from prism.template import Template
@@ -75,12 +78,19 @@ class Reranker:
         name: str,
         threshold: float = 0.5,
         calibration: Calibration | None = None,
+        answering: Answering | None = None,
+        score_version: str | None = None,
         evidence: EvidenceSource = "written",
+        notes: Sequence[str] = (),
     ) -> None:
-        """`calibration` turns scores into probabilities, for `RerankResult.answerable`. `evidence`: what `auto` is."""
+        """`calibration` and `answering` turn scores into probabilities, for `RerankResult.answerable`; `score_version`
+        names what comes of all that. `evidence`: what `auto` is; `notes`: warnings that go with every answer."""
         self.template = template
         self.name = name
         self.calibration = calibration
+        self.score_version = score_version
+        self._fit = AnswerFit(calibration, answering)
+        self._notes = tuple(notes)
         self.evidence_source = evidence
         self.threshold = read_fraction("threshold", threshold)
         self._engine = engine
@@ -124,14 +134,17 @@ class Reranker:
             served_model=served_model,
             options=engine_options,
         )
-        config = checkpoint.config
+        config, version = checkpoint.config, checkpoint.score_version
         reranker = cls(
             checkpoint.template,
             opened,
             name=checkpoint.name,
             threshold=config.threshold,
             calibration=config.calibration,
+            answering=config.answering,
+            score_version=version,
             evidence=config.evidence,
+            notes=stale(config.score_version, version, "the calibration in prism.json was fitted"),
         )
         if self_test:
             try:
@@ -159,6 +172,8 @@ class Reranker:
         max_total_tokens: int | None = None,
         on_long_document: OnLongDocument = "truncate",
         against: Sequence[str] | None = None,
+        answer_risk: float | None = None,
+        score_version: str | None = None,
     ) -> RerankResult:
         """Judge each document for the query. Interrupting it stops the work.
 
@@ -173,6 +188,9 @@ class Reranker:
         `on_long_document`: `window` reads what would be cut off in further windows instead, `refuse` refuses the call.
         `against`: evidence texts that the caller holds already; a document that adds nothing to one of them comes
         behind all others of its verdict, and its `held` says to which.
+        `answer_risk`: of the calls whose documents are taken for an answer (no `reason`) at most this share may hold
+        none, as far as the checkpoint promises such a rate; without it what is more probable than not is an answer.
+        `score_version`: for which scores the thresholds of this call were chosen; others are a warning.
         `max_total_tokens`: refuse a call whose prompts are larger than this together, and quote no evidence beyond it.
         Raises InputError when the call itself is wrong, EngineError when the model fails.
         """
@@ -190,6 +208,8 @@ class Reranker:
             max_total_tokens=max_total_tokens,
             on_long_document=on_long_document,
             against=against,
+            answer_risk=answer_risk,
+            score_version=score_version,
         )
         return self._run(partial(self.arerank, query, documents, **options))
 
@@ -218,7 +238,9 @@ class Reranker:
         """
         query = read_text("query", query)
         call = read_options(self.threshold, self.evidence_source, options)
+        cut = self._fit.cut(call.answer_risk, self.name)
         read, warnings = read_documents(documents)
+        warnings += [*self._notes, *stale(call.score_version, self.score_version, "the thresholds were chosen")]
 
         pairs, usage = await self._score(await self._render(query, read, call), call.threshold)
         held = [Passage(text) for text in call.against]
@@ -226,7 +248,9 @@ class Reranker:
             pairs = await to_thread.run_sync(mark_held, pairs, held)
         ranked = sorted((pair for pair in pairs if pair.windows), key=rank)[: call.top_n]
         judgments = [pair.judgment for pair in ranked]
-        yield Ranked(result=self._result(query, pairs, judgments, usage, warnings))
+        check = AnswerCheck(self._fit, cut, [pair.judgment for pair in pairs if pair.windows])
+        result = self._result(query, pairs, judgments, usage, warnings, check)
+        yield Ranked(result=result.model_copy(update=check.answer()._asdict()))
         if call.evidence:
             wanted = Wanted(
                 query,
@@ -250,8 +274,10 @@ class Reranker:
         texts = {pair.judgment.index: pair.document.text for pair in ranked}
         compared = await to_thread.run_sync(compare, judgments, texts, held)
         warnings += compared.warnings
-        result = self._result(query, pairs, compared.judgments, usage, warnings)
-        yield result.compared(compared.same, compared.conflicts)
+        result = self._result(query, pairs, compared.judgments, usage, warnings, check)
+        answer = check.answer(compared.judgments if call.evidence else None, compared.conflicts)
+        found = {"same": compared.same, "conflicts": compared.conflicts, **answer._asdict()}
+        yield result.model_copy(update=found)
 
     def count_tokens(self, text: str) -> int:
         """How many tokens the model reads a text as."""
@@ -268,18 +294,18 @@ class Reranker:
         judgments: Sequence[Judgment],
         usage: Usage,
         warnings: Sequence[str],
+        check: AnswerCheck,
     ) -> RerankResult:
         failed = [pair.judgment for pair in pairs if not pair.windows]
-        best = max((pair.judgment.score or 0.0 for pair in pairs if pair.windows), default=None)
         result = RerankResult(
             query=query,
             model=self.name,
             judgments=(*judgments, *failed),
             usage=usage,
-            answerable=None if best is None or self.calibration is None else self.calibration.probability(best),
+            score_version=self.score_version,
             warnings=tuple(warnings),
         )
-        return result.counting_with(self.template.count)
+        return result.made_with(self.template.count, check)
 
     # --- the steps -------------------------------------------------------------------------------------------------
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pydantic import PrivateAttr
 
+from prism.answer_check import AnswerCheck
 from prism.context import ContextFormat, CountTokens, PromptContext, make_context, named_tokenizer
 from prism.errors import InputError
 from prism.text import printable as printable
-from prism.types import Conflict, Judgment, Outcome, Place, Record, SameEvidence, Usage
+from prism.types import Conflict, Judgment, Outcome, Place, Record, SameEvidence, Unanswered, Usage
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,14 +36,23 @@ class RerankResult(Record):
     usage: Usage
     """Tokens of all documents sent, returned or not."""
     answerable: float | None = None
-    """Calibrated probability that the best document answers: at least so probable is it that any does. None without a
-    calibration (`prism calibrate`) or without a document that could be judged."""
+    """Calibrated probability that at least one of the documents sent answers. None without a calibration
+    (`prism calibrate`) or without a document that could be judged. A calibration that knows of no sets, as those before
+    0.2, gives that of the best document."""
+    reason: Unanswered | None = None
+    """Why the documents are not to be taken for an answer; None when they are, or when none could be judged."""
+    sufficient: bool | None = None
+    """Whether what is whole of the evidence in `judgments` answers as probably: False where the budget, `top_n` or a
+    cut lost what does, or with a `reason`. None without a calibration, or when no evidence was asked for."""
+    score_version: str | None = None
+    """Which scores these are; a threshold chosen for others means something else (`prism.score_version`)."""
     warnings: tuple[str, ...] = ()
     same: tuple[SameEvidence, ...] = ()
     """Documents whose evidence says the same, best first; nothing of it is left out of `judgments`."""
     conflicts: tuple[Conflict, ...] = ()
     """Where documents contradict each other, or a text of `against`, in sentences that back their evidence."""
     _count: CountTokens | None = PrivateAttr(default=None)
+    _check: AnswerCheck | None = PrivateAttr(default=None)
 
     def __len__(self) -> int:
         return len(self.judgments)
@@ -105,25 +115,26 @@ class RerankResult(Record):
         """`context`, with its tokens and what was left out. A budget that holds nothing is its `problem`."""
         if tokenizer is not None and count is not None:
             raise InputError("tokenizer and count both say how to count tokens: pass one of them")
-        return make_context(
+        made = make_context(
             self.judgments,
             format,
             max_tokens,
             named_tokenizer(tokenizer) if tokenizer is not None else count or self._count,
         )
+        enough = self._check and self._check.sufficient(made.documents, self.judgments, self.reason)
+        return made.model_copy(update={"sufficient": enough})
 
-    def counting_with(self, count: CountTokens) -> RerankResult:
-        """The same result, whose `context` counts tokens with `count`."""
-        counting = self.model_copy()
-        counting._count = count
-        return counting
-
-    def compared(self, same: tuple[SameEvidence, ...], conflicts: tuple[Conflict, ...]) -> RerankResult:
-        """The same result with what its passages have to do with each other."""
-        return self.model_copy(update={"same": same, "conflicts": conflicts})
+    def made_with(self, count: CountTokens, check: AnswerCheck) -> RerankResult:
+        """The same result, whose contexts count tokens with `count` and are judged by `check`."""
+        made = self.model_copy()
+        made._count, made._check = count, check
+        return made
 
     def __getstate__(self) -> dict[Any, Any]:
-        return {**super().__getstate__(), "__pydantic_private__": {"_count": None}}  # a tokenizer is not a result
+        return {
+            **super().__getstate__(),
+            "__pydantic_private__": {"_count": None, "_check": None},
+        }  # tools are no result
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RerankResult) and self.__dict__ == other.__dict__
@@ -142,14 +153,14 @@ class RerankResult(Record):
         from rich.console import Group
         from rich.text import Text
 
-        if not self.conflicts:
-            return _table(self.judgments)
-        said = "\n".join(f"conflict: {describe(conflict)}" for conflict in self.conflicts)
-        return Group(_table(self.judgments), Text(said, "yellow"))
+        conflicts = "\n".join(f"conflict: {describe(conflict)}" for conflict in self.conflicts)
+        said = [Text(line, style) for line, style in ((conflicts, "yellow"), (answered(self), "bold")) if line]
+        return Group(_table(self.judgments), *said)
 
     def _repr_html_(self) -> str:
-        conflicts = "".join(f"<p><b>conflict</b>: {_escaped(describe(each))}</p>" for each in self.conflicts)
-        return _html(self.query, self.judgments) + conflicts
+        said = "".join(f"<p><b>conflict</b>: {_escaped(describe(each))}</p>" for each in self.conflicts)
+        said += f"<p>{_escaped(line)}</p>" if (line := answered(self)) else ""
+        return _html(self.query, self.judgments) + said
 
 
 # --- while a call is under way ---------------------------------------------------------------------------------------
@@ -208,6 +219,23 @@ def notes(judgment: Judgment) -> list[str]:
     if judgment.unsupported:
         found.append("not in the document: " + ", ".join(item.text for item in judgment.unsupported))
     return found
+
+
+_REASONS = {
+    Unanswered.NONE_RELEVANT: "no document is relevant",
+    Unanswered.RELATED_ONLY: "documents are related, that one answers is improbable",
+    Unanswered.CONFLICTING: "documents contradict each other",
+    Unanswered.CUT_OFF: "what was read does not answer, and not all was read",
+}
+
+
+def answered(result: RerankResult) -> str:
+    """Whether the documents answer, in one line; empty where there is nothing to say."""
+    known = [] if result.answerable is None else [f"answerable: {result.answerable:.2f}"]
+    known += [f"{result.reason} ({_REASONS[result.reason]})"] if result.reason else []
+    if result.sufficient is not None:
+        known.append(f"evidence {'sufficient' if result.sufficient else 'not sufficient'}")
+    return ", ".join(known)
 
 
 def describe(conflict: Conflict) -> str:

@@ -183,6 +183,19 @@ class Outcome(StrEnum):
         return self in (Outcome.COMPLETE, Outcome.UNINFORMATIVE)
 
 
+class Unanswered(StrEnum):
+    """Why the documents of a call are not to be taken for an answer."""
+
+    NONE_RELEVANT = "none_relevant"
+    """No document got a yes, and that one answers is improbable."""
+    RELATED_ONLY = "related_only"
+    """Some got a yes, but that any of them answers is improbable: they are about it."""
+    CONFLICTING = "conflicting"
+    """They answer and contradict each other, or what the caller holds already (`conflicts`)."""
+    CUT_OFF = "cut_off"
+    """That any answers is improbable as far as was read, and a yes (or the best document) was not read to its end."""
+
+
 class Truncation(Record):
     """How much of a document the model did not read."""
 

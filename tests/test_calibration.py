@@ -14,12 +14,16 @@ from pydantic import ValidationError
 from prism.checkpoint import PrismConfig
 from prism.errors import DataError, InputError
 from prism.evaluation import calibrating as command
+from prism.evaluation.answer_sets import SetReport, many_sets, measure_sets, one_set
+from prism.evaluation.calibrating import Judged, KeptScores, held_out, held_to_check, measure, read_pairs, score_pairs
+from prism.evaluation.calibration_report import curve_lines, write_report
 from prism.measures.calibration import (
     at_cuts,
     brier,
     calibration_error,
     fit,
     propose_cuts,
+    quality,
     reliability,
 )
 from prism.scoring import Calibration, shift_prior
@@ -145,6 +149,17 @@ def test_bins_have_equal_mass():
     assert all(one.low < one.relevant == 1.0 for one in found)
 
 
+def test_intervals_resample_groups():
+    # Every group has the same two pairs, so every resample has the value of the whole: no width, 0.25 and 0.125.
+    found = quality([0.5, 0.5, 1.0, 1.0] * 6, [0, 1, 1, 1] * 6, [f"q{at // 4}" for at in range(24)])
+    assert (found.brier.low, found.brier.value, found.brier.high) == (0.125, 0.125, 0.125)
+    apart = quality([0.1] * 40, [1, 0] * 20, [f"q{at}" for at in range(40)])
+    assert apart.calibration_error.value == pytest.approx(0.4)
+    # The share that is relevant has a standard error of 0.5 / sqrt(40) = 0.079: 0.4 -+ 1.96 * 0.079.
+    assert apart.calibration_error.low == pytest.approx(0.245, abs=0.03)
+    assert apart.calibration_error.high == pytest.approx(0.555, abs=0.03)
+
+
 # --- cuts ------------------------------------------------------------------------------------------------------------
 
 
@@ -174,9 +189,13 @@ def test_proposed_cuts_by_hand():
 class Fake:
     """Scores by the number in the document; `broken` fails."""
 
+    def __init__(self):
+        self.asked = 0
+
     def rerank(self, query, documents, *, evidence, **_):
         assert not evidence
         made = []
+        self.asked += len(documents)
         for index, document in enumerate(documents):
             broken = "broken" in document.text
             score = None if broken else float(document.text.split()[-1])
@@ -184,13 +203,14 @@ class Fake:
         return SimpleNamespace(judgments=made[::-1])
 
 
-def write_pairs(path: Path, queries: int = 40) -> Path:
+def write_pairs(path: Path, queries: int = 40, power: float = 2.0) -> Path:
+    """The chance of relevance is the score to some power: 1 is calibrated already."""
     rng = np.random.default_rng(2)
     lines = []
     for q in range(queries):
         for d in range(10):
             score = float(rng.random() * 0.98 + 0.01)
-            verdict = "yes" if rng.random() < score**2 else "no"
+            verdict = "yes" if rng.random() < score**power else "no"
             lines.append(json.dumps({"query": f"q{q}", "document": f"doc {d} {score:.4f}", "verdict": verdict}))
     lines.append(json.dumps({"query": "q0", "document": "broken", "label": 1}))
     path.write_text("\n".join(lines) + "\n")
@@ -198,35 +218,170 @@ def write_pairs(path: Path, queries: int = 40) -> Path:
 
 
 def test_measure_splits_by_query_and_improves(tmp_path):
-    pairs = command.read_pairs(write_pairs(tmp_path / "pairs.jsonl"))
-    result = command.measure(Fake(), pairs, "isotonic", prior=0.2)
-    sides = {pair.group: command.held_out(pair.group) for pair in pairs}
+    pairs = read_pairs(write_pairs(tmp_path / "pairs.jsonl"))
+    judged, failures = score_pairs(Fake(), pairs)
+    result = measure(judged, "isotonic", prior=0.2, failures=failures)
+    sides = {pair.group: held_out(pair.group) for pair in pairs}
     assert 10 < sum(sides.values()) < 30
-    assert len(result.fitted.scores) + len(result.held.scores) == 400
-    assert result.failures == 1
-    assert result.after[0] < result.before[0]
-    assert result.after[1] < result.before[1]
-    assert result.prior == 0.2
-    report = command.write_report(result, "mini", tmp_path / "out")
+    assert (result.fitted + result.held, result.failures, result.prior) == (400, 1, 0.2)
+    for old, new in zip(result.before, result.after, strict=True):
+        if hasattr(old, "value"):
+            assert new.value < old.value
+    assert result.after.calibration_error.low < result.after.calibration_error.value < result.after.brier.high
+    assert result.worse is None
+    assert "the bounding part has" in result.sets, "40 queries are too few"
+    report = write_report(result, "mini", tmp_path / "out")
     assert "Posterior of relevance by score" in report.read_text()
+    assert "Not measured: the bounding part has" in report.read_text()
     saved = json.loads((tmp_path / "out/report.json").read_text())
     assert saved["calibration"]["method"] == "isotonic"
 
 
-def test_store_copies_and_keeps_the_rest(tmp_path):
-    source, target = tmp_path / "model", tmp_path / "out/checkpoint"
+def test_no_pair_is_scored_twice(tmp_path):
+    pairs = read_pairs(write_pairs(tmp_path / "pairs.jsonl", queries=4))
+    fake, path = Fake(), tmp_path / "scores.jsonl"
+    first, failures = score_pairs(fake, pairs, KeptScores(path, "v1"))
+    assert (fake.asked, failures) == (41, 1)
+    again, failures = score_pairs(fake, pairs, KeptScores(path, "v1"))
+    assert (again, failures) == (first, 1)
+    assert fake.asked == 42, "only the one that failed"
+    with pytest.raises(DataError, match=r"holds scores of version v1, and this model's are v2: name another file"):
+        KeptScores(path, "v2")
+    path.write_text(json.dumps({"score": 1}) + "\n")
+    with pytest.raises(DataError, match="holds other things than scores"):
+        KeptScores(path, "v1")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    source = tmp_path / "model"
     source.mkdir()
     (source / "weights").write_text("w")
     config = PrismConfig(name="m", template=PRISM, threshold=0.4)
     (source / "prism.json").write_text(config.model_dump_json())
+    return source
+
+
+def test_store_copies_and_keeps_the_rest(tmp_path, checkpoint):
+    pairs = read_pairs(write_pairs(tmp_path / "pairs.jsonl"))
+    result = measure(score_pairs(Fake(), pairs)[0], "platt")
+    target = tmp_path / "out/checkpoint"
     target.parent.mkdir()
-    command.store(source, target, PLATT)
+    config = PrismConfig.model_validate_json((checkpoint / "prism.json").read_text())
+    said = command.store(checkpoint, target, result, "v1")
+    assert "only the pairs' fit is stored" in said
     stored = PrismConfig.model_validate_json((target / "prism.json").read_text())
-    assert stored == config.model_copy(update={"calibration": PLATT})
+    assert stored == config.model_copy(update={"calibration": result.calibration, "score_version": "v1"})
     assert (target / "weights").read_text() == "w"
-    assert PrismConfig.model_validate_json((source / "prism.json").read_text()).calibration is None
-    command.store(source, source, PLATT)
-    assert PrismConfig.model_validate_json((source / "prism.json").read_text()).calibration == PLATT
+    assert PrismConfig.model_validate_json((checkpoint / "prism.json").read_text()).calibration is None
+    command.store(checkpoint, checkpoint, result, "v1")
+    assert PrismConfig.model_validate_json((checkpoint / "prism.json").read_text()).calibration == result.calibration
+
+
+def test_a_fit_that_is_worse_than_none_is_refused(tmp_path, checkpoint):
+    # Where the fit looks, high scores are right ever and low ones never; on the held-out half scores are calibrated.
+    rng = np.random.default_rng(3)
+    judged = []
+    for q in range(80):
+        for score in map(float, rng.random(10)):
+            right = rng.random() < score if held_out(f"q{q}") else score > 0.5
+            judged.append(Judged(f"q{q}", f"q{q}", score, bool(right)))
+    result = measure(judged, "isotonic")
+    assert "calibration error" in result.worse
+    assert "Brier score" in result.worse
+    before = (checkpoint / "prism.json").read_bytes()
+    for target in (checkpoint, tmp_path / "copy"):
+        with pytest.raises(DataError, match="not stored, the fit is no better than none on held-out queries"):
+            command.store(checkpoint, target, result, "v1")
+    assert (checkpoint / "prism.json").read_bytes() == before
+    assert not (tmp_path / "copy").exists()
+    assert "no better than none" in write_report(result, "mini", tmp_path / "out").read_text()
+
+
+# --- sets ------------------------------------------------------------------------------------------------------------
+
+
+def test_sets_by_hand():
+    others, right = [0.1, 0.2, 0.3, 0.4, 0.5], [0.9]
+    made = list(many_sets("q", (others, right)))
+    assert [(len(one.scores), one.answered) for one in made] == [
+        (size, answered) for size in (1, 2, 4, 5) for answered in (False, True)
+    ]
+    assert all((0.9 in one.scores) == one.answered for one in made)
+    single = [one_set(f"q{at}", (others, right)) for at in range(200)]
+    assert {len(one.scores) for one in single} == {5}, "with or without, a set is of one size"
+    assert all((0.9 in one.scores) == one.answered for one in single)
+    assert 70 < sum(one.answered for one in single) < 130
+    assert one_set("q", (others, [])).answered is False
+    assert one_set("q", ([], right)).answered is True
+    assert one_set("q7", (others, right)) == one_set("q7", (others, right))
+
+
+def sets_of(questions: int, seed: int) -> dict[str, tuple[list[float], list[float]]]:
+    """An answer scores between 0.4 and 1, five others as high as 0.8: from 0.8 on a set is answered for certain."""
+    rng = np.random.default_rng(seed)
+    return {
+        f"{seed}-{at}": ((rng.random(5) * 0.8).tolist(), [float(rng.random() * 0.6 + 0.4)]) for at in range(questions)
+    }
+
+
+def found_sets() -> SetReport:
+    return measure_sets(sets_of(200, 1), sets_of(200, 2), sets_of(200, 3), PLATT)
+
+
+def test_a_set_is_told_better_than_by_its_best_document():
+    found = found_sets()
+    assert found.worse is None
+    assert found.after.brier.value < found.before.brier.value
+    assert found.after.calibration_error.value < found.before.calibration_error.value - 0.1
+    assert found.area_after == found.area_before, "the best score alone was chosen, so that the order is the same"
+    assert found.held == 400
+    assert found.curve[-1].coverage == 1.0
+    assert found.curve[-1].wrong == found.unanswered
+    assert [p.coverage for p in found.curve] == sorted(p.coverage for p in found.curve)
+    # A third of the answers, in half of the sets, score above all others: no error up to a coverage of about 1/3.
+    assert found.curve[3].risk < 0.05
+    assert found.bounds
+    for one in found.bounds:
+        assert one.there.risk <= one.bound.risk, "kept where it was checked"
+        assert (one.bound.sets, one.bound.confidence) == (200, 0.9)
+    lines = list(curve_lines(found))
+    assert lines[0].startswith("| answerable from | coverage |")
+    assert len(lines) == len(found.curve) + len(found.bounds) + 5
+
+
+def test_sets_without_enough_questions():
+    few = sets_of(19, 1)
+    with pytest.raises(
+        InputError, match="the bounding part has 19 questions with and without an answer, 20 are needed"
+    ):
+        measure_sets(sets_of(30, 2), few, few, PLATT)
+
+
+def test_the_parts_of_a_split_are_apart():
+    groups = [f"q{at}" for at in range(400)]
+    assert all(held_out(group) for group in groups if held_to_check(group))
+    assert 70 < sum(map(held_to_check, groups)) < 130
+
+
+def test_store_keeps_the_fit_of_sets(tmp_path, checkpoint):
+    pairs = read_pairs(write_pairs(tmp_path / "pairs.jsonl"))
+    result = measure(score_pairs(Fake(), pairs)[0], "platt")._replace(sets=found_sets())
+    assert "only" not in command.store(checkpoint, checkpoint, result, "v1")
+    stored = PrismConfig.model_validate_json((checkpoint / "prism.json").read_text())
+    assert stored.answering == result.sets.answering
+    assert stored.answering.bounds
+    report = write_report(result, "mini", tmp_path / "out").read_text()
+    assert "Promises, each true with probability 0.9" in report
+    swapped = result.sets.model_copy(update={"before": result.sets.after, "after": result.sets.before})
+    assert "no better than the best document alone" in command.store(
+        checkpoint, checkpoint, result._replace(sets=swapped), "v1"
+    )
+    stored = PrismConfig.model_validate_json((checkpoint / "prism.json").read_text())
+    assert (stored.answering, stored.calibration) == (None, result.calibration)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -245,11 +400,11 @@ def test_bad_pairs_name_the_line(tmp_path, line, message):
     path = tmp_path / "pairs.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(DataError, match=message):
-        command.read_pairs(path)
+        read_pairs(path)
 
 
 def test_halves_need_both_labels(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"query": "q", "document": "d 0.5", "label": 1}\n')
     with pytest.raises(InputError, match=r"half has [01] relevant of [01] pairs"):
-        command.measure(Fake(), command.read_pairs(path), "platt")
+        measure(score_pairs(Fake(), read_pairs(path))[0], "platt")

@@ -87,6 +87,20 @@ def test_rerank_against_what_is_held(tiny: list[str], files: list[str], tmp_path
     assert result["judgments"][-1]["index"] == 1
 
 
+def test_rerank_says_whether_it_is_answered(tiny: list[str], files: list[str]) -> None:
+    options = ["--no-evidence", "--threshold", "1", "--score-version", "another"]
+    result = run("rerank", "when?", *files, *options, "--json", *tiny)
+    said = json.loads(result.stdout)
+    assert (said["answerable"], said["reason"], said["sufficient"]) == (None, "none_relevant", None)
+    assert re.fullmatch(r"[0-9a-f]{12}", said["score_version"])
+    assert f"chosen for scores of version another, and these are {said['score_version']}" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "none_relevant (no document is relevant)" in run("rerank", "when?", *files, *options, *tiny).stdout
+    fails(
+        "cannot promise an answer_risk of 0.1: it promises none", "rerank", "x", *files, "--answer-risk", "0.1", *tiny
+    )
+
+
 def test_rerank_prints_a_table(tiny: list[str], files: list[str]) -> None:
     result = run("rerank", "when?", *files, "--top-n", "2", "--threshold", "0", "--evidence-tokens", "40", *tiny)
     assert result.exit_code == 0, result.output

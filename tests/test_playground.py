@@ -296,12 +296,14 @@ def test_a_connection_that_breaks_off(window: Browser, client: httpx.Client) -> 
 
 
 def test_what_is_answerable_is_shown_by_a_calibrated_model(window: Browser, engine: SlowWriter) -> None:
-    calibration = Calibration(method="isotonic", prior=0.3, pairs=100, knots=((0.0, 0.0), (0.8, 0.3), (1.0, 0.7)))
+    calibration = Calibration(method="isotonic", prior=0.3, pairs=100, knots=((0.0, 0.0), (0.8, 0.4), (1.0, 0.8)))
     server = Server(Reranker(engine.template, engine, name="fake", calibration=calibration))
     with server:
         page = Page(window, server.url)
         page.judge(QUERY, GOOD)
-    assert page.text("#answerable") == "Answerable: 50 %", "half way between the knots at 0.8 and 1.0"
+        assert page.text("#answerable") == "Answerable: 60 % · the evidence suffices", "half way between 0.4 and 0.8"
+        page.judge(QUERY, BAD)
+    assert page.text("#answerable") == "Answerable: 10 % · no document is relevant · the evidence does not suffice"
 
 
 def test_a_key_is_asked_for_and_kept_nowhere(window: Browser, engine: SlowWriter) -> None:

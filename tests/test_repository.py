@@ -17,16 +17,16 @@ MODULES = sorted((ROOT / "prism").rglob("*.py"))
 # DESIGN, section 2: a module imports from its own package and from lower floors only. Every name in prism/ stands here.
 # Single files of one floor belong together; packages of one floor know neither each other nor those files.
 FLOORS = (
-    {"version", "errors", "text", "types", "devices", "parallel", "scoring"},
+    {"version", "errors", "text", "types", "devices", "parallel", "scoring", "answering"},
     {"files", "llm", "measures", "reports"},
     {
         *("retrieval", "engines"),
-        *("template", "chat_template", "checkpoint", "catalogue", "merge", "export", "symptoms"),
+        *("template", "chat_template", "checkpoint", "catalogue", "merge", "export", "symptoms", "score_version"),
     },
     {"evidence"},
     {
         *("__init__", "reranker", "backends", "inputs", "windows", "judging", "writing", "quoting", "sourcing"),
-        *("comparing", "result", "context", "demo"),
+        *("comparing", "answer_check", "result", "context", "demo"),
     },
     {"data", "labeling", "training", "evaluation", "serving", "integrations", "mcp_server", "doctor"},
     {"cli"},

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from fakes import TEXT_TOKENS, FakeEngine
 from http_endpoint import Server
 
+from prism.answering import Answering
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.engines.turns import TakingTurns, on_scored
 from prism.errors import EngineError, InputError
@@ -305,13 +307,37 @@ def test_logs_have_sizes_and_times_but_no_text(engine: FakeEngine, caplog: pytes
 
 
 def test_what_is_answerable_is_told_by_a_calibrated_model(engine: FakeEngine) -> None:
-    knots = ((0.0, 0.0), (0.8, 0.3), (1.0, 0.7))
+    knots = ((0.0, 0.0), (0.8, 0.4), (1.0, 0.8))
     calibration = Calibration(method="isotonic", prior=0.3, pairs=100, knots=knots)
     with Server(Reranker(engine.template, engine, name="fake", calibration=calibration)) as client:
-        found = client.post("/v1/rerank", json={**BODY, "top_n": 1}).json()["meta"]["answerable"]
+        found = client.post("/v1/rerank", json={**BODY, "top_n": 1}).json()["meta"]
         nothing = client.post("/v1/rerank", json={"query": QUERY, "documents": [""]}).json()["meta"]
-    assert found == pytest.approx(0.5)  # half way between the knots at 0.8 and 1.0
-    assert "answerable" not in nothing
+        refused = client.post("/v1/rerank", json={**BODY, "answer_risk": 0.1})
+    assert found["answerable"] == pytest.approx(0.6)  # half way between the knots at 0.8 and 1.0
+    assert (found["sufficient"], "reason" in found) == (True, False)
+    assert not {"answerable", "reason", "sufficient"} & set(nothing)
+    assert refused.status_code == 400
+    assert "cannot promise an answer_risk of 0.1: it promises none" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+@pytest.mark.parametrize("renamed", ["top_n", "top_k"])
+def test_why_nothing_answers_is_told_in_every_dialect_with_room(engine: FakeEngine, path: str, renamed: str) -> None:
+    same = Calibration(method="isotonic", prior=0.3, pairs=100, knots=((0.0, 0.0), (1.0, 1.0)))
+    answering = Answering(weights={"best": 1.0}, intercept=-3.0, prior=0.5, sets=100)
+    fits: Any = {"calibration": same, "answering": answering, "score_version": "abc+def"}
+    body = {"query": QUERY, "documents": [GOOD, BAD], renamed: 1, "evidence": True, "score_version": "old"}
+    with Server(Reranker(engine.template, engine, name="fake", **fits)) as client:
+        told = client.post(path, json=body).json()["meta"]
+        listed = client.post(path, json={"query": QUERY, "texts": [GOOD], "score_version": "old"})
+        events = client.post(path, json={**body, "stream": True}).text
+    # Log-odds of 0.9 less 3: 9 / e^3.
+    assert told["answerable"] == pytest.approx(9 / (9 + math.e**3))
+    assert (told["reason"], told["sufficient"], told["score_version"]) == ("related_only", False, "abc+def")
+    assert [warning[:50] for warning in told["warnings"]] == ["the thresholds were chosen for scores of version o"]
+    assert "scores of version old" in listed.headers["X-Prism-Warnings"]
+    if renamed == "top_n":
+        assert '"reason": "related_only", "sufficient": false' in events.partition("event: usage")[2]
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------

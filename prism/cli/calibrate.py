@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from prism.cli.models import Dtype
 from prism.errors import InputError
 from prism.files.outputs import writable_folder
 
@@ -25,6 +26,9 @@ Prior = Annotated[
 InPlace = Annotated[
     bool, typer.Option("--in-place", help="Store into the checkpoint itself, not into a copy under --out.")
 ]
+Scores = Annotated[
+    Path | None, typer.Option(help="Keep the scores in this file; what it holds already is not scored again.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="A quick look: only the first N pairs.")]
 
 
@@ -35,25 +39,33 @@ def calibrate(
     method: Method = ("isotonic"),
     prior: Prior = None,
     in_place: InPlace = False,
+    scores: Scores = None,
+    dtype: Dtype = "auto",
     limit: Limit = None,
 ) -> None:
     """Fit what scores mean as probabilities, on half of the queries; report and check it on the other half.
 
-    Writes report.html (reliability diagram, error before and after, precision and recall at cuts, posterior by score)
-    and stores the calibration in the `prism.json` of a copy of the checkpoint. Scores and rankings stay as they are.
+    Of one document: the probability that it is relevant. Of all documents of a question: that one of them answers, from
+    the same scores, with and without what is relevant; printed are how often that is wrong at each coverage, and which
+    error rates can be promised. Writes report.html and stores both in the `prism.json` of a copy of the checkpoint,
+    with the version of the scores. Scores and rankings stay as they are. A fit that is no better than none on the
+    held-out half is not stored: exit code 2.
 
     Example: prism calibrate mini pairs.jsonl --out calibrated --prior 0.1
     """
-    from prism.evaluation.calibrating import measure, read_pairs, store, target_of, write_report
+    from prism.evaluation.calibrating import KeptScores, measure, read_pairs, score_pairs, store, target_of
+    from prism.evaluation.calibration_report import summary, write_report
     from prism.reranker import Reranker
+    from prism.score_version import scores_part
 
     if prior is not None and not 0.0 < prior < 1.0:
         raise InputError(f"--prior is a share between 0 and 1, got {prior}")
-    target = target_of(checkpoint, out, in_place)
+    source, target = target_of(checkpoint, out, in_place)
     found = read_pairs(pairs, limit)
-    with Reranker.load(checkpoint) as reranker:
-        result = measure(reranker, found, method, prior)
+    with Reranker.load(checkpoint, dtype=dtype) as reranker:
+        version = scores_part(reranker.score_version or "")
+        judged, failures = score_pairs(reranker, found, KeptScores(scores, version) if scores else None)
+    result = measure(judged, method, prior, failures)
     report = write_report(result, checkpoint, out)
-    store(target[0], target[1], result.calibration)
-    typer.echo(f"calibration error {result.before[0]:.4f} before, {result.after[0]:.4f} after (held-out queries)")
-    typer.echo(f"{report}\n{target[1]}")
+    typer.echo("\n".join([*summary(result), str(report)]))
+    typer.echo(store(source, target, result, version))

@@ -31,6 +31,13 @@ Against = Annotated[
     list[str] | None,
     typer.Option(help="A file of evidence already held, read as documents are: what adds nothing comes last; repeat."),
 ]
+AnswerRisk = Annotated[
+    float | None,
+    typer.Option(help="So often may what is taken for an answer be none, where the model can promise that rate."),
+]
+ScoreVersion = Annotated[
+    str | None, typer.Option(help="The scores that --threshold was chosen for: warn if these are others.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Context = Annotated[int | None, typer.Option(help="Print the evidence for an LLM, within this many tokens.")]
 ContextAs = Annotated[
@@ -53,6 +60,8 @@ def rerank(
     evidence_tokens: EvidenceTokens = None,
     instruction: Instruction = None,
     against: Against = None,
+    answer_risk: AnswerRisk = None,
+    score_version: ScoreVersion = None,
     as_json: AsJson = False,
     context: Context = None,
     context_format: ContextAs = None,
@@ -73,6 +82,7 @@ def rerank(
     documents, held = _read(files, against)
     options: dict[str, Any] = {"instruction": instruction, "top_n": top_n, "threshold": threshold}
     options |= {"evidence": evidence_choice(evidence, no_evidence), "evidence_tokens": evidence_tokens}
+    options |= {"answer_risk": answer_risk, "score_version": score_version}
     wanted = context_options(context, context_format, context_tokenizer)
     with load(model, template=template, dtype=dtype, device=device, self_test=self_test) as reranker:
         result = reranker.rerank(query, documents, against=held, **options)

@@ -1,24 +1,28 @@
-"""What a checkpoint's scores mean: fitted on labelled pairs, checked on others, stored."""
+"""Fitting what scores mean on half of the queries, measuring it on the other half, and refusing what is no better.
+
+The unit of every split is the query: its pairs, and the sets made of them, stay on one side.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from prism.errors import CheckpointError, DataError, InputError
+from prism.evaluation.answer_sets import SetReport, measure_sets
+from prism.evaluation.ranking import QueryReranker
 from prism.files.ids import QUERY_IDS, id_in
-from prism.files.jsonl import Drops, Row, read_rows, require_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from prism.evaluation.ranking import QueryReranker
-    from prism.measures.calibration import Bin, Cut
-    from prism.scoring import Calibration
-    from prism.types import Document
+from prism.files.jsonl import Drops, Row, dumps, read_rows, require_text
+from prism.files.ledger import append_line, read_ledger
+from prism.measures import calibration as fitting
+from prism.measures.calibration import Cut, Quality
+from prism.scoring import Calibration
+from prism.text import stable_id
+from prism.types import Document
 
 
 class Labelled(NamedTuple):
@@ -31,25 +35,50 @@ class Labelled(NamedTuple):
     relevant: bool
 
 
-class Scored(NamedTuple):
-    """Scores and labels of some pairs."""
+class Judged(NamedTuple):
+    """A labelled pair and its score."""
 
-    scores: list[float]
-    relevant: list[bool]
+    query: str
+    group: str
+    score: float
+    relevant: bool
 
 
 class Result(NamedTuple):
     """Everything measured. Before: the score itself as a probability. All on held-out queries."""
 
     calibration: Calibration
-    fitted: Scored
-    held: Scored
-    before: tuple[float, float, tuple[Bin, ...]]
-    """Calibration error, Brier score, reliability."""
-    after: tuple[float, float, tuple[Bin, ...]]
+    fitted: int
+    held: int
+    """How many pairs it was fitted on, and measured on."""
+    before: Quality
+    after: Quality
     cuts: Mapping[str, Cut]
     prior: float
     failures: int
+    sets: SetReport | str
+    """Of questions with and without their passage; or why there is nothing to be said of them."""
+
+    @property
+    def worse(self) -> str | None:
+        """Why the fit must not be stored: it is no better than none on queries that it has not seen."""
+        lost = [
+            f"{name} {_value(old):.4f} without, {_value(new):.4f} with it"
+            for name, old, new in (
+                ("calibration error", self.before.calibration_error.value, self.after.calibration_error.value),
+                ("Brier score", self.before.brier.value, self.after.brier.value),
+            )
+            if _value(new) >= _value(old)
+        ]
+        return "; ".join(lost) or None
+
+
+def _value(value: float | None) -> float:
+    assert value is not None  # errors of probabilities are always defined
+    return value
+
+
+# --- reading and scoring ---------------------------------------------------------------------------------------------
 
 
 def read_pairs(path: Path, limit: int | None = None) -> list[Labelled]:
@@ -72,64 +101,135 @@ def _pair(row: Row, where: str) -> Labelled:
             f"{where}: expected verdict yes or no, or a label from 0 to 9, got {str(verdict or label)[:40]!r}"
         )
     title = row.get("title")
-    from prism.types import Document
-
     read = Document(text=document, id=where, title=title if isinstance(title, str) else None)
     return Labelled(query, id_in(row, QUERY_IDS, where) or query, read, relevant)
 
 
-def held_out(group: str) -> bool:
-    """Half of the queries, by a hash of their id: the same ones whatever else is in the file."""
-    return hashlib.blake2b(group.encode("utf-8", "replace"), digest_size=1).digest()[0] % 2 == 1
+class KeptScores:
+    """Scores on disk, a line each, so that no pair is scored twice: neither after an interruption nor for another fit.
+
+    Raises DataError for a file that holds something else, or scores of another version.
+    """
+
+    def __init__(self, path: Path, version: str) -> None:
+        self._path, self._version = path, version
+        told: list[str] = []
+        lines = read_ledger(path, json.loads, what="a score", cure="name another file", say=told.append)
+        self._scores: dict[str, float] = {}
+        for line in lines:
+            if not isinstance(line, dict) or {*line} != {"pair", "version", "score"}:
+                raise DataError(f"{path} holds other things than scores: name another file for --scores")
+            if line["version"] != version:
+                raise DataError(
+                    f"{path} holds scores of version {line['version']}, and this model's are {version}: name another"
+                    " file for --scores"
+                )
+            self._scores[line["pair"]] = line["score"]
+
+    def get(self, pair: Labelled) -> float | None:
+        return self._scores.get(_pair_id(pair))
+
+    def keep(self, pair: Labelled, score: float) -> None:
+        self._scores[_pair_id(pair)] = score
+        append_line(self._path, dumps({"pair": _pair_id(pair), "version": self._version, "score": score}))
 
 
-def measure(
-    reranker: QueryReranker,
-    pairs: Sequence[Labelled],
-    method: Literal["isotonic", "platt"],
-    prior: float | None = None,
-) -> Result:
-    """Score, split by query, fit on one half, measure on the other. Raises InputError when a half lacks a label."""
-    from prism.measures import calibration as fitting
-
-    sides, failures = _scored(reranker, pairs)
-    for name, side in zip(("fitting", "held-out"), sides, strict=True):
-        if len(set(side.relevant)) < 2:
-            raise InputError(
-                f"the {name} half has {sum(side.relevant)} relevant of {len(side.relevant)} pairs: more queries"
-            )
-    fitted, held = sides
-    calibration = fitting.fit(fitted.scores, fitted.relevant, method)
-    said = [calibration.probability(score) for score in held.scores]
-
-    def errors(probabilities: Sequence[float]) -> tuple[float, float, tuple[Bin, ...]]:
-        given = probabilities, held.relevant
-        return fitting.calibration_error(*given), fitting.brier(*given), fitting.reliability(*given)
-
-    proposed = fitting.propose_cuts(fitted.scores, fitted.relevant)
-    now = prior or calibration.prior
-    cuts = fitting.at_cuts(held.scores, held.relevant, list(proposed.values()), calibration, now)
-    named = dict(zip(proposed, cuts, strict=True))
-    return Result(calibration, fitted, held, errors(held.scores), errors(said), named, now, failures)
+def _pair_id(pair: Labelled) -> str:
+    return stable_id(pair.query, pair.document.title or "", pair.document.text)
 
 
-def _scored(reranker: QueryReranker, pairs: Sequence[Labelled]) -> tuple[tuple[Scored, Scored], int]:
+def score_pairs(
+    reranker: QueryReranker, pairs: Sequence[Labelled], kept: KeptScores | None = None
+) -> tuple[list[Judged], int]:
+    """All pairs that could be scored, query by query, and how many could not. What is `kept` is not scored again."""
     from rich.progress import track
 
     by_query: dict[str, list[Labelled]] = {}
     for pair in pairs:
         by_query.setdefault(pair.query, []).append(pair)
-    sides, failures = (Scored([], []), Scored([], [])), 0
+    judged, failures = [], 0
     for query, rows in track(by_query.items(), "scoring", transient=True):
-        for judgment in reranker.rerank(query, [row.document for row in rows], evidence=False).judgments:
-            row = rows[judgment.index]
-            if judgment.score is None:
+        known = [kept.get(row) if kept else None for row in rows]
+        missing = [place for place, score in enumerate(known) if score is None]
+        if missing:
+            answer = reranker.rerank(query, [rows[place].document for place in missing], evidence=False)
+            for judgment in answer.judgments:
+                place = missing[judgment.index]
+                known[place] = judgment.score
+                if kept and judgment.score is not None:
+                    kept.keep(rows[place], judgment.score)
+        for row, score in zip(rows, known, strict=True):
+            if score is None:
                 failures += 1
-                continue
-            side = sides[held_out(row.group)]
-            side.scores.append(judgment.score)
-            side.relevant.append(row.relevant)
-    return sides, failures
+            else:
+                judged.append(Judged(query, row.group, score, row.relevant))
+    return judged, failures
+
+
+# --- fitting and measuring -------------------------------------------------------------------------------------------
+
+
+def held_out(group: str) -> bool:
+    """Half of the queries, by a hash of their id: the same ones whatever else is in the file."""
+    return _hash(group) % 2 == 1
+
+
+def held_to_check(group: str) -> bool:
+    """Half of those: what was promised on the others is checked on these."""
+    return held_out(group) and _hash(group) // 2 % 2 == 1
+
+
+def _hash(group: str) -> int:
+    return hashlib.blake2b(group.encode("utf-8", "replace"), digest_size=1).digest()[0]
+
+
+def measure(
+    judged: Sequence[Judged], method: Literal["isotonic", "platt"], prior: float | None = None, failures: int = 0
+) -> Result:
+    """Split by query, fit on one half, measure on the other. Raises InputError when a half lacks a label."""
+    fitted = [pair for pair in judged if not held_out(pair.group)]
+    held = [pair for pair in judged if held_out(pair.group)]
+    for name, side in (("fitting", fitted), ("held-out", held)):
+        if len({pair.relevant for pair in side}) < 2:
+            raise InputError(
+                f"the {name} half has {sum(pair.relevant for pair in side)} relevant of {len(side)} pairs: more queries"
+            )
+    calibration = fitting.fit(*_columns(fitted), method)
+    scores, relevant = _columns(held)
+    groups = [pair.group for pair in held]
+    said = [calibration.probability(score) for score in scores]
+    proposed = fitting.propose_cuts(*_columns(fitted))
+    now = prior or calibration.prior
+    cuts = fitting.at_cuts(scores, relevant, list(proposed.values()), calibration, now)
+    return Result(
+        calibration=calibration,
+        fitted=len(fitted),
+        held=len(held),
+        before=fitting.quality(scores, relevant, groups),
+        after=fitting.quality(said, relevant, groups),
+        cuts=dict(zip(proposed, cuts, strict=True)),
+        prior=now,
+        failures=failures,
+        sets=_measure_sets(judged, calibration),
+    )
+
+
+def _columns(pairs: Sequence[Judged]) -> tuple[list[float], list[bool]]:
+    return [pair.score for pair in pairs], [pair.relevant for pair in pairs]
+
+
+def _measure_sets(judged: Sequence[Judged], calibration: Calibration) -> SetReport | str:
+    questions: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+    for pair in judged:
+        questions.setdefault((pair.group, pair.query), ([], []))[pair.relevant].append(pair.score)
+    parts: dict[str, dict[str, tuple[list[float], list[float]]]] = {"fit": {}, "bound": {}, "check": {}}
+    for (group, _), scores in questions.items():
+        part = "check" if held_to_check(group) else "bound" if held_out(group) else "fit"
+        parts[part].setdefault(group, scores)  # one query a group: sets of one part are independent
+    try:
+        return measure_sets(parts["fit"], parts["bound"], parts["check"], calibration)
+    except InputError as error:
+        return str(error)
 
 
 # --- storing ---------------------------------------------------------------------------------------------------------
@@ -150,76 +250,36 @@ def target_of(checkpoint: str, out: Path, in_place: bool) -> tuple[Path, Path]:
     return source, target
 
 
-def store(source: Path, target: Path, calibration: Calibration) -> None:
-    """Put the calibration into `prism.json` of `target`, a copy of `source` unless they are one. All or nothing."""
+def store(source: Path, target: Path, result: Result, version: str) -> str:
+    """Put the fits into `prism.json` of `target`, a copy of `source` unless they are one; returns a line on it.
+
+    All or nothing. Raises DataError, with nothing written, for a fit that is no better than none.
+    """
     from prism.checkpoint import CONFIG_NAME, PrismConfig
 
+    if result.worse:
+        raise DataError(
+            f"not stored, the fit is no better than none on held-out queries: {result.worse}; give more pairs, or"
+            " --method platt"
+        )
+    sets = result.sets
+    fitted = not isinstance(sets, str) and sets.worse is None
+    update = {
+        "calibration": result.calibration,
+        "answering": sets.answering if not isinstance(sets, str) and fitted else None,
+        "score_version": version,
+    }
     if target != source:
         part = target.with_name(target.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(source, part)
         part.replace(target)
     path = target / CONFIG_NAME
-    config = PrismConfig.model_validate_json(path.read_bytes()).model_copy(update={"calibration": calibration})
+    config = PrismConfig.model_validate_json(path.read_bytes()).model_copy(update=update)
     new = path.with_name(path.name + ".part")
     new.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     new.replace(path)
-
-
-# --- report ----------------------------------------------------------------------------------------------------------
-
-
-def write_report(result: Result, checkpoint: str, out: Path) -> Path:
-    """report.html, report.md, report.json; returns the path of the first."""
-    from prism.reports.report import Report, command_line, versions
-
-    calibration = result.calibration
-    report = Report(
-        f"What the scores of {Path(checkpoint).name} mean", command=command_line(), versions=versions("scikit-learn")
-    )
-    report.lead(
-        f"Calibration error on held-out queries: {result.before[0]:.4f} for the score itself, {result.after[0]:.4f}"
-        f" after {calibration.method} calibration on {calibration.pairs} pairs."
-    )
-    section = report.section("Before and after")
-    rows: list[list[Any]] = [["score as it is", *result.before[:2]], [f"after {calibration.method}", *result.after[:2]]]
-    section.table(["probability", "calibration error", "Brier score"], rows, best={"Brier score": "min"})
-    section.text(
-        f"{len(result.fitted.scores)} pairs to fit ({calibration.prior:.1%} relevant), {len(result.held.scores)} held"
-        f" out; queries are on one side only. {result.failures} pairs could not be scored. Bins of equal mass."
-    )
-    section.figure(
-        "reliability", lambda figure: _diagram(figure, result), size=(6.4, 4.8),
-        alt="Share of relevant pairs against the probability said, before and after; the diagonal is perfect.",
-        caption="Reliability on held-out queries, 95 % intervals",
-    )  # fmt: skip
-    section = report.section(f"Cuts where {result.prior:.1%} of the documents are relevant")
-    rows = [[n, c.score, c.precision, c.recall, c.passing, c.posterior] for n, c in result.cuts.items()]
-    columns = ["chosen for", "score", "precision", "recall", "share passing", "posterior at the cut"]
-    section.table(columns, rows, caption="Chosen on the fitting half, measured on the other", digits=3)
-    priors = sorted({0.01, 0.1, 0.3, round(result.prior, 4)})
-    rows = [
-        [f"{s:.2f}", *(calibration.probability(s, p) for p in priors)] for s in (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
-    ]
-    section.table(
-        ["score", *(f"prior {p:.2%}" for p in priors)], rows, caption="Posterior of relevance by score", digits=3
-    )
-    section.note(
-        "Another prior moves probabilities by Saerens et al. (2002): right if relevant documents score alike in both"
-        " places and irrelevant ones too. Harder negatives break that: then calibrate on pairs from there."
-    )
-    data = result._replace(fitted=Scored([], []), held=Scored([], []))._asdict()
-    return report.write(out, data)
-
-
-def _diagram(figure: Figure, result: Result) -> None:
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], ls="--", lw=0.8)
-    for name, bins in (("score as it is", result.before[2]), (f"after {result.calibration.method}", result.after[2])):
-        shares = [one.relevant for one in bins]
-        below = [max(0.0, one.relevant - one.low) for one in bins]
-        above = [max(0.0, one.high - one.relevant) for one in bins]
-        axes.errorbar([b.probability for b in bins], shares, yerr=[below, above], fmt="o-", ms=4, lw=1, label=name)
-    axes.set_xlabel("probability said")
-    axes.set_ylabel("share relevant")
-    axes.legend()
+    if fitted:
+        return str(target)
+    reason = sets if isinstance(sets, str) else f"no better than the best document alone, {sets.worse}"
+    return f"{target}\nonly the pairs' fit is stored, not that of sets: {reason}"

@@ -8,7 +8,7 @@ from prism.context import LeftOut, PromptContext
 from prism.mcp_server.folder import Skipped
 from prism.result import RerankResult, source_name
 from prism.text import printable
-from prism.types import EvidenceSource, Judgment, Record, Span, Unsupported, Verdict
+from prism.types import EvidenceSource, Judgment, Record, Span, Unanswered, Unsupported, Verdict
 
 _NAMED = 10
 
@@ -33,7 +33,9 @@ class ToolRanking(Record):
 
     model: str
     answerable: float | None
-    """Calibrated probability that the best document answers; null for a model without calibration."""
+    """Calibrated probability that at least one document answers; null for a model without calibration."""
+    reason: Unanswered | None
+    """Why the documents are not to be taken for an answer; null when they are."""
     documents: tuple[ToolDocument, ...]
     """Best first; those with an error last."""
     skipped: tuple[Skipped, ...]
@@ -64,6 +66,10 @@ class ToolReading(Record):
 
     model: str
     answerable: float | None
+    reason: Unanswered | None
+    """Why the documents are not to be taken for an answer; null when they are."""
+    sufficient: bool | None
+    """Whether the text holds enough to answer: false where `max_tokens` left out what does, or with a `reason`."""
     tokens: int
     """Of the text, at most `max_tokens`."""
     sources: tuple[ToolEvidence, ...]
@@ -79,6 +85,7 @@ def ranking(result: RerankResult, skipped: Iterable[Skipped]) -> ToolRanking:
     return ToolRanking(
         model=result.model,
         answerable=result.answerable,
+        reason=result.reason,
         documents=tuple(
             ToolDocument(
                 rank=rank,
@@ -101,6 +108,8 @@ def reading(result: RerankResult, context: PromptContext, skipped: Iterable[Skip
     return ToolReading(
         model=result.model,
         answerable=result.answerable,
+        reason=result.reason,
+        sufficient=context.sufficient,
         tokens=context.tokens or 0,
         sources=tuple(_evidence(n, judgment) for n, judgment in enumerate(result, start=1) if judgment.index in inside),
         left_out=context.left_out,

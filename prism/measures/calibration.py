@@ -5,7 +5,7 @@ Fitting is scikit-learn's; what is fitted is a `prism.scoring.Calibration`, appl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,12 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from prism.errors import InputError
+from prism.measures.agreement import Estimate
 from prism.scoring import Calibration
 from prism.types import Record
 
 Method = Literal["isotonic", "platt"]
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
+Counts = NDArray[np.int64]
 BINS = 15
 
 
@@ -78,16 +80,22 @@ class Bin(Record):
 def reliability(probabilities: ArrayLike, relevant: ArrayLike, bins: int = BINS) -> tuple[Bin, ...]:
     """Bins of equal mass, as far as ties allow: pairs with one probability share a bin, whatever their order."""
     given, labels = _pairs(probabilities, relevant)
+    counts, hits, means = _binned(given, labels, bins)
+    found = []
+    for count, hit, mean in zip(counts.tolist(), hits.tolist(), means.tolist(), strict=True):
+        interval = stats.binomtest(hit, count).proportion_ci(method="wilson")
+        found.append(Bin(probability=mean, relevant=hit / count, low=interval.low, high=interval.high, pairs=count))
+    return tuple(found)
+
+
+def _binned(given: Floats, labels: Labels, bins: int) -> tuple[Counts, Counts, Floats]:
+    """Of each bin that is not empty: how many pairs, how many relevant, the mean probability."""
     edges = np.unique(np.quantile(given, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf"))
     places = np.searchsorted(edges, given, side="left")
-    found = []
-    for place in np.unique(places):
-        chosen = places == place
-        hits, count = int(labels[chosen].sum()), int(chosen.sum())
-        interval = stats.binomtest(hits, count).proportion_ci(method="wilson")
-        mean = float(given[chosen].mean())
-        found.append(Bin(probability=mean, relevant=hits / count, low=interval.low, high=interval.high, pairs=count))
-    return tuple(found)
+    counts = np.bincount(places)
+    full = counts > 0
+    hits = np.bincount(places, weights=labels)[full].astype(np.int64)
+    return counts[full], hits, np.bincount(places, weights=given)[full] / counts[full]
 
 
 def calibration_error(probabilities: ArrayLike, relevant: ArrayLike, bins: int = BINS) -> float:
@@ -96,9 +104,45 @@ def calibration_error(probabilities: ArrayLike, relevant: ArrayLike, bins: int =
     Naeini et al. (2015) with the adaptive bins of Nixon et al. (2019). Biased upwards: perfect probabilities have a
     positive error too, the more bins and the fewer pairs the larger (Roelofs et al. 2022).
     """
-    found = reliability(probabilities, relevant, bins)
-    total = sum(one.pairs for one in found)
-    return sum(one.pairs / total * abs(one.relevant - one.probability) for one in found)
+    given, labels = _pairs(probabilities, relevant)
+    counts, hits, means = _binned(given, labels, bins)
+    return float(np.abs(hits - counts * means).sum() / len(given))
+
+
+class Quality(Record):
+    """How far some probabilities are to be believed; 95 % intervals by resampling groups (queries)."""
+
+    calibration_error: Estimate
+    brier: Estimate
+    reliability: tuple[Bin, ...]
+
+
+def quality(
+    probabilities: ArrayLike, relevant: ArrayLike, groups: Sequence[str], samples: int = 500, seed: int = 0
+) -> Quality:
+    """Errors of probabilities [N] whose pairs come in `groups` [N], with basic bootstrap intervals, 2 x - quantile.
+
+    Basic (Davison and Hinkley 1997, eq. 5.6), since the calibration error of a resample is biased upwards once more,
+    by which a percentile interval would lie above the estimate.
+    """
+    given, labels = _pairs(probabilities, relevant)
+    members: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(group, []).append(place)
+    rows = [np.array(places) for places in members.values()]
+    rng = np.random.default_rng(seed)
+    draws = [np.concatenate([rows[at] for at in rng.integers(len(rows), size=len(rows))]) for _ in range(samples)]
+
+    def estimate(measure: Callable[[Floats, Labels], float]) -> Estimate:
+        value = measure(given, labels)
+        low, high = np.quantile([measure(given[draw], labels[draw]) for draw in draws], [0.025, 0.975])
+        return Estimate(value=value, low=max(0.0, 2 * value - float(high)), high=max(0.0, 2 * value - float(low)))
+
+    return Quality(
+        calibration_error=estimate(calibration_error),
+        brier=estimate(brier),
+        reliability=reliability(given, labels),
+    )
 
 
 def brier(probabilities: ArrayLike, relevant: ArrayLike) -> float:

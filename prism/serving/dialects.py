@@ -32,6 +32,7 @@ from prism.types import (
     SameEvidence,
     Span,
     Truncation,
+    Unanswered,
     Unsupported,
     Usage,
     Verdict,
@@ -174,8 +175,17 @@ class UsageOut(Record):
 class Meta(Record):
     warnings: tuple[str, ...]
     answerable: float | None = None
-    """Calibrated probability that the best document answers the query, so that any does is at least so probable; left
-    out when the model carries no calibration."""
+    """Calibrated probability that at least one of the documents answers the query; left out when the model carries no
+    calibration, or no document could be judged."""
+    reason: Unanswered | None = None
+    """Why the documents are not to be taken for an answer; left out when they are. `none_relevant`: no yes;
+    `related_only`: a yes, but no answer; `conflicting`: answers that contradict each other; `cut_off`: what was read
+    does not answer, and not all was read."""
+    sufficient: bool | None = None
+    """Whether the evidence that is here answers as probably: false where a budget or a cut lost what does, or with a
+    `reason`; left out without a calibration or evidence. Of `context`, its own field says so."""
+    score_version: str | None = None
+    """Which scores these are: a threshold chosen for others means something else."""
 
 
 class RerankResponse(Record):
@@ -330,7 +340,8 @@ def relations(result: RerankResult) -> dict[str, Any]:
 
 
 def meta(request: RerankRequest, result: RerankResult) -> Meta:
-    known = {} if result.answerable is None else {"answerable": result.answerable}
+    told = {name: getattr(result, name) for name in ("answerable", "reason", "sufficient", "score_version")}
+    known = {name: value for name, value in told.items() if value is not None}
     return Meta(warnings=(*request.warnings(result.model), *result.warnings), **known)
 
 

@@ -255,6 +255,11 @@ class RerankRequest(BaseModel):
     against: list[Text] | None = None
     """Evidence texts that the caller holds already. A document that adds nothing to one of them comes behind all others
     of its verdict, and its `held` says to which."""
+    answer_risk: Fraction = None
+    """Of the requests whose documents are taken for an answer (no `meta.reason`) at most this share may hold none; 400
+    where the model cannot promise that rate. Without it, what is more probable than not is an answer."""
+    score_version: Maybe = None
+    """For which scores (`meta.score_version`) the thresholds were chosen; others are a warning."""
     stream: Switch = None
     """Server-sent events: the ranking, then evidence as it is found, usage, done."""
 
@@ -311,6 +316,8 @@ class RerankRequest(BaseModel):
             max_document_tokens=self.max_tokens_per_doc,
             max_total_tokens=max_total_tokens,
             against=self.against,
+            answer_risk=self.answer_risk,
+            score_version=self.score_version,
             on_long_document=self.on_long_document or ("refuse" if self.forbids_cuts() else "truncate"),
         )
 
