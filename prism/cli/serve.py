@@ -82,8 +82,9 @@ def serve(
     Beside it: a playground at /, a reference at /docs, /v1/models, /health, /ready and /metrics (Prometheus). Logs are
     JSON lines on standard error, without texts of requests. SIGTERM lets what is under way finish.
     """
-    keys = _keys(api_keys_file, host)
-    trace = _exporter() if traces else None
+    import prism.serving.app  # noqa: F401  # what is not installed is said before a model loads
+
+    keys, trace = _keys(api_keys_file, host), _exporter() if traces else None
     choice = evidence_choice(evidence, no_evidence)
     limits = _limits(max_documents, max_body_mb, max_tokens, max_requests, request_timeout, context_tokenizer, choice)
     where: dict[str, Any] = {"base_url": base_url, "served_model": served_model, "engine_option": engine_option}
