@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from prism.answer_check import AnswerCheck, AnswerFit
 from prism.answering import AnswerBound, Answering, features
-from prism.checkpoint import Checkpoint, PrismConfig
+from prism.checkpoint import MINI, Checkpoint, PrismConfig, locate, stored_config
 from prism.errors import InputError
 from prism.measures.set_fit import CANDIDATES, ScoredSet, choose, fit_sets
 from prism.reranker import Reranker
@@ -311,6 +311,12 @@ def test_a_checkpoint_stamps_its_answers(tmp_path: Path, tiny_checkpoint: Path):
     assert versions[1][0] == versions[2][0] != versions[0][0]
     assert [len(warnings) for _, warnings in versions] == [0, 0, 1]
     assert versions[2][1][0].startswith("the calibration in prism.json was fitted for scores of version 000000000000")
+
+
+def test_mini_is_calibrated_for_its_own_scores():
+    config = stored_config(MINI)
+    assert config.calibration is not None
+    assert name_scores(config.template, MINI, locate, config.base_sha256) == config.score_version
 
 
 @pytest.mark.parametrize(
