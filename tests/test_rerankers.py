@@ -312,7 +312,7 @@ def test_services_need_a_key_and_take_no_instruction(tmp_path: Path) -> None:
 DRIVER = """
 import sys
 from pathlib import Path
-from prism.evaluation.rerankers import parse_spec
+from prism.evaluation.specs import parse_spec
 from prism.evaluation.services import ServiceReranker
 from prism.types import Document
 

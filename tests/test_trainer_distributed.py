@@ -48,7 +48,7 @@ def _one_of_two(rank: int, port: str, recipe: str, output: str, overrides: list[
 
 def by_torchrun(recipe: Path, output: Path, overrides: list[str]) -> None:  # noqa: F811
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
-    command += ["-m", "prism.training.launch", str(recipe), "--output", str(output)]
+    command += ["-m", "prism", "train", str(recipe), "--output", str(output)]
     for override in overrides:
         command += ["--set", override]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
