@@ -1,6 +1,6 @@
 """Is it answered? Coverage, risk and promised error rates of `answerable`, and whether they hold on other questions.
 
-    python eval/answered.py --model mini --scores scores.jsonl pairs.jsonl
+    python eval/answered.py --model mini --scores scores.sqlite pairs.jsonl
 
 Pairs as `prism calibrate` takes them, scored once (`--scores` keeps them): half of the questions fit, a quarter
 promises, a quarter checks. Then questions from elsewhere: the everyday ones, written as traps, by the scores that

@@ -21,6 +21,8 @@ from typer.testing import CliRunner
 
 import beir_qa
 from prism.errors import DataError, EngineError, InputError
+from prism.evaluation.columns import State
+from prism.evaluation.ranking import Reranked
 from prism.files.beir import BEIR_QA, load_beir
 from prism.files.trec import read_run
 from prism.reports.report import command_line
@@ -315,27 +317,25 @@ def test_kill_dash_9_in_the_middle(tmp_path: Path) -> None:
     finished = 0
     while finished < 5 and time.monotonic() < deadline:
         time.sleep(0.02)
-        finished = sum(path.read_bytes().count(b"\n") for path in tmp_path.glob("killed/state/*"))
+        finished = sum(len(State(path, Reranked).read()) for path in tmp_path.glob("killed/state/*.sqlite"))
     killed.send_signal(signal.SIGKILL)
     killed.communicate(timeout=60)
     assert killed.returncode == -signal.SIGKILL
-    [state] = tmp_path.glob("killed/state/*")
-    before = state.read_bytes().count(b"\n")
+    [path] = tmp_path.glob("killed/state/*.sqlite")
+    state = State(path, Reranked)
+    before = len(state.read())
     assert 5 <= before < 30
-    with state.open("ab") as file:
-        file.write(b'{"id":"q29","digest":"12')  # what a write that was cut off leaves behind
 
     again = start("killed", 0.0)
     ranked, said = again.communicate(timeout=120)
     assert again.returncode == 0
     assert len(ranked.split()) == 30 - before
-    assert "it was cut off; it is done again" in said
     assert f"{before} queries were finished before" in said
     reports = [json.loads((tmp_path / out / "report.json").read_text())["datasets"] for out in ("whole", "killed")]
     assert reports[0] == reports[1]
     runs = [(tmp_path / out / "tiny.mini.run").read_bytes() for out in ("whole", "killed")]
     assert runs[0] == runs[1]
-    assert state.read_bytes().count(b"\n") == 30
+    assert len(state.read()) == 30
 
 
 # --- command line ----------------------------------------------------------------------------------------------------

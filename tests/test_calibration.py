@@ -239,7 +239,7 @@ def test_measure_splits_by_query_and_improves(tmp_path):
 
 def test_no_pair_is_scored_twice(tmp_path):
     pairs = read_pairs(write_pairs(tmp_path / "pairs.jsonl", queries=4))
-    fake, path = Fake(), tmp_path / "scores.jsonl"
+    fake, path = Fake(), tmp_path / "scores.sqlite"
     first, failures = score_pairs(fake, pairs, KeptScores(path, "v1"))
     assert (fake.asked, failures) == (41, 1)
     again, failures = score_pairs(fake, pairs, KeptScores(path, "v1"))
@@ -248,7 +248,7 @@ def test_no_pair_is_scored_twice(tmp_path):
     with pytest.raises(DataError, match=r"holds scores of version v1, and this model's are v2: name another file"):
         KeptScores(path, "v2")
     path.write_text(json.dumps({"score": 1}) + "\n")
-    with pytest.raises(DataError, match="holds other things than scores"):
+    with pytest.raises(DataError, match="is not a store of answers"):
         KeptScores(path, "v1")
 
 

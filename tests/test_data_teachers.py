@@ -248,7 +248,7 @@ def test_raw_scores_are_squashed_only_as_asked() -> None:
 
 def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("something else entirely, long enough to be read as a header" * 20)
-    with pytest.raises(DataError, match="no store of teacher scores"):
+    with pytest.raises(DataError, match="is not a store of teacher scores"):
         TeacherStore(tmp_path / "s", "t")
 
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism.errors import DataError, EngineError, InputError
-from prism.evaluation.ranking import Reranked, State, Task, put_on_top, rerank
+from prism.evaluation.columns import State
+from prism.evaluation.ranking import Reranked, Task, put_on_top, rerank
 from prism.files.beir import load_beir, local_sets
 from prism.files.trec import read_qrels, read_run, write_run
 from prism.measures.ranking import MEASURES, measure, measure_queries
@@ -469,31 +470,14 @@ DONE = Reranked(id="q1", digest="0", ranked=(("a", 0.25), ("ü\u2028\x85\r", Non
 
 
 def test_state_round_trip(tmp_path: Path) -> None:
-    said: list[str] = []
-    state = State(tmp_path / "s.jsonl", said.append)
+    state = State(tmp_path / "s.sqlite", Reranked)
     assert state.read() == {}
-    state.append(DONE)
-    state.append(DONE.model_copy(update={"id": "q2"}))
-    state.append(DONE.model_copy(update={"digest": "1"}))  # the last line of a query counts
+    for done in (DONE, DONE.model_copy(update={"id": "q2"}), DONE.model_copy(update={"digest": "1"})):
+        state.append(done.id, done)  # the last entry of a query counts
     assert {id_: done.digest for id_, done in state.read().items()} == {"q1": "1", "q2": "0"}
     assert state.read()["q2"].ranked == DONE.ranked
-    assert said == []
 
 
-def test_state_survives_a_cut_at_any_byte(tmp_path: Path) -> None:
-    path, said = tmp_path / "s.jsonl", list[str]()
-    state = State(path, said.append)
-    state.append(DONE)
-    first = path.stat().st_size
-    state.append(DONE.model_copy(update={"id": "q2"}))
-    whole = path.read_bytes()
-    for length in range(first, len(whole)):
-        path.write_bytes(whole[:length])
-        assert list(state.read()) == ["q1"]
-        assert path.stat().st_size == first
-    assert set(said) == {"dropped line 2 of s.jsonl: it was cut off; it is done again"}
-    path.write_bytes(whole[:first] + b"\0" * 40)
-    assert list(state.read()) == ["q1"]
-    path.write_bytes(b"garbage\n" + whole)
-    with pytest.raises(DataError, match=r"s.jsonl:1: not a finished query: start over with --fresh"):
-        state.read()
+def test_a_state_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text(DONE.model_dump_json() + "\n", encoding="utf-8")
+    assert State(tmp_path / "s.sqlite", Reranked).read() == {"q1": DONE}

@@ -12,11 +12,11 @@ import pytest
 from http_server import HttpServer, Reply, Request
 
 import evidence_quality as script
-from prism.errors import DataError
 from prism.evaluation import judge
 from prism.evaluation.evidence_quality import Extract
 from prism.evaluation.evidence_sets import make_case
-from prism.labeling.asking import Kept, ask_all
+from prism.files.ledger import Kept
+from prism.labeling.asking import ask_all
 from prism.llm.allowance import Provider
 from prism.llm.chat import ChatClient
 from studies import reader
@@ -158,7 +158,7 @@ def ask(server: HttpServer, path: Path, questions: dict[str, str]) -> Any:
 
 
 def test_what_is_answered_is_not_asked_again(tmp_path):
-    path = tmp_path / "kept.jsonl"
+    path = tmp_path / "kept.sqlite"
     questions = {str(number): f"question {number}" for number in range(6)}
 
     broke = [True]
@@ -187,26 +187,10 @@ def test_what_is_answered_is_not_asked_again(tmp_path):
 
 def test_questions_without_an_answer_are_counted_and_asked_again(tmp_path):
     with HttpServer(lambda _: Reply({}, 503)) as server:
-        asked = ask(server, tmp_path / "kept.jsonl", {"1": "q"})
+        asked = ask(server, tmp_path / "kept.sqlite", {"1": "q"})
     assert asked.undelivered == {"server_error": 1}
     assert asked.answered == 0
-    assert Kept(tmp_path / "kept.jsonl", reader.Answer).read() == {}
-
-
-def test_a_line_that_was_cut_off_is_dropped_and_anything_else_is_named(tmp_path):
-    path = tmp_path / "kept.jsonl"
-    said_aloud: list[str] = []
-    kept = Kept(path, reader.Answer, said_aloud.append)
-    kept.append("a", reader.Answer(text="x \ud800"))
-    kept.append("b", reader.Answer(text=None, failure="refused"))
-    whole = path.read_bytes()
-    path.write_bytes(whole + b'{"key": "c", "val')
-    assert list(kept.read()) == ["a", "b"]
-    assert path.read_bytes() == whole
-    assert "line 3" in said_aloud[0]
-    path.write_bytes(b"{}\n" + whole)
-    with pytest.raises(DataError, match=r"kept.jsonl:1: not a finished record"):
-        kept.read()
+    assert Kept(tmp_path / "kept.sqlite", reader.Answer).read() == {}
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

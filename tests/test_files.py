@@ -5,10 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import sqlite3
 import tomllib
+from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +22,7 @@ from prism.files.examples import read_examples
 from prism.files.ids import id_in, read_id
 from prism.files.jsonl import Drops, JsonlWriter, dumps, read_pairs, read_rows, write_rows, write_text
 from prism.files.label_files import read_labels
-from prism.files.ledger import append_line, read_ledger
+from prism.files.ledger import Kept, Ledger
 from prism.files.lines import likely_encoding
 from prism.files.outputs import require_file, require_folder
 from prism.files.shipped import shipped
@@ -27,8 +31,9 @@ from prism.labeling.pairs import LabelPair
 from prism.labeling.pairs import read_pairs as read_label_pairs
 from prism.labeling.panel import load_panel
 from prism.labeling.recorded import read_recorded
-from prism.text import stable_id
+from prism.text import clean, stable_id
 from prism.training.recipe import load_recipe
+from prism.types import Record
 from studies.audit import patch, read_decisions
 from studies.tables import read_table
 
@@ -364,24 +369,95 @@ def test_special_files_are_written_as_they_are() -> None:
     assert Path("/dev/null").is_char_device()
 
 
-@same_folder
-@given(
-    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), min_size=1), max_size=4),
-    st.integers(1, 9),
+class Note(Record):
+    """What the ledgers of these tests keep."""
+
+    text: str
+
+
+KEYS = st.text(max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
 )
-def test_a_ledger_loses_at_most_the_line_that_was_cut(tmp_path: Path, lines: list[str], cut: int) -> None:
-    path, said = tmp_path / "l.jsonl", []
-    path.unlink(missing_ok=True)
-    for line in lines:
-        append_line(path, json.dumps(line))
-    whole = path.read_bytes() if lines else b""
-    path.write_bytes(whole + b'"cut off in the middle'[:cut])
-    found = list(read_ledger(path, json.loads, what="a line", cure="move it", say=said.append))
-    assert found == lines
-    assert path.read_bytes() == whole
+
+
+@same_folder
+@given(entries=st.lists(st.tuples(KEYS, VALUES), max_size=6))
+def test_a_ledger_gives_back_what_was_last_put(tmp_path: Path, entries: list[tuple[str, Any]]) -> None:
+    (tmp_path / "l.sqlite").unlink(missing_ok=True)
+    clean_entries = [(clean(key), json.loads(dumps(value))) for key, value in entries]
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        for key, value in clean_entries:
+            ledger.put(key, value)
+    with Ledger(tmp_path / "l.sqlite") as again:
+        assert dict(again.items()) == dict(clean_entries)
+        assert again.get("a key that was never put") is None
+        assert all(again.get(key) == value for key, value in dict(clean_entries).items())
+
+
+def test_money_is_booked_before_it_is_spent(tmp_path: Path) -> None:
+    """Two attempts, one lost with the process, one answered for less than it might have cost: 0.5 + 0.125 dollars."""
+
+    async def spend(ledger: Ledger) -> None:
+        lost, answered, refused = ledger.attempt(), ledger.attempt(), ledger.attempt()
+        await lost.sent(Decimal("0.5"))
+        await answered.sent(Decimal("1"))
+        await refused.sent(Decimal("4"))
+        await refused.failed("refused", Decimal(0))
+        assert ledger.spent_usd() == Decimal("1.5")
+        ledger.put("k", "text", Decimal("0.125"), answered)
+
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        anyio.run(spend, ledger)
+    with Ledger(tmp_path / "l.sqlite") as again:
+        assert again.spent_usd() == Decimal("0.625")
+
+
+def test_answers_of_services_kept_by_an_older_version_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "services.sqlite"
+    with closing(sqlite3.connect(path)) as old, old:
+        old.execute("CREATE TABLE answers (key TEXT PRIMARY KEY, answer TEXT, seconds REAL)")
+        old.execute("INSERT INTO answers VALUES ('k', ?, 1.5)", ('{"results": [0.25, "ü"]}',))
+    for _ in range(2):
+        with Ledger(path) as ledger:
+            assert dict(ledger.items()) == {"k": {"answer": {"results": [0.25, "ü"]}, "seconds": 1.5}}
+
+
+def test_what_is_no_ledger_is_named(tmp_path: Path) -> None:
+    (tmp_path / "l").write_text("something else entirely, long enough to be read as a header" * 20)
+    with pytest.raises(DataError, match=r"l is not a store of answers .*: name another file"):
+        Ledger(tmp_path / "l")
+    with Ledger(tmp_path / "other.sqlite") as other:
+        other.put("k", {"words": 1})
+    with pytest.raises(DataError, match=r"other.sqlite: not records of this kind: move the file away"):
+        Kept(tmp_path / "other.sqlite", Note).read()
+
+
+@same_folder
+@given(texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=8), max_size=4), cut=st.integers(1, 20))
+def test_lines_of_an_older_version_are_taken_over_but_for_one_that_was_cut(
+    tmp_path: Path, texts: list[str], cut: int
+) -> None:
+    old, said = tmp_path / "l.jsonl", list[str]()
+    kept = Kept(tmp_path / "l.sqlite", Note, said.append)
+    kept.clear()
+    assert kept.read() == {}
+    lines = [dumps({"key": str(number), "value": {"text": text}}) for number, text in enumerate(texts)]
+    old.write_bytes("".join(line + "\n" for line in lines).encode() + b'{"key": "x", "value": {'[:cut])
+    assert {key: note.text for key, note in kept.read().items()} == {str(n): text for n, text in enumerate(texts)}
+    assert said == [f"dropped line {len(texts) + 1} of l.jsonl: it was cut off; it is done again"]
+    assert not old.exists()
+    kept.append("0", Note(text="newer"))
+    assert kept.read()["0"].text == "newer"
     assert len(said) == 1
-    append_line(path, '"next"')
-    assert list(read_ledger(path, json.loads, what="a line", cure="move it", say=said.append)) == [*lines, "next"]
+
+
+def test_a_line_of_an_older_version_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "l.jsonl").write_text('garbage\n{"key": "a", "value": {"text": "b"}}\n')
+    with pytest.raises(DataError, match=r"l.jsonl:1: not a finished record: move the file away, or start over"):
+        Kept(tmp_path / "l.sqlite", Note).read()
 
 
 # --- what Prism brings -----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import judgments as script
 from prism.errors import DataError, InputError
 from prism.files.beir import BeirSet
+from prism.files.ledger import Kept
 from prism.labeling.rubrics import RUBRICS
 from prism.llm.failures import BadAnswer
 from prism.types import Judgment, Usage
@@ -187,7 +188,7 @@ def test_reranker_as_a_judge_resumes(tmp_path):
     fake = FakeReranker()
     cuts = (0.25, 0.5, 0.75)
     for _ in range(2):
-        found = study.reranked(DATA, PAIRS, "mini", cuts, tmp_path / "state/mini.jsonl", lambda _: fake)
+        found = study.reranked(DATA, PAIRS, "mini", cuts, tmp_path / "state/mini.sqlite", lambda _: fake)
         assert found.labels == {("q", "a"): 3, ("q", "b"): 0}
         assert found.scores == {("q", "a"): 0.9, ("q", "b"): 0.1}
     assert fake.calls == 1
@@ -214,14 +215,14 @@ def test_chat_judge_counts_failures_and_resumes(tmp_path):
     chat = FakeChat()
     for _ in range(2):
         found = anyio.run(
-            study.asked, DATA, PAIRS, "model-x", RUBRICS["graded-basic"], chat, tmp_path / "chat.jsonl", 2
+            study.asked, DATA, PAIRS, "model-x", RUBRICS["graded-basic"], chat, tmp_path / "chat.sqlite", 2
         )
         assert found.labels == {("q", "a"): 3}
         assert found.name == "model-x, without reasoning"
     assert len(chat.asked) == 3
     assert judge_report(found, PAIRS, 1).failures == 2
-    kept = [json.loads(line)["value"]["failure"] for line in (tmp_path / "chat.jsonl").read_text().splitlines()]
-    assert sorted(map(str, kept)) == ["None", "empty", "unparseable"]
+    kept = Kept(tmp_path / "chat.sqlite", study.Answer).read().values()
+    assert sorted(str(answer.failure) for answer in kept) == ["None", "empty", "unparseable"]
 
 
 # --- the script ------------------------------------------------------------------------------------------------------

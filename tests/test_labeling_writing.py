@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from prism.cli import app
 from prism.files.jsonl import Drops, read_pairs
-from prism.labeling.asking import Asked, Kept
+from prism.files.ledger import Kept
+from prism.labeling.asking import Asked
 from prism.labeling.writing import Attempt, Limits, Problem, Texts, Writer, check, finish, is_yes, parse
 from prism.llm.allowance import Provider
 from prism.llm.chat import ChatClient
@@ -142,7 +143,7 @@ class Run:
     def __init__(self, server: HttpServer, labels: Path, folder: Path, **limits: Any) -> None:
         provider = Provider(base_url=f"{server.url}/v1", concurrency=2, max_attempts=2, backoff_s=0.01, timeout_s=5)
         self.client = ChatClient(provider, name="writer")
-        kept = Kept(folder / "answers.jsonl", Attempt)
+        kept = Kept(folder / "answers.sqlite", Attempt)
         price = Price.model_validate({"input": "1", "output": "10"})
         self.writer = Writer(self.client, "m", kept, limits=Limits(**limits), price=price)
         self.labels, self.folder = labels, folder
@@ -295,7 +296,7 @@ def test_a_wrong_key_stops_and_loses_nothing(tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert "run the same command again" in result.output
     assert len(out.read_text().splitlines()) == 1
-    everything = result.output + "".join(p.read_text() for p in tmp_path.rglob("*") if p.is_file())
+    everything = result.output + "".join(p.read_bytes().decode("latin-1") for p in tmp_path.rglob("*") if p.is_file())
     assert "sk-secret-123" not in everything
 
 

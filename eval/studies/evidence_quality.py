@@ -24,7 +24,8 @@ from prism.evaluation.chat_models import ChatModel, Endpoint, parse_endpoint
 from prism.evaluation.columns import identity
 from prism.evaluation.evidence_quality import Count, Extract, measure, summarise
 from prism.evaluation.evidence_sets import SETS, Case, load_cases
-from prism.labeling.asking import Asked, Kept, ask_all
+from prism.files.ledger import Kept
+from prism.labeling.asking import Asked, ask_all
 from prism.reports.report import command_line, versions
 from prism.types import EvidenceChoice, Record
 from prism.version import __version__
@@ -188,7 +189,7 @@ def _run(system: System, cases: Sequence[Case], set_: str, options: Options, say
     """The system's text for every case, in order; those kept from an earlier run are not made again."""
     kept = Kept(_state(options, set_, system.name, system.identity), Extract, say)
     if options.fresh:
-        kept.path.unlink(missing_ok=True)
+        kept.clear()
     done = kept.read()
     todo = [case for case in cases if case.id not in done]
     with _progress() as progress:
@@ -203,7 +204,7 @@ def _run(system: System, cases: Sequence[Case], set_: str, options: Options, say
 def _state(options: Options, set_: str, name: str, decides: str) -> Path:
     digest = hashlib.sha256(decides.encode()).hexdigest()[:12]
     slug = re.sub(r"[^\w.]+", "-", f"{Path(set_).stem}.{name}")
-    return options.state / f"{slug}.{digest}.jsonl"
+    return options.state / f"{slug}.{digest}.sqlite"
 
 
 def _progress() -> Progress:

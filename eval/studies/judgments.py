@@ -17,7 +17,8 @@ from prism.evaluation.chat_models import ChatModel, Endpoint
 from prism.evaluation.columns import identity
 from prism.files.beir import BeirSet, load_beir
 from prism.files.label_files import read_labels
-from prism.labeling.asking import Kept, ask_all
+from prism.files.ledger import Kept
+from prism.labeling.asking import ask_all
 from prism.labeling.rubrics import RUBRICS, Rubric
 from prism.llm.failures import BadAnswer
 from prism.reports.blocks import Section
@@ -120,7 +121,7 @@ def reranked(
         ranking.Task(id=q, query=data.queries[q], documents=tuple(map(data.document, found)))
         for q, found in tasks.items()
     ]
-    kept = ranking.State(state, _CONSOLE.print)
+    kept = Kept(state, ranking.Reranked, _CONSOLE.print)
     state.parent.mkdir(parents=True, exist_ok=True)
     done = kept.read()
     finished = {task.id: done[task.id] for task in todo if task.id in done and done[task.id].digest == task.digest()}
@@ -131,7 +132,7 @@ def reranked(
             with Progress(console=_CONSOLE) as progress:
                 bar = progress.add_task(name, total=len(todo), completed=len(finished))
                 for result in ranking.rerank(left, reranker):
-                    kept.append(result)
+                    kept.append(result.id, result)
                     finished[result.id] = result
                     progress.advance(bar)
         finally:
@@ -272,10 +273,10 @@ def judge_texts(
         return []
     judges = [embedded(data, human, embedder, out / "cache")] if embedder else []
     for name in reranker:
-        judges.append(reranked(data, human, name, cuts, out / "state" / f"{_state_name(name)}.jsonl", load_reranker))
+        judges.append(reranked(data, human, name, cuts, out / "state" / f"{_state_name(name)}.sqlite", load_reranker))
 
     async def ask_all_of(endpoint: Endpoint) -> list[Judged]:
-        state = out / "state" / f"chat.{stable_id(endpoint.identity)}.jsonl"
+        state = out / "state" / f"chat.{stable_id(endpoint.identity)}.sqlite"
         async with endpoint.open() as model:
             rubrics = [RUBRICS[name] for name in RUBRIC_NAMES]
             return [await asked(data, human, endpoint.model, r, model, state, endpoint.at_once) for r in rubrics]

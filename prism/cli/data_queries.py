@@ -18,8 +18,9 @@ from prism.files.outputs import writable_file
 from prism.reports.bar import progress
 
 if TYPE_CHECKING:
-    from prism.data.answers import AnswerStore, Question
+    from prism.data.answers import Question
     from prism.data.websearch import WebSearch
+    from prism.files.ledger import Ledger
 
 QueriesFile = Annotated[
     Path, typer.Argument(help="JSONL with query (or question, or BEIR's text) on each line; the rest is kept.")
@@ -79,14 +80,14 @@ def _rewrite_by_rule(questions: Path, out: Path, on_bad: OnBad, *, keep_original
 
 
 def _rewrite_by_llm(questions: Path, out: Path, on_bad: OnBad, llm: _Llm, store: Path, *, keep_original: bool) -> None:
-    from prism.data.answers import AnswerStore
     from prism.data.llm_queries import rewrite_question, rewritten_rows
     from prism.data.queries import read_keyword_questions
+    from prism.files.ledger import Ledger
 
     drops = Drops()
     lines = read_keyword_questions(questions, drops, on_bad)
     unread = read_keyword_questions(questions, Drops(), on_bad)
-    with AnswerStore(store) as kept:
+    with Ledger(store, cure="name another file with --store") as kept:
         asked = (rewrite_question(llm.model, row["query"]) for _, row in unread)
         failures = llm.ask_all(asked, kept, 200, count_lines(questions))
         written = write_rows(out, rewritten_rows(lines, llm.model, kept, failures, drops, keep_original))
@@ -143,12 +144,12 @@ def _queries_by_rule(corpus: Path, out: Path, on_bad: OnBad, total: int, per_tex
 def _queries_by_llm(
     corpus: Path, out: Path, on_bad: OnBad, llm: _Llm, store: Path, *, count: int, limit: int | None, max_chars: int
 ) -> None:
-    from prism.data.answers import AnswerStore
     from prism.data.llm_queries import first_texts, query_question, query_rows
+    from prism.files.ledger import Ledger
 
     drops = Drops()
     texts = first_texts(list(read_corpus(corpus, drops, on_bad)), limit)
-    with AnswerStore(store) as kept:
+    with Ledger(store, cure="name another file with --store") as kept:
         asked = (query_question(llm.model, text, count, max_chars) for text in texts)
         failures = llm.ask_all(asked, kept, 60 * count, len(texts))
         written = write_rows(out, query_rows(texts, llm.model, count, max_chars, kept, failures, drops))
@@ -171,12 +172,12 @@ def search(
     on_bad: Bad = "fail",
 ) -> None:
     """Find web documents for open queries. Each keeps its address, its date, and when it was found."""
-    from prism.data.answers import AnswerStore
     from prism.data.websearch import WebSearch, found_rows
+    from prism.files.ledger import Ledger
 
     asked = WebSearch.from_environment(engine, url, key_env, results=results, max_chars=max_chars)
     drops = Drops()
-    with AnswerStore(store) as kept:
+    with Ledger(store, cure="name another file with --store") as kept:
         with progress("searching", count_lines(queries)) as advance:
             failures = _searched(asked, queries, on_bad, kept, concurrency, requests_per_minute, advance)
         written = write_rows(out, found_rows(read_queries(queries, drops, on_bad), asked, kept, failures, drops))
@@ -187,7 +188,7 @@ def _searched(
     search: WebSearch,
     queries: Path,
     on_bad: Any,
-    store: AnswerStore,
+    store: Ledger,
     concurrency: int,
     rate: float | None,
     advance: Callable[[int], None],
@@ -249,7 +250,7 @@ class _Llm:
         return cls(model, provider, {"input": Decimal(str(price_input)), "output": Decimal(str(price_output))})
 
     def ask_all(
-        self, questions: Iterator[Question], store: AnswerStore, max_tokens: int, total: int | None
+        self, questions: Iterator[Question], store: Ledger, max_tokens: int, total: int | None
     ) -> dict[str, str]:
         """Have every question answered; answers go into the store."""
         import anyio

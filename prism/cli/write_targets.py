@@ -186,13 +186,14 @@ def _judge(writer: Writer, read: _Reading, provider: Provider, model: str, least
     from prism.evaluation.evidence_quality import Extract
     from prism.evaluation.evidence_sets import Case, make_case
     from prism.evaluation.judge import RUBRIC_ID, Rating, RubricJudge
-    from prism.labeling.asking import Kept, ask_all
+    from prism.files.ledger import Kept
+    from prism.labeling.asking import ask_all
     from prism.labeling.writing import Texts
     from prism.llm.chat import ChatClient
 
     client = ChatClient(provider, name=model)
     rater = RubricJudge(client, model)
-    name = f"judge.{RUBRIC_ID}.{''.join(c if c.isalnum() else '-' for c in model)}.jsonl"
+    name = f"judge.{RUBRIC_ID}.{''.join(c if c.isalnum() else '-' for c in model)}.sqlite"
     kept = Kept(out.with_name(out.name + ".state") / name, Rating, _echo)
     pairs: dict[str, tuple[str, tuple[Case, Extract]]] = {}
     for row in read.rows():

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from prism.data.answers import AnswerStore, Question, answer_key
+from prism.data.answers import Question, answer_key
 from prism.data.queries import Rewrite, renamed
 from prism.data.splits import query_key
 from prism.files.corpus import Text
 from prism.files.jsonl import Drops, Line, Row
+from prism.files.ledger import Ledger
 from prism.llm.replies import own_words
 from prism.text import stable_id
 
@@ -101,7 +102,7 @@ def read_queries(answer: str, count: int) -> tuple[list[str], list[str]]:
 def rewritten_rows(
     lines: Iterable[Line],
     model: str,
-    store: AnswerStore,
+    store: Ledger,
     failures: Mapping[str, str],
     drops: Drops,
     keep_original: bool,
@@ -125,7 +126,7 @@ def query_rows(
     model: str,
     count: int,
     max_chars: int,
-    store: AnswerStore,
+    store: Ledger,
     failures: Mapping[str, str],
     drops: Drops,
 ) -> Iterator[Row]:

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from prism.errors import DataError
+from prism.files.ledger import open_database, transaction
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS calls (
-  id INTEGER PRIMARY KEY, teacher TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('sent', 'paid', 'refused')),
-  pairs INTEGER NOT NULL, tokens INTEGER NOT NULL, searches INTEGER NOT NULL, cost REAL NOT NULL, at TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS scores (
-  key TEXT PRIMARY KEY, score REAL NOT NULL, call INTEGER NOT NULL REFERENCES calls (id)
-) WITHOUT ROWID;
-"""
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS calls (id INTEGER PRIMARY KEY, teacher TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('sent', 'paid', 'refused')), pairs INTEGER NOT NULL, tokens INTEGER NOT NULL,
+    searches INTEGER NOT NULL, cost REAL NOT NULL, at TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS scores
+    (key TEXT PRIMARY KEY, score REAL NOT NULL, call INTEGER NOT NULL REFERENCES calls (id)) WITHOUT ROWID""",
+)
 
 
 class Cost(NamedTuple):
@@ -60,16 +57,8 @@ class TeacherStore:
 
     def __init__(self, path: Path, teacher: str) -> None:
         self._teacher = teacher
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise DataError(
-                f"{path} is no store of teacher scores ({error}): name another file with --store"
-            ) from error
+        cure = "name another file with --store"
+        self._db = open_database(path, _TABLES, what="a store of teacher scores", cure=cure)
 
     def __enter__(self) -> TeacherStore:
         return self
@@ -97,14 +86,13 @@ class TeacherStore:
 
     def paid(self, call: int, cost: Cost, scores: Mapping[str, float]) -> None:
         """The answer came: cost and scores in one transaction."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute(
-            "UPDATE calls SET state = 'paid', pairs = ?, tokens = ?, searches = ?, cost = ? WHERE id = ?",
-            (len(scores), *cost, call),
-        )
         rows: Iterable[tuple[str, float, int]] = ((key, score, call) for key, score in scores.items())
-        self._db.executemany("INSERT OR REPLACE INTO scores (key, score, call) VALUES (?, ?, ?)", rows)
-        self._db.execute("COMMIT")
+        with transaction(self._db):
+            self._db.execute(
+                "UPDATE calls SET state = 'paid', pairs = ?, tokens = ?, searches = ?, cost = ? WHERE id = ?",
+                (len(scores), *cost, call),
+            )
+            self._db.executemany("INSERT OR REPLACE INTO scores (key, score, call) VALUES (?, ?, ?)", rows)
 
     def refused(self, call: int) -> None:
         """The call failed for good and cost nothing."""

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from prism.data.answers import Answered, AnswerStore, Question, answer_key
+from prism.data.answers import Answered, Question, answer_key
 from prism.errors import InputError
 from prism.files.jsonl import Drops, Line, Row
+from prism.files.ledger import Ledger
 from prism.llm.failures import Evidence, Stop, Undelivered
 from prism.llm.http import Address, ask
 from prism.text import clean, stable_id
@@ -161,7 +162,7 @@ def _plain(text: str) -> str:
 
 
 def found_rows(
-    lines: Iterable[Line], search: WebSearch, store: AnswerStore, failures: Mapping[str, str], drops: Drops
+    lines: Iterable[Line], search: WebSearch, store: Ledger, failures: Mapping[str, str], drops: Drops
 ) -> Iterator[Row]:
     """One row per query and page, with `url`, `published` and `retrieved_at`; the same text counts once per query."""
     for place, row in lines:

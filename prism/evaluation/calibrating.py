@@ -6,7 +6,6 @@ The unit of every split is the query: its pairs, and the sets made of them, stay
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,13 +15,13 @@ from prism.errors import CheckpointError, DataError, InputError
 from prism.evaluation.answer_sets import SetReport, measure_sets
 from prism.evaluation.ranking import QueryReranker
 from prism.files.ids import QUERY_IDS, id_in
-from prism.files.jsonl import Drops, Row, dumps, read_rows, require_text
-from prism.files.ledger import append_line, read_ledger
+from prism.files.jsonl import Drops, Row, read_rows, require_text
+from prism.files.ledger import Kept
 from prism.measures import calibration as fitting
 from prism.measures.calibration import Cut, Quality
 from prism.scoring import Calibration
 from prism.text import stable_id
-from prism.types import Document
+from prism.types import Document, Record
 
 
 class Labelled(NamedTuple):
@@ -105,33 +104,36 @@ def _pair(row: Row, where: str) -> Labelled:
     return Labelled(query, id_in(row, QUERY_IDS, where) or query, read, relevant)
 
 
+class PairScore(Record):
+    """A score that is kept."""
+
+    version: str
+    score: float
+
+
 class KeptScores:
-    """Scores on disk, a line each, so that no pair is scored twice: neither after an interruption nor for another fit.
+    """Scores on disk, so that no pair is scored twice: neither after an interruption nor for another fit.
 
     Raises DataError for a file that holds something else, or scores of another version.
     """
 
     def __init__(self, path: Path, version: str) -> None:
-        self._path, self._version = path, version
-        told: list[str] = []
-        lines = read_ledger(path, json.loads, what="a score", cure="name another file", say=told.append)
+        self._version, self._kept = version, Kept(path, PairScore)
         self._scores: dict[str, float] = {}
-        for line in lines:
-            if not isinstance(line, dict) or {*line} != {"pair", "version", "score"}:
-                raise DataError(f"{path} holds other things than scores: name another file for --scores")
-            if line["version"] != version:
+        for pair, kept in self._kept.read().items():
+            if kept.version != version:
                 raise DataError(
-                    f"{path} holds scores of version {line['version']}, and this model's are {version}: name another"
+                    f"{path} holds scores of version {kept.version}, and this model's are {version}: name another"
                     " file for --scores"
                 )
-            self._scores[line["pair"]] = line["score"]
+            self._scores[pair] = kept.score
 
     def get(self, pair: Labelled) -> float | None:
         return self._scores.get(_pair_id(pair))
 
     def keep(self, pair: Labelled, score: float) -> None:
         self._scores[_pair_id(pair)] = score
-        append_line(self._path, dumps({"pair": _pair_id(pair), "version": self._version, "score": score}))
+        self._kept.append(_pair_id(pair), PairScore(version=self._version, score=score))
 
 
 def _pair_id(pair: Labelled) -> str:

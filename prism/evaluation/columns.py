@@ -19,12 +19,15 @@ from prism.evaluation import fusion, ranking
 from prism.evaluation.ranking import QueryReranker
 from prism.evaluation.specs import parse_spec
 from prism.files.beir import BeirSet
+from prism.files.ledger import Kept
 from prism.files.trec import by_score, line_with, read_scores
 from prism.reports.report import shown
 from prism.types import Run
 from prism.version import __version__
 
 Say = Callable[[str], None]
+State = Kept[ranking.Reranked]
+"""Finished queries of one column."""
 K1, B = 0.9, 0.4
 """BM25 as BEIR and Anserini run it."""
 
@@ -129,7 +132,12 @@ class Reranking(NamedTuple):
 
 
 def rerank_column(
-    data: BeirSet, first: Column, plan: Reranking, state: ranking.State, load: Callable[[], QueryReranker], say: Say
+    data: BeirSet,
+    first: Column,
+    plan: Reranking,
+    state: State,
+    load: Callable[[], QueryReranker],
+    say: Say,
 ) -> Column:
     """The candidates with their first `top_k` reranked, as far as the state file does not have them already."""
     kept, column = state.read(), plan.column
@@ -145,7 +153,7 @@ def rerank_column(
         with progress_bar() as progress:
             bar = progress.add_task(f"{data.name} {column}", completed=len(finished), total=len(finished) + len(todo))
             for done in ranking.rerank(work, load(), **settings, at_once=plan.at_once):
-                state.append(done)
+                state.append(done.id, done)
                 finished[done.id] = done
                 progress.advance(bar)
     return _reranked(first, plan, finished)
@@ -171,17 +179,17 @@ def _task(data: BeirSet, query: str, ranked: Sequence[str], top_k: int) -> ranki
     return ranking.Task(id=query, query=data.queries[query], documents=documents)
 
 
-def open_state(data: BeirSet, plan: Reranking, folder: Path, resume: bool, say: Say) -> ranking.State:
-    """The state file; its name hashes whatever decides scores, except the texts: those are in each line's digest."""
+def open_state(data: BeirSet, plan: Reranking, folder: Path, resume: bool, say: Say) -> State:
+    """The state file; its name hashes whatever decides scores, except the texts: those are in each entry's digest."""
     decides = json.dumps([__version__, identity(plan.model), data.name, data.split, plan.decides], default=str)
     key = hashlib.sha256(decides.encode()).hexdigest()[:12]
     stem = f"{data.name if data.split == 'test' else f'{data.name}-{data.split}'}.{plan.column}"
-    path = folder / f"{stem}.{key}.jsonl"
+    state = Kept(folder / f"{stem}.{key}.sqlite", ranking.Reranked, say)
     if not resume:
-        path.unlink(missing_ok=True)
-    elif not path.exists() and any(folder.glob(f"{stem}.*.jsonl")):
+        state.clear()
+    elif not state.exists() and any(folder.glob(f"{stem}.*.*")):
         say(f"{data.name} {plan.column}: the model or the options differ from earlier runs, whose state is not used")
-    return ranking.State(path, say)
+    return state
 
 
 def identity(model: str) -> object:

@@ -10,14 +10,12 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
-from pathlib import Path
 from typing import Protocol
 
 from pydantic import Field
 
-from prism.files.ledger import append_line, read_ledger
 from prism.files.trec import by_score
 from prism.types import Document, Judgment, Record, Run, Usage
 
@@ -63,7 +61,7 @@ class Task(Record):
 
 
 class Reranked(Record):
-    """One finished task: a line of a state file."""
+    """One finished task: an entry of a state file."""
 
     id: str
     digest: str
@@ -81,24 +79,6 @@ class Reranked(Record):
     def to_ask_again(self) -> bool:
         """Whether a service refused some of it: the next run tries once more."""
         return any(reason.startswith(REFUSED) for reason in self.failures.values())
-
-
-class State:
-    """Finished tasks in an append-only file."""
-
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
-        self.path = path
-        self._say = say
-
-    def read(self) -> dict[str, Reranked]:
-        """Task id -> what is finished. A last line that was cut off when the program died is dropped from the file."""
-        what, cure = "a finished query", "start over with --fresh"
-        lines = read_ledger(self.path, Reranked.model_validate_json, what=what, cure=cure, say=self._say)
-        return {done.id: done for done in lines}
-
-    def append(self, done: Reranked) -> None:
-        """One write per task, on disk before the next one counts."""
-        append_line(self.path, done.model_dump_json())
 
 
 def rerank(

@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import sqlite3
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ import httpx
 from prism.errors import EngineError, InputError
 from prism.evaluation.ranking import REFUSED
 from prism.evaluation.specs import Spec, document_text
+from prism.files.ledger import Ledger
 from prism.llm.failures import Evidence, Stop, Unavailable, Undelivered
 from prism.llm.http import Address, ask_now
 from prism.llm.rerank_api import DIALECTS, rerank_url
@@ -70,7 +70,7 @@ class ServiceReranker:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(timeout=TIMEOUT_S, headers=headers)
         self._address = Address(self._url, key, self._dialect.key, ATTEMPTS, LONGEST_WAIT_S, "model name and address")
-        self._kept = _Kept(cache)
+        self._kept = Ledger(cache, cure="start over with another --out")
         self._evidence, self._doubting = Evidence(), threading.Lock()
         self._sleep = sleep
 
@@ -143,9 +143,10 @@ class ServiceReranker:
         key = hashlib.sha256(json.dumps([self._url, body], sort_keys=True).encode()).hexdigest()
         kept = self._kept.get(key)
         if kept is None:
-            kept = self._ask(body, len(texts))  # only what can be read is kept
-            self._kept.put(key, *kept)
-        return self._read(kept[0], len(texts), kept[1])
+            answer, seconds = self._ask(body, len(texts))  # only what can be read is kept
+            kept = {"answer": answer, "seconds": seconds}
+            self._kept.put(key, kept)
+        return self._read(kept["answer"], len(texts), kept["seconds"])
 
     def _ask(self, body: Mapping[str, Any], documents: int) -> tuple[Any, float]:
         """The answer, and the seconds of the request that brought it. Raises Undelivered, Stop or EngineError."""
@@ -217,26 +218,3 @@ def _judgment(result: Mapping[str, Any], documents: int) -> Judgment:
     if not math.isfinite(score):
         raise ValueError(f"score {score}")
     return Judgment(index=index, score=score, verdict=None)
-
-
-class _Kept:
-    """Answers on disk, by key; each is there whole or not at all, also after kill -9."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
-        self._file = sqlite3.connect(path, check_same_thread=False)
-        with self._file:
-            self._file.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT, seconds REAL)")
-
-    def get(self, key: str) -> tuple[Any, float] | None:
-        with self._lock:
-            row = self._file.execute("SELECT answer, seconds FROM answers WHERE key = ?", (key,)).fetchone()
-        return (json.loads(row[0]), row[1]) if row else None
-
-    def put(self, key: str, answer: Any, seconds: float) -> None:
-        with self._lock, self._file:
-            self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (key, json.dumps(answer), seconds))
-
-    def close(self) -> None:
-        self._file.close()

@@ -1,6 +1,6 @@
-"""Many questions to a paid model, each asked once: answers go to an append-only file before the next question counts.
+"""Many questions to a paid model, each asked once: an answer is kept before the next question counts.
 
-    kept = Kept(out / "judge.jsonl", Rating)
+    kept = Kept(out / "judge.sqlite", Rating)
     asked = await ask_all(questions, rate, kept, at_once=8)
 
 Killing the program, however rudely, costs at most the answers under way; the same call then goes on where it stood.
@@ -9,47 +9,18 @@ Killing the program, however rudely, costs at most the answers under way; the sa
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from pydantic import Field
 
-from prism.files.jsonl import dumps
-from prism.files.ledger import append_line, read_ledger
+from prism.files.ledger import Kept
 from prism.llm.failures import Stop, Undelivered
 from prism.types import Record
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
-Say = Callable[[str], None]
-
-
-class Kept(Generic[R]):
-    """Finished work by key, one line each: `{"key": ..., "value": ...}`. One process writes a file at a time."""
-
-    def __init__(self, path: Path, kind: type[R], say: Say = lambda _: None) -> None:
-        self.path = path
-        self._kind = kind
-        self._say = say
-
-    def read(self) -> dict[str, R]:
-        """Key -> value; of two lines with one key the later counts. A last line that was cut off is dropped.
-
-        Raises DataError naming file and line when anything else is not one of our lines.
-        """
-        cure = "move the file away"
-        return dict(read_ledger(self.path, self._read, what="a finished record", cure=cure, say=self._say))
-
-    def _read(self, line: bytes) -> tuple[str, R]:
-        row = json.loads(line)
-        return str(row["key"]), self._kind.model_validate(row["value"])
-
-    def append(self, key: str, value: R) -> None:
-        """One write, on disk when this returns."""
-        append_line(self.path, dumps({"key": key, "value": value.model_dump(mode="json")}))
 
 
 class Asked(Record):

@@ -19,12 +19,12 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from anyio import to_thread
 
 from prism.errors import DataError, PanelError
+from prism.files.ledger import open_database, transaction
 from prism.labeling.rubrics import Rubric
 from prism.llm.money import from_pico, to_pico
 from prism.types import Usage, Vote
@@ -70,24 +70,18 @@ class Store:
     """One votes file. Not for use from two threads at once; `Committer` sees to that."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
-            self._db.row_factory = sqlite3.Row
-            self._create()
-            self._reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
-            self._reader.row_factory = sqlite3.Row  # of its own, so that reading never waits for the disk
-        except sqlite3.DatabaseError as error:
-            raise DataError(f"{path} is not a votes file ({error}): move it away or choose another OUT") from error
+        what, cure = "a votes file", "move it away or choose another OUT"
+        self._db = open_database(path, what=what, cure=cure)
+        self._create()
+        self._reader = open_database(path, what=what, cure=cure)  # of its own: reading never waits for the disk
+        self._db.row_factory = self._reader.row_factory = sqlite3.Row
 
     def _create(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, _FORMAT):
             raise DataError(f"{self.path} has format {version}, this version reads {_FORMAT}: choose another OUT")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        with self:
+        with transaction(self._db):
             for name, columns in _TABLES.items():
                 self._db.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
                 for verb in ("UPDATE", "DELETE"):
@@ -106,22 +100,14 @@ class Store:
         """
         try:
             self._db.execute(f"PRAGMA synchronous = {'FULL' if any(change.paid for change in changes) else 'NORMAL'}")
-            with self:
+            with transaction(self._db):
                 return [change.method(self, *change.arguments) for change in changes]
         except sqlite3.Error as error:
             raise DataError(f"cannot write {self.path}: {error}: is the disk full?") from error
 
-    def __enter__(self) -> Self:
-        """One transaction."""
-        self._db.execute("BEGIN IMMEDIATE")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
-
     def register(self, rubric: Rubric, jurors: Mapping[str, str]) -> None:
         """Keep the rubric's text, and what each juror is. Raises PanelError when a juror's name means another one."""
-        with self:
+        with transaction(self._db):
             self._db.execute("INSERT OR IGNORE INTO rubrics VALUES (?, ?)", (rubric.key, rubric.model_dump_json()))
             for name, identity in jurors.items():
                 self._db.execute("INSERT OR IGNORE INTO jurors VALUES (?, ?)", (name, identity))

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field
 
 from prism.files.jsonl import Drops, JsonlWriter, Line, Row
-from prism.labeling.asking import Asked, Kept, Say, ask_all
+from prism.files.ledger import Kept, Say
+from prism.labeling.asking import Asked, ask_all
 from prism.llm.failures import BadAnswer
 from prism.llm.money import Price
 from prism.llm.replies import own_words
@@ -278,7 +279,7 @@ def is_yes(row: Mapping[str, Any], yes_from: int | None) -> bool:
 def open_kept(out: Path, model: str, say: Say = lambda _: None) -> Kept[Attempt]:
     """The answers kept for a target file: another model or rubric has a file of its own."""
     name = stable_id(RUBRIC_ID, model)
-    return Kept(out.with_name(out.name + ".state") / f"answers.{name}.jsonl", Attempt, say)
+    return Kept(out.with_name(out.name + ".state") / f"answers.{name}.sqlite", Attempt, say)
 
 
 class Finished(Record):
