@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from itertools import groupby
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from test_trainer import example, recipe, trainer_for, weights  # noqa: F401  (a fixture)
 
 from prism.template import PRISM, Template
-from prism.training.batches import collator, deal, filled, numbered, token_batches
-from prism.training.dataset import Drops, Row, make_row
+from prism.training.batches import Steps, collator, deal, filled, steps_of, token_batches
+from prism.training.dataset import make_row
 from prism.training.distill import body
 from prism.training.dry_run import _batches
 from prism.training.recipe import TERMS, Data, Losses, Model, PartWeights, Recipe, Schedule
-from prism.training.setup import Rows, arguments, arrange
+from prism.training.rows import Row, Rows
+from prism.training.setup import arguments
 from prism.training.trainer import train
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
@@ -51,43 +52,83 @@ def test_documents_of_a_query_stay_together(lengths, budget, least, data):
     assert sum(len({units[position] for position in batch}) for batch in made) == len(set(units))
 
 
-@given(LENGTHS, st.integers(1, 5), st.integers(1, 4), st.integers(1, 150))
+def of_lengths(lengths: list[int], kind: type[Rows] = Rows) -> Rows:
+    """Rows of so many tokens, the last of them the label."""
+    weight = np.ones(1, np.float32)
+    made = enumerate(lengths)
+    return kind.of([Row(np.full(size, 7, np.int32), size - 1, 0.5, query, weight) for query, size in made])
+
+
+@given(LENGTHS, st.integers(1, 5), st.integers(1, 4), st.integers(64, 150))
 def test_processes_get_equally_many_rows_and_batches(lengths, share, processes, budget):
-    arranged = deal(filled(range(len(lengths)), share * processes), share, processes)
-    assert set(arranged) == set(range(len(lengths)))
-    numbers = numbered([lengths[index] for index in arranged], share, processes, budget)
-    chunks = [numbers[start : start + share] for start in range(0, len(numbers), share)]
-    for start in range(0, len(chunks), processes):
-        step = [sorted(set(chunk)) for chunk in chunks[start : start + processes]]
+    schedule = Schedule(batch_size=share, tokens_per_batch=budget)
+    steps = steps_of(speaking(schedule, Losses()), of_lengths(lengths), 0, processes)
+    items = [steps.batches(item) for item in range(len(steps))]
+    assert {row for batches in items for batch in batches for row in batch.tolist()} == set(range(len(lengths)))
+    for start in range(0, len(items), processes):
+        step = items[start : start + processes]
         assert len(step) == processes
-        assert all(found == list(range(len(step[0]))) for found in step)
+        assert len({len(batches) for batches in step}) == 1
+        assert len({sum(map(len, batches)) for batches in step}) == 1
 
 
 def test_a_step_is_dealt_out_evenly():
     # Two processes, three rows each: sorted rows 0..5 go to process 0 and 1 in turn; so does the next step.
-    assert deal(range(12), 3, 2) == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
+    assert deal(np.arange(12), 3, 2).tolist() == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
 
 
 def test_the_last_step_is_filled_from_the_front():
-    assert filled([7, 8, 9], 4) == [7, 8, 9, 7]
-    assert filled([7], 4) == [7, 7, 7, 7]
-    assert filled([7, 8], 2) == [7, 8]
+    assert filled(np.array([7, 8, 9]), 4).tolist() == [7, 8, 9, 7]
+    assert filled(np.array([7]), 4).tolist() == [7, 7, 7, 7]
+    assert filled(np.array([7, 8]), 2).tolist() == [7, 8]
+
+
+def test_batches_of_rows_by_hand():
+    """Two batches of two a step, in the order of the data, each step sorted by length; the last step is short."""
+    schedule = Schedule(batch_size=2, accumulation=2, shuffle=False)
+    steps = steps_of(speaking(schedule, Losses()), of_lengths([30, 10, 20, 40, 9, 8]), 0)
+    assert [[batch.tolist() for batch in steps.batches(item)] for item in range(2)] == [[[1, 2], [0, 3]], [[5, 4]]]
+    # Two processes: sorted 1, 2, 0, 3 is dealt out as 1, 0 and 2, 3; the second step is filled with rows 1 and 0.
+    schedule = Schedule(batch_size=2, shuffle=False)
+    steps = steps_of(speaking(schedule, Losses()), of_lengths([30, 10, 20, 40, 9, 8]), 0, processes=2)
+    found = [[batch.tolist() for batch in steps.batches(item)] for item in range(len(steps))]
+    assert found == [[[1, 0]], [[2, 3]], [[5, 1]], [[4, 2]]]
+    with pytest.raises(IndexError):
+        steps.batches(4)
+
+
+def test_an_item_is_cut_without_the_items_before_it():
+    """What a resumed run skips is not even looked at."""
+
+    class Counting(Rows):
+        looked_at = 0
+
+        def __getitem__(self, index):
+            Counting.looked_at += 1
+            return super().__getitem__(index)
+
+    rows = of_lengths([10] * 400, Counting)
+    schedule = Schedule(batch_size=4, tokens_per_batch=64)
+    steps = steps_of(speaking(schedule, Losses()), rows, 0)
+    last = steps[99]
+    assert Counting.looked_at == 4
+    assert sum(len(batch["queries"]) for batch in last["batches"]) == 4
 
 
 def speaking(schedule: Schedule, losses: Losses) -> Recipe:
     return Recipe(name="x", model=Model(base="b"), data=Data(files=["f"]), schedule=schedule, losses=losses)
 
 
-def test_arranged_rows_of_a_step_are_those_drawn_for_it(tiny_tokenizer):
+def test_rows_of_a_step_are_those_drawn_for_it():
     """The budget decides what is computed together, never what a step trains on."""
-    template = Template(PRISM, tiny_tokenizer)
-    made = [make_row(example(i), template, 400) for i in range(32)]
-    steps = []
-    for budget in (None, 300):
+    rows = of_lengths([5 + number * 7 % 60 for number in range(32)])
+    drawn = []
+    for budget in (None, 100):
         schedule = Schedule(batch_size=4, accumulation=2, tokens_per_batch=budget)
-        placed = arrange(speaking(schedule, Losses()), made)
-        steps.append([{place.row for place in placed[start : start + 8]} for start in range(0, 32, 8)])
-    assert steps[0] == steps[1]
+        steps = steps_of(speaking(schedule, Losses()), rows, 0)
+        drawn.append([sorted(np.concatenate(steps.batches(item)).tolist()) for item in range(4)])
+    assert drawn[0] == drawn[1]
+    assert sorted(row for step in drawn[0] for row in step) == list(range(32))
 
 
 def rows_for(template: Template) -> list[Row]:
@@ -104,14 +145,15 @@ def rows_for(template: Template) -> list[Row]:
 
 @pytest.fixture
 def step(tiny_tokenizer, tiny_qwen3, tmp_path):
-    """(trainer, rows, gradient of a step whose rows are cut into these batches)"""
+    """(trainer, rows, gradient of a step whose rows are cut into these batches)."""
     model = deepcopy(tiny_qwen3).train()
     trainer = trainer_for(tiny_tokenizer, model, tmp_path, Losses(**dict.fromkeys(TERMS, 1.0)))
-    rows = [row._asdict() for row in rows_for(Template(PRISM, tiny_tokenizer))]
+    rows = Rows.of(rows_for(Template(PRISM, tiny_tokenizer)))
 
-    def gradient(numbers: list[int], packed: bool = False) -> dict[str, torch.Tensor]:
-        placed = [{**row, "batch": number} for row, number in zip(rows, numbers, strict=True)]
-        sample = collator(0, packed=packed, grouped=True)(placed)
+    def gradient(batches: list[list[int]], packed: bool = False) -> dict[str, torch.Tensor]:
+        cut = [np.array(batch) for batch in batches]
+        collate = collator(0, packed=packed)
+        (sample,) = Steps(rows, np.arange(8), share=8, cut=lambda some, least: cut, collate=collate)
         model.zero_grad()
         samples, totals = trainer.get_batch_samples(iter([sample]), 1, torch.device("cpu"))
         trainer.training_step(model, samples[0], totals)
@@ -123,41 +165,24 @@ def step(tiny_tokenizer, tiny_qwen3, tmp_path):
 def test_the_gradient_does_not_depend_on_the_batches(step):
     """Every term, unequal batches, rows with and without teacher, parts with weights: the step is what counts."""
     trainer, rows, gradient = step
-    lengths = [len(row["input_ids"]) for row in rows]
-    queries = [row["query"] for row in rows]
-    whole = gradient([0] * 8)
+    whole = gradient([list(range(8))])
     scale = {name: value.abs().max().item() for name, value in whole.items()}
     for packed in (False, True):
         for budget in (400, 700):
-            cut = token_batches(lengths, budget, packed=packed, units=queries)
-            assert len({len(batch) for batch in cut}) > 1 or len(cut) == len(set(queries))
-            numbers = [next(n for n, batch in enumerate(cut) if place in batch) for place in range(8)]
-            found = gradient(numbers, packed)
+            cut = token_batches(rows.lengths.tolist(), budget, packed=packed, units=rows.queries.tolist())
+            assert len({len(batch) for batch in cut}) > 1 or len(cut) == len(set(rows.queries.tolist()))
+            found = gradient(cut, packed)
             for name, value in whole.items():
                 assert torch.allclose(found[name], value, atol=2e-5 * scale[name]), (name, packed, budget)
     assert body(trainer.model).layers[0].self_attn.q_proj.weight.grad.abs().max() > 0
 
 
-def test_accumulated_batches_give_the_gradient_of_the_whole_step(step):
-    """The same with batches of so many rows, which Trainer takes one by one; no batch ends within a query."""
-    trainer, rows, gradient = step
-    whole = gradient([0] * 8)
-    trainer.model.zero_grad()
-    batches = iter([collator(0)(rows[:4]), collator(0)(rows[4:])])
-    samples, totals = trainer.get_batch_samples(batches, 2, torch.device("cpu"))
-    for sample in samples:
-        trainer.training_step(trainer.model, sample, totals)
-    for name, parameter in trainer.model.named_parameters():
-        bound = 2e-5 * whole[name].abs().max().item()
-        assert torch.allclose(parameter.grad, whole[name], atol=bound), name
-
-
 def test_what_is_counted_by_hand(tiny_tokenizer):
-    made = [row._asdict() for row in rows_for(Template(PRISM, tiny_tokenizer))]
+    made = rows_for(Template(PRISM, tiny_tokenizer))
     found = collator(0)(made)["counts"]
     # Rows 0 to 3 ask one thing, 4 to 7 another. Teachers: rows 0, 3 and rows 4, 5, 7: 1 + 3 pairs of two queries.
     assert (found["distill"], found["margin"], found["listwise"]) == (5, 1 + 3, 2)
-    assert found["sft"] == pytest.approx(sum(sum(row["weights"]) for row in made))
+    assert found["sft"] == pytest.approx(sum(sum(row.weights) for row in made))
     assert collator(0, packed=True)(made)["counts"] == found
 
 
@@ -177,18 +202,14 @@ def test_a_budget_trains_what_batches_of_rows_train(recipe, tmp_path):  # noqa: 
 
 def test_arguments_hand_a_whole_step_over(tmp_path):
     settings = arguments(speaking(Schedule(batch_size=4, accumulation=6, tokens_per_batch=900), Losses()), tmp_path)
-    assert (settings.per_device_train_batch_size, settings.gradient_accumulation_steps) == (24, 1)
+    assert (settings.per_device_train_batch_size, settings.gradient_accumulation_steps) == (1, 1)
 
 
-def test_dry_run_counts_what_is_computed(tiny_tokenizer):
-    made = [make_row(example(i), Template(PRISM, tiny_tokenizer), 400) for i in range(10)]
-    schedule = Schedule(batch_size=2, accumulation=2, tokens_per_batch=250)
-    settings = speaking(schedule, Losses())
-    placed = arrange(settings, made)
-    expected = []
-    for start in range(0, 10, 4):
-        ranked = sorted(placed[start : start + 4], key=lambda place: place.batch)
-        groups = [list(group) for _, group in groupby(ranked, key=lambda place: place.batch)]
-        expected.append([max(len(made[p.row].input_ids) for p in group) * len(group) for group in groups])
-    assert [sorted(step) for step in _batches(settings, Rows(made, Drops()))] == [sorted(step) for step in expected]
-    assert len(expected) == 3
+def test_dry_run_counts_what_is_computed():
+    rows = of_lengths([30, 10, 20, 40, 9, 8])
+    schedule = Schedule(batch_size=2, accumulation=2, tokens_per_batch=64, shuffle=False)
+    # Rows 0 to 3, longest first: 40 alone (2 x 40 > 64), 30 and 20 as 2 x 30, 10 alone (3 x 30 > 64); then 9 and 8.
+    assert _batches(speaking(schedule, Losses()), rows) == [[40, 60, 10], [18]]
+    packed = speaking(schedule.model_copy(update={"packing": True}), Losses())
+    # 40 (+ 30 is too much), 30 + 20 + 10 = 60; then 9 + 8.
+    assert _batches(packed, rows) == [[40, 60], [17]]

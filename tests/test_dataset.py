@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import gzip
 import math
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +22,9 @@ from prism.files.examples import read_examples, write_examples
 from prism.template import PRISM, Template
 from prism.text import stable_id
 from prism.training.batches import collator, order, order_by_query
-from prism.training.dataset import IGNORED, Drops, as_dataset, make_row, rows
-from prism.training.recipe import PartWeights
+from prism.training.dataset import Drops, Rendering, make_row, make_rows, tokenize
+from prism.training.recipe import Data, Model, PartWeights, Recipe
+from prism.training.rows import IGNORED, Row, Rows
 from prism.types import Example
 
 
@@ -73,68 +83,191 @@ def test_every_target_counts_one_by_default(template):
     assert row.weights.tolist() == [float(label != IGNORED) for label in targets]
 
 
-def test_bad_records_are_dropped_counted_and_named(template):
-    drops = Drops()
+def as_lists(rows: Iterable[Row]) -> list[Any]:
+    return [[value.tolist() if isinstance(value, np.ndarray) else value for value in row] for row in rows]
+
+
+def tokenized(folder: Path, examples: Iterable[Example], rendering: Rendering, **options: Any) -> tuple[Rows, Drops]:
+    write_examples(folder / "train.jsonl", examples)
+    path = folder / "rows" / "key.arrow"
+    tokenize([folder / "train.jsonl"], path, rendering, **options)
+    return Rows.open(path), Drops.read(path.with_suffix(".json"))
+
+
+def test_bad_records_are_dropped_counted_and_named(template, tmp_path):
     long = [yes(document="long " * 300), yes(query="long " * 300), yes(evidence="long " * 300)]
-    kept = list(
-        rows([yes(), yes(query=" "), yes(document=""), *long, yes(losses=())], template, max_tokens=200, drops=drops)
-    )
+    records = [yes(), yes(query=" "), yes(document=""), *long, yes(losses=())]
+    kept, drops = tokenized(tmp_path, records, Rendering(template, 200))
     assert len(kept) == 1
     assert drops.counts == {"blank query or document": 2, "prompt and target exceed 200 tokens": 3, "no losses": 1}
     assert "record 2" in drops.named[0]
 
 
-def test_many_processes_make_the_rows_of_one(template):
-    """Rows, drops and what is named, over several chunks of records."""
+def test_many_processes_make_the_rows_of_one(template, tmp_path):
+    """Rows, drops and what is named, over several chunks of records, as each record makes them alone."""
     examples = [
         yes(query=f"when {n}" if n % 7 else " ", document=f"It froze in {n}. Nobody came.") for n in range(1203)
     ]
-    found = []
+    alone = as_lists(make_row(one, template, 200) for one in examples if one.query.strip())
+    assert len(alone) == 1203 - 172  # 0, 7, ... 1197 are blank
     for workers in (1, 3):
-        drops = Drops()
-        made = list(rows(examples, template, max_tokens=200, drops=drops, workers=workers))
-        kept = [(r.input_ids.tolist(), r.label_position, r.teacher_score, r.query, r.weights.tolist()) for r in made]
-        found.append((kept, drops.counts, drops.named))
-    assert found[0] == found[1]
-    assert len(found[0][0]) == 1203 - 172  # 0, 7, ... 1197 are blank
-    assert found[1][2][1].startswith("record 8 ")
+        made, drops = tokenized(tmp_path / str(workers), examples, Rendering(template, 200), workers=workers)
+        assert as_lists(made) == alone
+        assert drops.counts == {"blank query or document": 172}
+        assert len(drops.named) == 20
+        assert drops.named[1].startswith("record 8 ")
 
 
-def test_an_error_in_a_process_is_raised_where_it_stands(template):
+def test_rows_are_mapped_not_read(template, tmp_path):
+    """Tokens stay in the file; all of a kind are one array."""
+    made, _ = tokenized(tmp_path, [yes(query=f"when {n}") for n in range(700)], Rendering(template, 200))
+    row = made[650]
+    assert not row.input_ids.flags.owndata
+    assert not row.input_ids.flags.writeable
+    assert made.lengths.tolist() == [len(one.input_ids) for one in made]
+    assert made.label_positions[650] == row.label_position
+    assert made.queries[650] == row.query
+    assert made.teacher_scores.tolist() == [0.9] * 700
+    assert made.targets == sum(int((one.weights > 0).sum()) for one in made)
+    with pytest.raises(IndexError, match="row 700 of 700"):
+        made[700]
+
+
+def test_an_error_in_a_process_leaves_nothing(template, tmp_path):
     class Broken(Template):
         def supervise(self, query, *arguments, **options):
             if query == "when 700":
                 raise ValueError("broken at 700")
             return super().supervise(query, *arguments, **options)
 
-    broken = Broken(PRISM, template.tokenizer)
-    made = rows((yes(query=f"when {n}") for n in range(1500)), broken, max_tokens=200, drops=Drops(), workers=2)
+    broken = Rendering(Broken(PRISM, template.tokenizer), 200)
     with pytest.raises(ValueError, match="broken at 700"):
-        list(made)
+        tokenized(tmp_path, [yes(query=f"when {n}") for n in range(1500)], broken, workers=2)
+    assert list((tmp_path / "rows").iterdir()) == []
 
 
-def test_a_dataset_holds_the_rows_in_training_order(template):
+def test_a_malformed_record_is_named_whatever_process_reads_it(template, tmp_path):
+    write_examples(tmp_path / "train.jsonl", [yes(query=f"when {n}") for n in range(1200)])
+    with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"query": "x"}\n')
+    with pytest.raises(DataError, match=r"train\.jsonl:1201: document"):
+        tokenize([tmp_path / "train.jsonl"], tmp_path / "key.arrow", Rendering(template, 200), workers=2)
+
+
+def test_a_file_that_is_no_rows_is_named(tmp_path):
+    (tmp_path / "x.arrow").write_bytes(b"ARROW1 and no more")
+    with pytest.raises(DataError, match=r"x\.arrow holds no tokenized records .*: delete it"):
+        Rows.open(tmp_path / "x.arrow")
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Recipe:
+    write_examples(tmp_path / "train.jsonl", [yes(), yes(query=" "), yes(query="x")])
+    return Recipe(name="x", model=Model(base="b"), data=Data(files=(tmp_path / "train.jsonl",), max_tokens=400))
+
+
+def made_at(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "rows").iterdir()}
+
+
+def test_rows_are_made_once(recipe, template, tmp_path, capsys):
+    """The second run maps the file of the first, and tells the same of the records that were dropped."""
+    first = make_rows(recipe, tmp_path, template)
+    made, told = made_at(tmp_path), capsys.readouterr().err
+    second = make_rows(recipe, tmp_path, template)
+    assert made_at(tmp_path) == made
+    assert as_lists(second.rows) == as_lists(first.rows)
+    assert second.drops.counts == first.drops.counts == {"blank query or document": 1}
+    again = capsys.readouterr().err
+    for line in ("dropped 1 records: blank query or document", "record 2 (query ' '", "2 records,"):
+        assert line in told
+        assert line in again
+    packed = tmp_path / "train.jsonl.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "train.jsonl").read_bytes()))
+    make_rows(recipe.model_copy(update={"data": Data(files=(packed,), max_tokens=400)}), tmp_path, template)
+    assert made_at(tmp_path) == made  # the same records, packed
+
+
+@pytest.mark.parametrize("changed", ["data", "limit", "weights", "template", "tokenizer"])
+def test_whatever_goes_into_rows_makes_them_anew(recipe, template, tmp_path, changed, tiny_tokenizer):
+    make_rows(recipe, tmp_path, template)
+    (old,) = (tmp_path / "rows").glob("*.arrow")
+    if changed == "data":
+        write_examples(tmp_path / "train.jsonl", [yes(query="other")])
+    elif changed == "limit":
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_tokens": 300})})
+    elif changed == "weights":
+        losses = recipe.losses.model_copy(update={"sft_parts": PartWeights(evidence=2.0)})
+        recipe = recipe.model_copy(update={"losses": losses})
+    elif changed == "template":
+        template = Template(
+            PRISM.model_copy(update={"text": PRISM.text.replace("{document}", "{document} ")}), tiny_tokenizer
+        )
+    else:
+        tokenizer = copy.deepcopy(tiny_tokenizer)
+        tokenizer.add_tokens(["harbour"])
+        template = Template(PRISM, tokenizer)
+    make_rows(recipe, tmp_path, template)
+    (new,) = (tmp_path / "rows").glob("*.arrow")  # the old one is gone
+    assert new.name != old.name
+
+
+def test_no_record_left_is_said_however_often(template, tmp_path):
+    write_examples(tmp_path / "train.jsonl", [yes(query=" ")])
+    recipe = Recipe(name="x", model=Model(base="b"), data=Data(files=(tmp_path / "train.jsonl",)))
+    for _ in range(2):
+        with pytest.raises(DataError, match="no training records are left"):
+            make_rows(recipe, tmp_path, template)
+
+
+def _killed_half_way(folder: str, examples: int, rendering: Rendering) -> None:
+    class Slow(Template):
+        def supervise(self, query, *arguments, **options):
+            if query == f"when {examples - 1}":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().supervise(query, *arguments, **options)
+
+    slow = rendering._replace(template=Slow(PRISM, rendering.template.tokenizer))
+    tokenize([Path(folder) / "train.jsonl"], Path(folder) / "rows" / "key.arrow", slow, workers=1)
+
+
+def test_kill_9_leaves_nothing_that_counts_and_nothing_that_stays(template, tmp_path):
+    write_examples(tmp_path / "train.jsonl", [yes(query=f"when {n}") for n in range(1200)])
+    rendering = Rendering(template, 200)
+    process = multiprocessing.get_context("fork").Process(
+        target=_killed_half_way, args=(str(tmp_path), 1200, rendering)
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    left = [path.suffix for path in (tmp_path / "rows").iterdir()]
+    assert left == [".part"]
+    path = tmp_path / "rows" / "key.arrow"
+    tokenize([tmp_path / "train.jsonl"], path, rendering)
+    assert len(Rows.open(path)) == 1200
+    assert {path.suffix for path in (tmp_path / "rows").iterdir()} == {".arrow", ".json"}
+
+
+def test_rows_in_memory_are_the_rows(template):
     made = [make_row(yes(query="q" * n), template, 400) for n in (1, 2, 3)]
-    made[1] = made[1]._replace(teacher_score=float("nan"))
-    dataset = as_dataset(made, [(2, 0), (1, 4)])
-    assert dataset["batch"][:].tolist() == [0, 4]
-    for stored, row in zip(dataset, (made[2], made[1]), strict=True):
-        assert stored["input_ids"].tolist() == row.input_ids.tolist()
-        assert stored["weights"].tolist() == row.weights.tolist()
-        assert (stored["label_position"], stored["query"]) == (row.label_position, row.query)
-    assert math.isnan(dataset[1]["teacher_score"])
+    held = Rows.of(made)
+    assert as_lists(held) == as_lists(made)
+    assert held.lengths.tolist() == [len(row.input_ids) for row in made]
+    bare = Rows.of([make_row(yes(teacher_score=None), template, 400)])
+    assert math.isnan(bare[0].teacher_score)
+    assert len(Rows.of([])) == 0
 
 
-@given(st.lists(st.integers(1, 50), max_size=200), st.integers(1, 5), st.integers(1, 4), st.booleans())
-def test_order_is_a_permutation_and_reproducible(lengths, batch_size, accumulation, shuffle):
-    first = order(lengths, batch_size, accumulation, shuffle=shuffle, seed=5)
+@given(st.lists(st.integers(1, 50), max_size=200), st.integers(1, 20), st.booleans())
+def test_order_is_a_permutation_and_reproducible(lengths, step_size, shuffle):
+    first = order(np.array(lengths), step_size, shuffle=shuffle, seed=5).tolist()
     assert sorted(first) == list(range(len(lengths)))
-    assert first == order(lengths, batch_size, accumulation, shuffle=shuffle, seed=5)
+    assert first == order(np.array(lengths), step_size, shuffle=shuffle, seed=5).tolist()
 
 
 def test_order_sorts_within_a_step_and_never_groups_steps_by_length():
-    lengths = [10, 90] * 16
-    arranged = order(lengths, 4, 2, shuffle=False, seed=1)
+    lengths = np.array([10, 90] * 16)
+    arranged = order(lengths, 8, shuffle=False, seed=1).tolist()
     for start in range(0, 32, 8):
         step = arranged[start : start + 8]
         assert set(step) == set(range(start, start + 8))  # the order holds, and every step has both lengths
@@ -153,21 +286,21 @@ def test_documents_of_a_query_share_its_number(template):
 
 @given(st.lists(st.integers(0, 9), max_size=60), st.booleans())
 def test_order_by_query_keeps_queries_together(queries, shuffle):
-    arranged = order_by_query(queries, shuffle=shuffle, seed=3)
+    arranged = order_by_query(np.array(queries, dtype=np.int32), shuffle=shuffle, seed=3).tolist()
     assert sorted(arranged) == list(range(len(queries)))
     found = [queries[index] for index in arranged]
     assert len(set(found)) == sum(1 for i, query in enumerate(found) if i == 0 or found[i - 1] != query)
-    assert arranged == order_by_query(queries, shuffle=shuffle, seed=3)
+    assert arranged == order_by_query(np.array(queries, dtype=np.int32), shuffle=shuffle, seed=3).tolist()
 
 
 def test_collator_packs_without_padding(template):
-    made = [make_row(yes(query=query), template, 400)._asdict() for query in ("when", "x")]
+    made = [make_row(yes(query=query), template, 400) for query in ("when", "x")]
     batch = collator(0, packed=True)(made)
-    first, second = (len(row["input_ids"]) for row in made)
-    assert batch["input_ids"].tolist() == [[*made[0]["input_ids"], *made[1]["input_ids"]]]
+    first, second = (len(row.input_ids) for row in made)
+    assert batch["input_ids"].tolist() == [[*made[0].input_ids, *made[1].input_ids]]
     assert batch["position_ids"].tolist() == [[*range(first), *range(second)]]
     for row, start, place in zip(made, (0, first), batch["score_positions"].tolist(), strict=True):
-        assert place == start + row["label_position"] - 1
+        assert place == start + row.label_position - 1
         assert batch["input_ids"][0, place + 1].item() == template.yes_id
     assert batch["labels"][0, first].item() == IGNORED
     assert batch["score_rows"].tolist() == [0, 0]
@@ -175,17 +308,17 @@ def test_collator_packs_without_padding(template):
 
 def test_collator_pads_right(template):
     made = [
-        make_row(yes(), template, 400)._asdict(),
-        make_row(yes(query="x"), template, 400)._asdict(),
+        make_row(yes(), template, 400),
+        make_row(yes(query="x"), template, 400),
     ]
     batch = collator(0)(made)
-    longest = max(len(row["input_ids"]) for row in made)
+    longest = max(len(row.input_ids) for row in made)
     assert batch["input_ids"].shape == (2, longest)
-    assert batch["attention_mask"].sum(1).tolist() == [len(row["input_ids"]) for row in made]
+    assert batch["attention_mask"].sum(1).tolist() == [len(row.input_ids) for row in made]
     for index, row in enumerate(made):
         position = batch["score_positions"][index].item()
         assert batch["input_ids"][index, position + 1].item() == template.yes_id
-        assert (batch["labels"][index, len(row["input_ids"]) :] == IGNORED).all()
+        assert (batch["labels"][index, len(row.input_ids) :] == IGNORED).all()
 
 
 def test_records_round_trip_and_name_the_bad_line(tmp_path):

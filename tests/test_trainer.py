@@ -11,6 +11,7 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -22,10 +23,11 @@ from prism.cli import main_train
 from prism.errors import DataError, RecipeError
 from prism.files.examples import write_examples
 from prism.template import PRISM, Template
-from prism.training.batches import collator
+from prism.training.batches import Steps, collator
 from prism.training.dataset import make_row
 from prism.training.distill import DistillTrainer, body
 from prism.training.recipe import TERMS, Losses, load_recipe
+from prism.training.rows import Rows
 from prism.training.trainer import train
 from prism.types import Document, Example
 
@@ -92,11 +94,11 @@ def test_recipe_becomes_a_checkpoint_that_reranks(recipe, tmp_path):
 
 
 def trainer_for(tiny_tokenizer, model, folder: Path, weights: Losses) -> DistillTrainer:
-    from datasets import Dataset
-
     template = Template(PRISM, tiny_tokenizer)
-    made = [make_row(example(i), template, 400)._asdict() for i in range(8)]
+    rows = Rows.of([make_row(example(i), template, 400) for i in range(8)])
+    collate = collator(tiny_tokenizer.pad_token_id)
     return DistillTrainer(
+        steps=Steps(rows, np.arange(8), share=4, cut=lambda some, least: [some], collate=collate),
         label_ids=template.label_ids,
         weights=weights,
         settings=load_recipe(ROOT / "recipes" / "mini.yaml"),
@@ -104,7 +106,7 @@ def trainer_for(tiny_tokenizer, model, folder: Path, weights: Losses) -> Distill
         args=SFTConfig(
             output_dir=str(folder),
             max_steps=3,
-            per_device_train_batch_size=4,
+            per_device_train_batch_size=1,
             use_cpu=True,
             bf16=False,
             report_to="none",
@@ -115,8 +117,6 @@ def trainer_for(tiny_tokenizer, model, folder: Path, weights: Losses) -> Distill
             dataloader_pin_memory=False,
             gradient_checkpointing=False,
         ),
-        data_collator=collator(tiny_tokenizer.pad_token_id),
-        train_dataset=Dataset.from_list(made),
         processing_class=tiny_tokenizer,
     )
 
@@ -139,7 +139,7 @@ def test_each_term_alone_has_a_gradient_through_the_trainer(tiny_tokenizer, tiny
     model = deepcopy(tiny_qwen3).train()
     alone = Losses(**{**dict.fromkeys(TERMS, 0.0), term: 1.0})
     trainer = trainer_for(tiny_tokenizer, model, tmp_path, alone)
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    batch = collator(0)([trainer.train_dataset.rows[i] for i in range(4)])
     trainer.compute_loss(model, batch).backward()
     gradient = body(model).layers[0].self_attn.q_proj.weight.grad
     assert gradient is not None
@@ -152,7 +152,7 @@ def test_distillation_gradient_reaches_the_score_position_only(tiny_tokenizer, t
 
     model = deepcopy(tiny_qwen3).train()
     trainer = trainer_for(tiny_tokenizer, model, tmp_path, Losses(distill=1.0, sft=0.0))
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
+    batch = collator(0)([trainer.train_dataset.rows[i] for i in range(8)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(40):
@@ -313,7 +313,7 @@ def test_packed_rows_do_not_see_each_other(tiny_tokenizer, tiny_qwen3, tmp_path)
 
     model = deepcopy(tiny_qwen3).train()
     trainer = trainer_for(tiny_tokenizer, model, tmp_path, Losses(**dict.fromkeys(TERMS, 1.0)))
-    rows = [trainer.train_dataset[i] for i in range(8)]
+    rows = [trainer.train_dataset.rows[i] for i in range(8)]
     found = []
     for packed in (False, True):
         model.zero_grad()

@@ -79,6 +79,18 @@ def read_objects(path: Path) -> Iterator[tuple[int, str, Row | DataError]]:
 
 def objects_of(stream: BinaryIO, name: str) -> Iterator[tuple[int, str, Row | DataError]]:
     """As `read_objects`, from an open stream."""
+    for number, place, found in unparsed(stream, name):
+        if not isinstance(found, bytes):
+            yield number, place, found
+            continue
+        try:
+            yield number, place, parse_row(found, place)
+        except DataError as error:
+            yield number, place, error
+
+
+def unparsed(stream: BinaryIO, name: str) -> Iterator[tuple[int, str, bytes | Row | DataError]]:
+    """As `objects_of`, with lines left for `parse_row`, which another process may do; arrays are parsed as one."""
     lines = byte_lines(stream, name)
     for number, line in lines:
         if not line.removeprefix(_MARK).strip():
@@ -87,23 +99,13 @@ def objects_of(stream: BinaryIO, name: str) -> Iterator[tuple[int, str, Row | Da
         if is_array(line):
             yield from _of_array(chain([first], lines), name)
         else:
-            yield from _of_lines(chain([first], lines), name)
+            yield from ((n, f"{name}:{n}", text) for n, text in chain([first], lines) if text.strip())
 
 
 def is_array(line: bytes) -> bool:
     """Whether the first line of a file begins an array, or an object over several lines, rather than being a record."""
     head = line.removeprefix(_MARK).strip()
     return head.startswith(b"[") or head == b"{"
-
-
-def _of_lines(lines: Iterable[tuple[int, bytes]], name: str) -> Iterator[tuple[int, str, Row | DataError]]:
-    for number, line in lines:
-        if line.strip():
-            place = f"{name}:{number}"
-            try:
-                yield number, place, parse_row(line, place)
-            except DataError as error:
-                yield number, place, error
 
 
 def _of_array(lines: Iterable[tuple[int, bytes]], name: str) -> Iterator[tuple[int, str, Row | DataError]]:

@@ -1,74 +1,168 @@
-"""Which rows are computed together: the order of training, batches by length, and rows put into tensors."""
+"""An epoch cut into optimizer steps and batches: which rows are computed together, and their tensors.
+
+steps_of : order of training -> `Steps`, which cuts a step when it is asked for it -> rows -> tensors
+"""
 
 from __future__ import annotations
 
 import functools
 import random
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from prism.training.dataset import IGNORED
+from prism.errors import DataError
 from prism.training.losses import comparable_pairs
+from prism.training.recipe import Recipe
+from prism.training.rows import IGNORED, Row, Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
+Order = NDArray[np.int64]
+"""Numbers of rows in the order of training; also some that follow each other in it."""
+Collate = Callable[[Sequence[Row]], dict[str, Any]]
+
+
+def steps_of(recipe: Recipe, rows: Rows, pad_id: int, processes: int = 1) -> Steps:
+    """An epoch of the recipe. Raises DataError when a loss that compares documents would never see two of one query."""
+    schedule, by_query = recipe.schedule, recipe.losses.by_query
+    share = schedule.batch_size * schedule.accumulation
+    if by_query:
+        arranged = order_by_query(rows.queries, shuffle=schedule.shuffle, seed=recipe.seed)
+        _require_groups(rows, arranged, share if schedule.tokens_per_batch else schedule.batch_size)
+    else:
+        arranged = order(rows.lengths, share * processes, shuffle=schedule.shuffle, seed=recipe.seed)
+    if processes > 1:
+        arranged = filled(arranged, share * processes)
+        arranged = arranged if by_query else deal(arranged, share, processes)
+    return Steps(
+        rows,
+        arranged,
+        share=share,
+        processes=processes,
+        cut=_by_rows(schedule.batch_size) if schedule.tokens_per_batch is None else _by_tokens(recipe, rows),
+        collate=collator(pad_id, packed=schedule.packing),
+    )
+
+
+def _require_groups(rows: Rows, arranged: Order, size: int) -> None:
+    for start in range(0, len(arranged), size):
+        some = arranged[start : start + size]
+        queries = rows.queries[some[~np.isnan(rows.teacher_scores[some])]]
+        if len(np.unique(queries)) < len(queries):
+            return
+    raise DataError(
+        "losses.margin and losses.listwise compare documents of one query, and no query has two records with a"
+        " teacher_score: give more documents a query, or set these weights to 0"
+    )
 
 
 # --- order -----------------------------------------------------------------------------------------------------------
 
 
-def order(lengths: list[int], batch_size: int, accumulation: int, *, shuffle: bool, seed: int) -> list[int]:
+def order(lengths: NDArray[np.int32], step_size: int, *, shuffle: bool, seed: int) -> Order:
     """A training order with little padding, reproducible, so that a run resumes exactly.
 
-    The rows of one optimizer step are drawn at random (with `shuffle` off: as the data has them) and only
-    then sorted by length into its `accumulation` batches. Grouping whole steps by length would put the long rows
-    together, which are the ones with verdict yes: each step would then push all scores one way.
+    The `step_size` rows of one optimizer step are drawn at random (with `shuffle` off: as the data has them) and only
+    then sorted by length. Grouping whole steps by length would put the long rows together, which are the ones with
+    verdict yes: each step would then push all scores one way.
     """
-    indices = list(range(len(lengths)))
+    drawn = np.arange(len(lengths), dtype=np.int64)
     if shuffle:
-        random.Random(seed).shuffle(indices)
-    size = batch_size * accumulation
-    steps = (indices[start : start + size] for start in range(0, len(indices), size))
-    return [index for step in steps for index in sorted(step, key=lengths.__getitem__)]
+        random.Random(seed).shuffle(drawn)  # type: ignore[arg-type]  # an array is a mutable sequence of numbers
+    for start in range(0, len(drawn), step_size):
+        step = drawn[start : start + step_size]
+        step[:] = step[np.argsort(lengths[step], kind="stable")]
+    return drawn
 
 
-def order_by_query(queries: list[int], *, shuffle: bool, seed: int) -> list[int]:
+def order_by_query(queries: NDArray[np.int32], *, shuffle: bool, seed: int) -> Order:
     """A training order that keeps the documents of a query together, for losses that compare them.
 
     Queries come in random order (with `shuffle` off: as the data first names them). Where a batch ends within a query,
     its documents are compared in two parts.
     """
     members: dict[int, list[int]] = {}
-    for index, query in enumerate(queries):
+    for index, query in enumerate(queries.tolist()):
         members.setdefault(query, []).append(index)
     groups = list(members.values())
     if shuffle:
         random.Random(seed).shuffle(groups)
-    return [index for group in groups for index in group]
+    return np.array([index for group in groups for index in group], dtype=np.int64)
 
 
-def filled(arranged: Sequence[int], size: int) -> list[int]:
+def filled(arranged: Order, size: int) -> Order:
     """The last step made whole, from the front: no process is left without rows, and all take part in every step."""
-    missing = -len(arranged) % size
-    return [*arranged, *(arranged[index % len(arranged)] for index in range(missing))]
+    return np.resize(arranged, len(arranged) + -len(arranged) % size)
 
 
-def deal(arranged: Sequence[int], share: int, processes: int) -> list[int]:
+def deal(arranged: Order, share: int, processes: int) -> Order:
     """The same order, dealt out: of a step's `processes` x `share` rows each process gets every so-many-th one.
 
     Processes then get rows of about the same lengths and wait little for each other.
     """
-    size = share * processes
-    steps = (arranged[start : start + size] for start in range(0, len(arranged), size))
-    return [index for step in steps for process in range(processes) for index in step[process::processes]]
+    return arranged.reshape(-1, share, processes).swapaxes(1, 2).reshape(-1)
 
 
-# --- batches by a budget of tokens -----------------------------------------------------------------------------------
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+Cut = Callable[[Order, int], list[Order]]
+"""(rows of a process in a step, how many batches at least) -> batches."""
+
+
+class Steps:
+    """A data set whose items are what a process computes in an optimizer step, cut into batches when asked for.
+
+    Item number `step` x `processes` + `process`: {"batches": [tensors]}. A run resumes at any item without looking at
+    those before it, and every process finds the same batches by itself.
+    """
+
+    def __init__(
+        self, rows: Rows, arranged: Order, *, share: int, cut: Cut, collate: Collate, processes: int = 1
+    ) -> None:
+        """`arranged`: `share` rows for each process in turn; one process may find fewer in its last step."""
+        self.rows, self.arranged = rows, arranged
+        self.step_size = share * processes
+        self._share, self._cut, self._collate, self._processes = share, cut, collate, processes
+
+    def __len__(self) -> int:
+        return -(-len(self.arranged) // self._share)
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        return {"batches": [self._collate([self.rows[index] for index in batch]) for batch in self.batches(item)]}
+
+    def batches(self, item: int) -> list[Order]:
+        """The rows of each batch. All processes have equally many in a step: none waits for one that is done."""
+        if not 0 <= item < len(self):
+            raise IndexError(f"item {item} of {len(self)}")
+        if self._processes == 1:
+            return self._cut(self._rows_of(item), 1)
+        first = item - item % self._processes
+        shares = [self._rows_of(number) for number in range(first, first + self._processes)]
+        most = max(len(self._cut(some, 1)) for some in shares)
+        return self._cut(shares[item - first], most)
+
+    def _rows_of(self, item: int) -> Order:
+        return self.arranged[item * self._share : (item + 1) * self._share]
+
+
+def _by_rows(size: int) -> Cut:
+    return lambda some, _least: [some[start : start + size] for start in range(0, len(some), size)]
+
+
+def _by_tokens(recipe: Recipe, rows: Rows) -> Cut:
+    budget, packed, by_query = recipe.schedule.tokens_per_batch, recipe.schedule.packing, recipe.losses.by_query
+    assert budget is not None  # asked for
+
+    def cut(some: Order, least: int) -> list[Order]:
+        units = rows.queries[some].tolist() if by_query else None
+        found = token_batches(rows.lengths[some].tolist(), budget, packed=packed, units=units, least=least)
+        return [some[np.sort(places)] for places in found]
+
+    return cut
 
 
 def token_batches(
@@ -84,19 +178,19 @@ def token_batches(
     members: dict[int, list[int]] = {}
     for position in range(len(lengths)):
         members.setdefault(position if units is None else units[position], []).append(position)
-    longest_first = sorted(members.values(), key=lambda group: -max(lengths[position] for position in group))
-
-    def cost(group: Sequence[int]) -> int:
-        sizes = [lengths[position] for position in group]
-        return sum(sizes) if packed else max(sizes) * len(sizes)
-
+    longest = {unit: max(lengths[position] for position in group) for unit, group in members.items()}
     batches: list[list[int]] = []
-    for group in longest_first:
-        if batches and cost([*batches[-1], *group]) <= budget:
+    widest = taken = 0  # of the last batch: its longest row, and the sum of its rows
+    for unit in sorted(members, key=lambda unit: -longest[unit]):
+        group, own = members[unit], sum(lengths[position] for position in members[unit])
+        cost = taken + own if packed else widest * (len(batches[-1]) + len(group)) if batches else 0
+        if batches and cost <= budget:
             batches[-1] += group
+            taken += own
         else:
             batches.append(list(group))
-    while len(batches) < min(least, len(longest_first)):
+            widest, taken = longest[unit], own
+    while len(batches) < min(least, len(members)):
         batches = _one_more(batches, members, units)
     return batches
 
@@ -110,57 +204,20 @@ def _one_more(batches: list[list[int]], members: dict[int, list[int]], units: Se
     return [*batches[:widest], *halves, *batches[widest + 1 :]]
 
 
-def numbered(
-    lengths: Sequence[int],
-    share: int,
-    processes: int,
-    budget: int,
-    *,
-    packed: bool = False,
-    units: Sequence[int] | None = None,
-) -> list[int]:
-    """For rows in training order, `share` for each process in turn: in which batch of its step each is computed.
-
-    Every process finds the same numbers by itself, and all have equally many batches in a step.
-    """
-    numbers = [0] * len(lengths)
-    chunks = [range(start, min(start + share, len(lengths))) for start in range(0, len(lengths), share)]
-    for first in range(0, len(chunks), processes):
-        step = chunks[first : first + processes]
-
-        def cut(chunk: range, least: int) -> list[list[int]]:
-            own = None if units is None else [units[place] for place in chunk]
-            return token_batches([lengths[place] for place in chunk], budget, packed=packed, units=own, least=least)
-
-        most = max(len(cut(chunk, 1)) for chunk in step)
-        for chunk in step:
-            for number, batch in enumerate(cut(chunk, most)):
-                for position in batch:
-                    numbers[chunk[position]] = number
-    return numbers
-
-
 # --- tensors ---------------------------------------------------------------------------------------------------------
 
 
-def collator(pad_id: int, *, packed: bool = False, grouped: bool = False) -> Collate:
+def collator(pad_id: int, *, packed: bool = False) -> Collate:
     """Rows into a batch: padded on the right, or (`packed`) one after another in a single sequence [1, T].
 
     `score_rows` and `score_positions` say where in the batch the logits that give the score are: one place before the
     label. Packed rows are told apart by their `position_ids`, which begin at 0 in each. `counts`: what each term of the
-    loss is a mean over. `grouped`: rows that carry the number of their `batch` become {"batches": [...]}, one batch for
-    each number.
+    loss is a mean over.
     """
-    collate: Collate = functools.partial(_batch, _pack if packed else functools.partial(_pad, pad_id))
-    return functools.partial(_group, collate) if grouped else collate
+    return functools.partial(_batch, _pack if packed else functools.partial(_pad, pad_id))
 
 
-def _group(collate: Collate, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    ranked = sorted(rows, key=lambda row: row["batch"])
-    return {"batches": [collate(list(batch)) for _, batch in groupby(ranked, key=lambda row: row["batch"])]}
-
-
-def _batch(shape: Collate, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _batch(shape: Collate, rows: Sequence[Row]) -> dict[str, Any]:
     batch = {**shape(rows), **_targets(rows)}
     return {**batch, "counts": counts(batch)}
 
@@ -178,52 +235,51 @@ def counts(batch: dict[str, Tensor]) -> dict[str, float]:
     }
 
 
-def _pad(pad_id: int, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+def _pad(pad_id: int, rows: Sequence[Row]) -> dict[str, Tensor]:
     import torch
 
-    sizes = [len(row["input_ids"]) for row in batch]
-    ids = np.full((len(batch), max(sizes)), pad_id, dtype=np.int64)
-    weights = np.zeros(ids.shape, dtype=np.float32)
-    for index, (row, size) in enumerate(zip(batch, sizes, strict=True)):
-        ids[index, :size] = row["input_ids"]
-        weights[index, row["label_position"] : size] = row["weights"]
-    lengths = torch.tensor(sizes)
+    sizes = np.array([len(row.input_ids) for row in rows])
+    positions = np.array([row.label_position for row in rows])
+    ids_BT = np.full((len(rows), sizes.max()), pad_id, dtype=np.int64)
+    weights_BT = np.zeros(ids_BT.shape, dtype=np.float32)
+    for index, row in enumerate(rows):
+        ids_BT[index, : sizes[index]] = row.input_ids
+        weights_BT[index, positions[index] : sizes[index]] = row.weights
     return {
-        "input_ids": torch.from_numpy(ids),
-        "attention_mask": (torch.arange(max(sizes))[None] < lengths[:, None]).long(),
-        "labels": torch.from_numpy(np.where(weights > 0, ids, IGNORED)),
-        "label_weights": torch.from_numpy(weights),
-        "score_rows": torch.arange(len(batch)),
-        "score_positions": torch.tensor([int(row["label_position"]) - 1 for row in batch]),
+        "input_ids": torch.from_numpy(ids_BT),
+        "attention_mask": torch.from_numpy((np.arange(sizes.max()) < sizes[:, None]).astype(np.int64)),
+        "labels": torch.from_numpy(np.where(weights_BT > 0, ids_BT, IGNORED)),
+        "label_weights": torch.from_numpy(weights_BT),
+        "score_rows": torch.arange(len(rows)),
+        "score_positions": torch.from_numpy(positions - 1),
     }
 
 
-def _pack(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+def _pack(rows: Sequence[Row]) -> dict[str, Tensor]:
     import torch
 
-    sizes = [len(row["input_ids"]) for row in batch]
-    starts = np.cumsum([0, *sizes[:-1]])
-    ids = np.concatenate([np.asarray(row["input_ids"], dtype=np.int64) for row in batch])
-    weights = np.zeros(len(ids), dtype=np.float32)  # 0 at the start of each row: nothing is predicted from another
-    for start, size, row in zip(starts, sizes, batch, strict=True):
-        weights[start + row["label_position"] : start + size] = row["weights"]
+    sizes = np.array([len(row.input_ids) for row in rows])
+    starts = np.cumsum(sizes) - sizes
+    positions = starts + np.array([row.label_position for row in rows])
+    ids_T = np.concatenate([row.input_ids for row in rows]).astype(np.int64)
+    weights_T = np.zeros(len(ids_T), dtype=np.float32)  # 0 at the start of each row: nothing is predicted from another
+    for row, position in zip(rows, positions, strict=True):
+        weights_T[position : position + len(row.weights)] = row.weights
     return {
-        "input_ids": torch.from_numpy(ids)[None],
-        "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
-        "position_ids": torch.from_numpy(np.concatenate([np.arange(size) for size in sizes]))[None],
-        "labels": torch.from_numpy(np.where(weights > 0, ids, IGNORED))[None],
-        "label_weights": torch.from_numpy(weights)[None],
-        "score_rows": torch.zeros(len(batch), dtype=torch.long),
-        "score_positions": torch.tensor(
-            [int(start) + int(row["label_position"]) - 1 for start, row in zip(starts, batch, strict=True)]
-        ),
+        "input_ids": torch.from_numpy(ids_T)[None],
+        "attention_mask": torch.ones(1, len(ids_T), dtype=torch.long),
+        "position_ids": torch.from_numpy(np.arange(len(ids_T)) - np.repeat(starts, sizes))[None],
+        "labels": torch.from_numpy(np.where(weights_T > 0, ids_T, IGNORED))[None],
+        "label_weights": torch.from_numpy(weights_T)[None],
+        "score_rows": torch.zeros(len(rows), dtype=torch.long),
+        "score_positions": torch.from_numpy(positions - 1),
     }
 
 
-def _targets(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+def _targets(rows: Sequence[Row]) -> dict[str, Tensor]:
     import torch
 
     return {
-        "queries": torch.tensor([int(row["query"]) for row in batch]),
-        "teacher_scores": torch.tensor([float(row["teacher_score"]) for row in batch], dtype=torch.float32),
+        "queries": torch.from_numpy(np.array([row.query for row in rows], dtype=np.int64)),
+        "teacher_scores": torch.from_numpy(np.array([row.teacher_score for row in rows], dtype=np.float32)),
     }

@@ -1,54 +1,181 @@
-"""Records -> tokenized rows, in the order of the records, with every dropped record counted and named."""
+"""Records -> rows: tokenized once, in all processes the machine has room for, and kept beside the run for all to map.
+
+make_rows : files -> key of all that goes in -> `rows/KEY.arrow`, found or made -> mapped, with every drop counted
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import IO, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 
-from prism.errors import InputError
+from prism.errors import DataError, InputError, RecipeError
+from prism.files.examples import Unparsed, open_examples, parse_example, read_unparsed
+from prism.files.jsonl import write_text
+from prism.files.lines import byte_lines
+from prism.files.qa_settings import Qa
 from prism.parallel import ordered
 from prism.template import Part, Supervised, Template
 from prism.text import stable_id
-from prism.training.recipe import PartWeights
+from prism.training.progress import bar, say
+from prism.training.recipe import PartWeights, Recipe
+from prism.training.rows import SCHEMA, Row, Rows, part_of
 from prism.types import Document, Example
+from prism.version import __version__
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-IGNORED = -100
-"""torch's cross-entropy skips this label."""
+FORMAT = 1
+"""Raised when the same records would become other rows, or lie otherwise in their file."""
 _RECORDS_AT_ONCE = 500
 _EVEN = PartWeights()
 
 
-class Row(NamedTuple):
-    """One training sequence, not yet padded."""
+class Tokenized(NamedTuple):
+    """What became of the records."""
 
-    input_ids: NDArray[np.int32]
-    """[tokens]."""
-    label_position: int
-    """Where the label stands; the logits one step before it are the score."""
-    teacher_score: float
-    """NaN when the record does not distil."""
-    query: int
-    """Equal for the documents of one query."""
-    weights: NDArray[np.float32]
-    """[tokens from the label to the end]: what the cross-entropy of each counts. 0: the token is no target.
+    rows: Rows
+    drops: Drops
 
-    The label counts where no teacher scores it; with a soft teacher its cross-entropy would fight the distillation.
+
+class Rendering(NamedTuple):
+    """How records become rows."""
+
+    template: Template
+    max_tokens: int
+    part_weights: PartWeights = _EVEN
+
+
+def make_rows(recipe: Recipe, folder: Path, template: Template, build: QaBuilder | None = None) -> Tokenized:
+    """The recipe's records as rows under `folder`, which a run with the same data, template and limits has made before,
+    or this one makes. Raises DataError at a malformed record, or when none is left."""
+    files = record_files(recipe, folder, build)
+    rendering = Rendering(template, recipe.data.max_tokens, recipe.losses.sft_parts)
+    data = _survey(files)
+    path = folder / "rows" / f"{_key(rendering, data)}.arrow"
+    if path.is_file() and _drops_beside(path).is_file():
+        say(f"reusing {path}")
+    else:
+        tokenize(files, path, rendering, lines=data.lines, workers=recipe.schedule.workers)
+    made = Tokenized(Rows.open(path), Drops.read(_drops_beside(path)))
+    _tell(made)
+    return made
+
+
+class QaBuilder(Protocol):
+    """Makes the records of a recipe's `data.qa` in a folder, once: `prism.data.qa.build`."""
+
+    def __call__(self, settings: Qa, folder: Path, seed: int, say: Callable[[str], None], /) -> object: ...
+
+
+def record_files(recipe: Recipe, folder: Path, build: QaBuilder | None) -> tuple[Path, ...]:
+    """Where the training records lie; those made of question-passage sets are made once per run, by `build`."""
+    if recipe.data.qa is None:
+        return recipe.data.files
+    if build is None:
+        raise RecipeError("data.qa: nobody makes its records: pass build=prism.data.qa.build, as prism train does")
+    build(recipe.data.qa, folder / "data", recipe.seed, say)
+    return (folder / "data" / "train.jsonl",)
+
+
+def _tell(made: Tokenized) -> None:
+    for reason, count in made.drops.counts.items():
+        say(f"dropped {count:,} records: {reason}")
+    for line in made.drops.named:
+        say(f"  {line}")
+    lengths = made.rows.lengths
+    if not len(lengths):
+        raise DataError("no training records are left: see the reasons above")
+    say(f"{len(lengths):,} records, {lengths.sum(dtype=np.int64):,} tokens an epoch, longest {lengths.max():,}")
+
+
+# --- kept rows -------------------------------------------------------------------------------------------------------
+
+
+class _Survey(NamedTuple):
+    """What records are made of, read once."""
+
+    digest: str
+    """Of the content of all files, unpacked, in their order."""
+    lines: int
+
+
+def _survey(files: Sequence[Path]) -> _Survey:
+    """Raises DataError for a file that is not there, or cannot be read to its end."""
+    found, lines = hashlib.blake2b(digest_size=16), 0
+    for path in files:
+        with open_examples(path) as stream:
+            own = hashlib.blake2b(digest_size=16)
+            for _, line in byte_lines(stream, str(path)):
+                own.update(line)
+                lines += 1
+        found.update(own.digest())
+    return _Survey(found.hexdigest(), lines)
+
+
+def _key(rendering: Rendering, data: _Survey) -> str:
+    """Equal where the rows would be: the same records, template, tokenizer and limits, rendered by the same Prism."""
+    template = rendering.template
+    settings = rendering.part_weights.model_dump_json(), template.spec.model_dump_json(), str(rendering.max_tokens)
+    parts = (str(FORMAT), __version__, data.digest, *settings, template.tokenizer.backend_tokenizer.to_str())
+    return hashlib.blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _drops_beside(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def tokenize(
+    files: Sequence[Path], path: Path, rendering: Rendering, *, lines: int | None = None, workers: int | None = None
+) -> None:
+    """Rows of all records, in their order, into an Arrow file at `path`; what was dropped into a JSON file beside it.
+
+    Records are parsed and rendered in `workers` processes (default: one for each core, where there are enough records);
+    neither rows nor drops depend on how many there are. `lines`: how many lines the files have, for the bar. The file
+    appears whole or not at all; rows of other settings in its folder are removed. Raises DataError.
     """
+    started = time.perf_counter()
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        _make_room(path.parent)
+        with part.open("wb") as file:
+            drops = _write_rows(file, files, rendering, lines, workers)
+            os.fsync(file.fileno())
+        write_text(_drops_beside(path), drops.to_json())
+        part.replace(path)
+    except OSError as error:
+        raise DataError(f"cannot tokenize into {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    say(f"tokenized in {time.perf_counter() - started:,.0f} s")
 
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        """[tokens]: cross-entropy targets; IGNORED where nothing counts."""
-        targets = np.full_like(self.input_ids, IGNORED)
-        counted = np.flatnonzero(self.weights) + self.label_position
-        targets[counted] = self.input_ids[counted]
-        return targets
+
+def _make_room(folder: Path) -> None:
+    """Rows of other settings go, and what a process left that was killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in chain.from_iterable(folder.glob(f"*.{ending}") for ending in ("arrow", "json", "part")):
+        old.unlink(missing_ok=True)
+
+
+def _write_rows(
+    file: IO[bytes], files: Sequence[Path], rendering: Rendering, lines: int | None, workers: int | None
+) -> Drops:
+    drops = Drops()
+    numbered = enumerate(chain.from_iterable(map(read_unparsed, files)), 1)
+    with pa.ipc.new_file(file, SCHEMA) as out, bar("tokenizing", lines) as advance:
+        for made in ordered(_render, rendering, numbered, chunk=_RECORDS_AT_ONCE, workers=workers):
+            out.write_batch(pa.ipc.read_record_batch(pa.py_buffer(made.part), SCHEMA))
+            for reason, number, example in made.left_out:
+                drops.add(reason, number, example)
+            advance(made.records)
+    return drops
 
 
 class Drops:
@@ -64,13 +191,41 @@ class Drops:
         if len(self.named) < self._limit:
             self.named.append(f"record {number} (query {example.query[:60]!r}, document {example.doc_id!r}): {reason}")
 
+    def to_json(self) -> str:
+        return json.dumps({"counts": self.counts, "named": self.named}, indent=1) + "\n"
 
-class _Rendering(NamedTuple):
-    """What every process that makes rows needs."""
+    @classmethod
+    def read(cls, path: Path) -> Drops:
+        stored = json.loads(path.read_bytes())
+        drops = cls()
+        drops.counts.update(stored["counts"])
+        drops.named = stored["named"]
+        return drops
 
-    template: Template
-    max_tokens: int
-    part_weights: PartWeights
+
+# --- records to rows, in any process ---------------------------------------------------------------------------------
+
+
+class _Made(NamedTuple):
+    """Some records, done."""
+
+    part: bytes
+    """Their rows: an Arrow record batch, serialized once, where it was made."""
+    left_out: list[tuple[str, int, Example]]
+    """(reason, number of the record, the record)."""
+    records: int
+
+
+def _render(rendering: Rendering, some: list[tuple[int, Unparsed]]) -> _Made:
+    made: list[Row] = []
+    left_out: list[tuple[str, int, Example]] = []
+    for number, record in some:
+        example = parse_example(record)
+        try:
+            made.append(make_row(example, *rendering))
+        except InputError as error:
+            left_out.append((str(error), number, example))
+    return _Made(part_of(made).serialize().to_pybytes(), left_out, len(some))
 
 
 def make_row(example: Example, template: Template, max_tokens: int, part_weights: PartWeights = _EVEN) -> Row:
@@ -119,61 +274,3 @@ def _supervise(example: Example, template: Template, max_tokens: int) -> Supervi
     if sequence.truncation and example.verdict == "yes":
         raise InputError(too_long)  # the evidence may be in what was cut
     return sequence
-
-
-def rows(
-    examples: Iterable[Example],
-    template: Template,
-    *,
-    max_tokens: int,
-    drops: Drops,
-    part_weights: PartWeights = _EVEN,
-    workers: int | None = None,
-) -> Iterator[Row]:
-    """Tokenized rows in the order of the records; what cannot be used goes into `drops`.
-
-    Records are rendered in `workers` processes (default: one for each core, where there are enough records); neither
-    rows nor drops depend on how many there are.
-    """
-    rendering = _Rendering(template, max_tokens, part_weights)
-    numbered = enumerate(examples, 1)
-    for made, left_out in ordered(_render, rendering, numbered, chunk=_RECORDS_AT_ONCE, workers=workers):
-        for reason, number, example in left_out:
-            drops.add(reason, number, example)
-        yield from made
-
-
-def _render(rendering: _Rendering, some: list[tuple[int, Example]]) -> tuple[list[Row], list[tuple[str, int, Example]]]:
-    made: list[Row] = []
-    left_out: list[tuple[str, int, Example]] = []
-    for number, example in some:
-        try:
-            made.append(make_row(example, *rendering))
-        except InputError as error:
-            left_out.append((str(error), number, example))
-    return made, left_out
-
-
-def as_dataset(found: Sequence[Row], arranged: Iterable[tuple[int, int]]) -> Dataset:
-    """Rows in training order, as (row, number of its batch), in flat arrays: a few bytes a token."""
-    import pyarrow as pa
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
-
-    places = list(arranged)
-    ordered_rows = [found[index] for index, _ in places]
-
-    def flat(name: str) -> Any:
-        parts = [getattr(row, name) for row in ordered_rows]
-        ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-        return pa.LargeListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(parts)))
-
-    columns = {
-        "input_ids": flat("input_ids"),
-        "weights": flat("weights"),
-        "label_position": pa.array([row.label_position for row in ordered_rows]),
-        "teacher_score": pa.array([row.teacher_score for row in ordered_rows], type=pa.float64(), from_pandas=False),
-        "query": pa.array([row.query for row in ordered_rows]),
-        "batch": pa.array([batch for _, batch in places]),
-    }
-    return Dataset(InMemoryTable.from_pydict(columns)).with_format("numpy")

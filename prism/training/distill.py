@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from prism.training.dataset import IGNORED
+from prism.training.batches import Steps
 from prism.training.losses import (
     listwise_kl,
     logit_mse,
@@ -25,6 +25,7 @@ from prism.training.losses import (
 )
 from prism.training.optimizer import TimedCosine, build_optimizer
 from prism.training.recipe import TERMS, Losses, Recipe
+from prism.training.rows import IGNORED
 
 Assess = Callable[[Any, int], dict[str, float]]
 """(model, step) -> measures by name."""
@@ -44,13 +45,16 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
     def __init__(
         self,
         *,
+        steps: Steps,
         label_ids: tuple[int, int],
         weights: Losses,
         settings: Recipe,
         assess: Assess | None = None,
         **kwargs: Any,
     ) -> None:
-        """`assess` measures the model whenever the arguments ask for an evaluation."""
+        """`steps`: what is trained on. `assess` measures the model whenever the arguments ask for an evaluation."""
+        from datasets import Dataset
+
         self._label_ids = list(label_ids)
         self._weights = weights
         self._recipe = settings
@@ -59,7 +63,11 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         self._pending: tuple[dict[str, Any], dict[str, float] | None] | None = None
         self._terms: defaultdict[str, Tensor | float] = defaultdict(float)
         trained = [(p, p.data) for p in kwargs["model"].parameters() if p.requires_grad]
-        super().__init__(**kwargs)
+        shown = Dataset.from_dict({"labels": [[IGNORED]]})  # `SFTTrainer` takes none but its own kind
+        super().__init__(
+            train_dataset=shown, eval_dataset=None if assess is None else shown, data_collator=_alone, **kwargs
+        )
+        self.train_dataset = steps
         for parameter, data in trained:
             if parameter.dtype is not data.dtype:  # adapters beside four bits, which `SFTTrainer` rounds to bf16
                 parameter.data = data.to(parameter.device)
@@ -94,20 +102,24 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         own, processes = inputs["counts"], self.accelerator.num_processes
         return {name: processes * own[name] / totals[name] if totals[name] else 0.0 for name in TERMS}
 
+    def num_examples(self, dataloader: Any) -> int:
+        return len(self.train_dataset.rows)
+
+    def get_total_train_batch_size(self, args: Any) -> int:
+        return int(self.train_dataset.step_size)
+
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """The batches of an optimizer step, and how many rows, pairs, queries and targets all processes have in it."""
         samples = list(islice(epoch_iterator, num_batches))
         self._terms["steps"] += 1
-        found = [batch["counts"] for sample in samples for batch in sample.get("batches", [sample])]
+        found = [batch["counts"] for sample in samples for batch in sample["batches"]]
         own = torch.tensor([sum(one[name] for one in found) for name in TERMS], dtype=torch.float64)
         if self.accelerator.num_processes > 1:
             own = self.accelerator.reduce(own.to(device), "sum")
         return samples, dict(zip(TERMS, own.tolist(), strict=True))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """One batch; or the batches that the rows of a step were cut into, the gradients of processes joined once."""
-        if "batches" not in inputs:
-            return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-any-return]
+        """The batches that the rows of a step were cut into; the gradients of processes are joined once."""
         *first, last = inputs["batches"]
         loss = torch.zeros((), device=self.args.device)
         for batch in (*first, last):
@@ -116,7 +128,7 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return sum(super(DistillTrainer, self).floating_point_ops(batch) for batch in inputs.get("batches", [inputs]))
+        return sum(super(DistillTrainer, self).floating_point_ops(batch) for batch in inputs["batches"])
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         if self.optimizer is None:  # type: ignore[has-type]  # Trainer's constructor has set it
@@ -193,6 +205,12 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
             sums = dict(zip(sums, self.accelerator.reduce(own, "mean").tolist(), strict=True))
         tokens = sums.pop("tokens") * processes
         return {**{name: value / steps for name, value in sums.items()}, "tokens": tokens}
+
+
+def _alone(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """The loader hands items over in lists of one."""
+    (item,) = items
+    return item
 
 
 class _TimeLimit(TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed

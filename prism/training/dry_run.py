@@ -7,22 +7,26 @@ with their assumptions in the report.
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prism.catalogue import CATALOGUE
 from prism.chat_template import NAMES, choose_spec
 from prism.checkpoint import PrismConfig
 from prism.errors import CheckpointError, TemplateError
 from prism.template import Template
+from prism.training.batches import steps_of
+from prism.training.dataset import QaBuilder, make_rows
 from prism.training.evaluate import read_dev
 from prism.training.model import adapted, adapter_folder, training_dtype
 from prism.training.recipe import Recipe, load_recipe
-from prism.training.setup import QaBuilder, Rows, arrange, limited, make_rows, open_template, refuse_packing
+from prism.training.rows import Rows
+from prism.training.setup import limited, open_template, refuse_packing
 from prism.types import Record
 
 if TYPE_CHECKING:
@@ -93,10 +97,10 @@ def dry_run(
     recipe = load_recipe(recipe_path, overrides)
     folder = output or recipe.folder
     template, config = _open(recipe)
-    made = make_rows(recipe, folder, template, build)
+    rows, drops = make_rows(recipe, folder, template, build)
     dev = read_dev(recipe, folder)
     model = _shape(recipe, config)
-    batches = _batches(recipe, made)
+    batches = _batches(recipe, rows)
     schedule = recipe.schedule
     steps_per_epoch = len(batches)
     steps = schedule.max_steps if schedule.max_steps > 0 else math.ceil(steps_per_epoch * schedule.epochs)
@@ -107,15 +111,15 @@ def dry_run(
     rate = measured_flops(training_dtype(recipe))
     return Plan(
         recipe=recipe.name,
-        records=len(made.rows),
-        dropped=dict(made.drops.counts),
-        dropped_named=tuple(made.drops.named),
-        distilled=sum(not math.isnan(row.teacher_score) for row in made.rows),
-        tokens_per_epoch=sum(made.lengths),
+        records=len(rows),
+        dropped=dict(drops.counts),
+        dropped_named=tuple(drops.named),
+        distilled=int(np.count_nonzero(~np.isnan(rows.teacher_scores))),
+        tokens_per_epoch=int(rows.lengths.sum(dtype=np.int64)),
         padded_tokens_per_epoch=padded,
-        target_tokens_per_epoch=sum(int((row.weights > 0).sum()) for row in made.rows),
-        median_tokens=round(statistics.median(made.lengths)),
-        longest_tokens=max(made.lengths),
+        target_tokens_per_epoch=rows.targets,
+        median_tokens=round(float(np.median(rows.lengths))),
+        longest_tokens=int(rows.lengths.max()),
         longest_batch_tokens=largest,
         dev_records=0 if dev is None else len(dev.examples),
         epochs=epochs,
@@ -198,19 +202,14 @@ def _shape(recipe: Recipe, config: Any) -> Any:
         return adapted(model, lora.model_copy(update={"start": None}))
 
 
-def _batches(recipe: Recipe, made: Rows) -> list[list[int]]:
+def _batches(recipe: Recipe, rows: Rows) -> list[list[int]]:
     """Tokens computed in each batch of an epoch, padding included; the batches of each optimizer step together."""
-    schedule = recipe.schedule
-    share = schedule.batch_size * schedule.accumulation
-    placed, lengths = arrange(recipe, made.rows), made.lengths
-    steps = []
-    for start in range(0, len(placed), share):
-        members: dict[int, list[int]] = {}
-        for place, (index, number) in enumerate(placed[start : start + share]):
-            key = number if schedule.tokens_per_batch else place // schedule.batch_size
-            members.setdefault(key, []).append(lengths[index])
-        steps.append([sum(rows) if schedule.packing else max(rows) * len(rows) for rows in members.values()])
-    return steps
+
+    def computed(lengths: NDArray[np.int32]) -> int:
+        return int(lengths.sum() if recipe.schedule.packing else lengths.max() * len(lengths))
+
+    steps = steps_of(recipe, rows, pad_id=0)
+    return [[computed(rows.lengths[batch]) for batch in steps.batches(step)] for step in range(len(steps))]
 
 
 # --- estimates -------------------------------------------------------------------------------------------------------

@@ -1,8 +1,11 @@
-"""What a person sees while a model trains: a line for each report, and a bar with the time left on a terminal."""
+"""What a person sees of a run: lines, once however many processes train, and bars with the time left on a terminal."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,29 @@ from prism.training.recipe import TERMS
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+
+_CONSOLE = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """A line of progress, once however many processes train."""
+    if is_main():
+        _CONSOLE.print(text, highlight=False, markup=False)
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files (torchrun and accelerate number them)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Yields what takes "so many more are done"; nothing is shown by other processes, or where there is no terminal."""
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()
+    hidden = not (is_main() and _CONSOLE.is_terminal)
+    with Progress(*columns, console=_CONSOLE, transient=True, disable=hidden) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda count: shown.advance(task, count)
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed

@@ -1,6 +1,7 @@
-"""recipe -> checkpoint: data, model, TRL's `SFTTrainer` with the distillation term, save.
+"""recipe -> dataset -> trainer -> checkpoint, each step in a file of its own, which the run does not come back to.
 
-train(recipe) : load_recipe -> template -> rows -> model -> DistillTrainer.train (resumable) -> Checkpoint.save
+train : load_recipe -> open_template -> make_rows -> steps_of -> make_model -> DistillTrainer -> package
+        recipe.py      setup.py         dataset.py   batches.py  model.py      distill.py        packaging.py
 """
 
 from __future__ import annotations
@@ -18,26 +19,16 @@ from prism.checkpoint import CONFIG_NAME
 from prism.errors import RecipeError
 from prism.files.jsonl import write_text
 from prism.template import Template
-from prism.training.batches import collator
-from prism.training.dataset import as_dataset
+from prism.training.batches import Steps, steps_of
+from prism.training.dataset import QaBuilder, Tokenized, make_rows
 from prism.training.distill import DistillTrainer
 from prism.training.evaluate import Assessment, DevSet, assess, read_dev
 from prism.training.model import make_model
 from prism.training.packaging import package
-from prism.training.progress import Reporter
+from prism.training.progress import Reporter, is_main, say
 from prism.training.recipe import TERMS, Recipe, dump_recipe, load_recipe
 from prism.training.run_report import write_report
-from prism.training.setup import (
-    Opened,
-    QaBuilder,
-    Rows,
-    arguments,
-    arrange,
-    is_main,
-    make_rows,
-    open_template,
-    say,
-)
+from prism.training.setup import Opened, arguments, open_template
 
 LOG_NAME = "log.json"
 
@@ -52,10 +43,11 @@ def train(
 ) -> Path:
     """Run a recipe to its end and return the folder of the finished checkpoint.
 
-    Everything goes under the recipe's output folder: `data/` (records), `state/` (resumable training states),
-    `evaluation/` (what was measured on the way), `checkpoint/` (the result), `report/`, `log.json`. With `resume`, an
-    interrupted run continues from its last state, on the same batches, to the same weights; a finished one stays as it
-    is. `build` makes what `data.qa` asks for. Raises RecipeError or DataError for bad input before any weight loads.
+    Everything goes under the recipe's output folder: `data/` (records), `rows/` (the same tokenized), `state/`
+    (resumable training states), `evaluation/` (what was measured on the way), `checkpoint/` (the result), `report/`,
+    `log.json`. With `resume`, an interrupted run continues from its last state, on the same batches, to the same
+    weights; a finished one stays as it is. `build` makes what `data.qa` asks for. Raises RecipeError or DataError for
+    bad input before any weight loads.
     """
     recipe = load_recipe(recipe_path, overrides)
     folder = output or recipe.folder
@@ -70,8 +62,9 @@ def train(
         opened = open_template(recipe)
         made = make_rows(recipe, folder, opened.template, build)
         dev = read_dev(recipe, folder)
+    steps = steps_of(recipe, made.rows, opened.template.pad_id, settings.world_size)
     with Reporter(Console()) as reporter:
-        trainer = _trainer(recipe, folder, settings, opened, made, dev, reporter)
+        trainer = _trainer(recipe, folder, settings, opened, steps, dev, reporter)
         state = _last_state(folder) if resume else None
         if dev is not None and state is None:
             before = _assess(folder, dev, opened.template, trainer.model, 0)
@@ -83,109 +76,13 @@ def train(
     return _finish(recipe, folder, trainer, opened, made, time.time() - started)
 
 
-def _trainer(
-    recipe: Recipe,
-    folder: Path,
-    settings: Any,
-    opened: Opened,
-    made: Rows,
-    dev: DevSet | None,
-    reporter: Reporter,
-) -> DistillTrainer:
-    from datasets import Dataset
-    from transformers import EarlyStoppingCallback, PrinterCallback
-
-    arranged = arrange(recipe, made.rows, settings.world_size)
-    patience = recipe.evaluation.patience if recipe.evaluation else None
-    tokenizer = opened.template.tokenizer
-    schedule = recipe.schedule
-    grouped = schedule.tokens_per_batch is not None
-    model = make_model(recipe, opened.base)
-    say(_size(model))
-    trainer = DistillTrainer(
-        label_ids=opened.template.label_ids,
-        weights=recipe.losses,
-        settings=recipe,
-        assess=None if dev is None else partial(_assess, folder, dev, opened.template),
-        model=model,
-        args=settings,
-        data_collator=collator(opened.template.pad_id, packed=schedule.packing, grouped=grouped),
-        train_dataset=as_dataset(made.rows, arranged),
-        # Trainer wants to see one; what is measured goes through `assess`.
-        eval_dataset=None if dev is None else Dataset.from_list([{"query": e.query} for e in dev.examples]),
-        callbacks=[reporter, *([EarlyStoppingCallback(patience)] if patience else [])],
-        processing_class=tokenizer,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _size(model: Any) -> str:
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return f"{sum(p.numel() for p in model.parameters()):,} parameters, {trained:,} of them trained"
-
-
-def _assess(folder: Path, dev: DevSet, template: Template, model: Any, step: int) -> dict[str, float]:
-    found = assess(model, template, dev, step)
-    if is_main():
-        found.write(folder / "evaluation")
-    return found.measures
-
-
-def _finish(recipe: Recipe, folder: Path, trainer: DistillTrainer, opened: Opened, made: Rows, seconds: float) -> Path:
-    best = trainer.state.best_model_checkpoint
-    log = {
-        "seconds_this_call": round(seconds),
-        "steps": trainer.state.global_step,
-        "records": len(made.rows),
-        "dropped": made.drops.counts,
-        "best_step": trainer.state.best_global_step if best else None,
-        "history": trainer.state.log_history,
-    }
-    result = folder / "checkpoint"
-    whole = _whole(recipe, trainer, opened)
-    if not is_main():
-        return result
-    package(result, whole, recipe, opened.base, opened.template, _figures(log))
-    page = write_report(folder, recipe, log, Assessment.read_all(folder / "evaluation"))
-    write_text(folder / LOG_NAME, json.dumps(log, indent=1) + "\n")
-    say(f"wrote {result}{f', the best of those measured ({Path(best).name}),' if best else ''} and {page}")
-    return result
-
-
-def _figures(log: dict[str, Any]) -> list[str]:
-    """How a run went, for its card."""
-    reported = [point for point in log["history"] if "loss" in point]
-    if not reported:
-        return [f"{log['records']:,} records"]
-    first, last = reported[0], reported[-1]
-    terms = [f"{name} {first[name]:.4g} -> {last[name]:.4g}" for name in ("loss", *TERMS) if name in last]
-    return [f"{log['steps']:,} steps over {log['records']:,} records; {', '.join(terms)}"]
-
-
-def _whole(recipe: Recipe, trainer: DistillTrainer, opened: Opened) -> Any:
-    """The trained model with all its weights in this process; what sharded processes hold is put together."""
-    if not trainer.is_fsdp_enabled:
-        return trainer.model
-    weights = trainer.accelerator.get_state_dict(trainer.model)  # all processes take part, the first one gets it
-    if not is_main():
-        return None
-    model = make_model(recipe, opened.base)
-    model.load_state_dict(weights)
-    return model
+# --- before -----------------------------------------------------------------------------------------------------------
 
 
 def _finished(recipe: Recipe, folder: Path) -> bool:
     """Whether the folder holds the end of this very run: the log is written last."""
     made = (folder / LOG_NAME, folder / "checkpoint" / CONFIG_NAME)
     return all(path.is_file() for path in made) and _same(folder / "recipe.yaml", recipe)
-
-
-def _ended(state: str) -> bool:
-    """Whether training was over when a state was saved: all steps done, or stopped early."""
-    saved = json.loads((Path(state) / "trainer_state.json").read_bytes())
-    control = saved.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
-    return bool(saved["global_step"] >= saved["max_steps"] or control.get("should_training_stop"))
 
 
 def _guard(recipe: Recipe, folder: Path, resume: bool) -> None:
@@ -211,7 +108,106 @@ def _same(stored: Path, recipe: Recipe) -> bool:
         return False
 
 
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def _trainer(
+    recipe: Recipe,
+    folder: Path,
+    settings: Any,
+    opened: Opened,
+    steps: Steps,
+    dev: DevSet | None,
+    reporter: Reporter,
+) -> DistillTrainer:
+    from transformers import EarlyStoppingCallback, PrinterCallback
+
+    patience = recipe.evaluation.patience if recipe.evaluation else None
+    model = make_model(recipe, opened.base)
+    say(_size(model))
+    trainer = DistillTrainer(
+        steps=steps,
+        label_ids=opened.template.label_ids,
+        weights=recipe.losses,
+        settings=recipe,
+        assess=None if dev is None else partial(_assess, folder, dev, opened.template),
+        model=model,
+        args=settings,
+        callbacks=[reporter, *([EarlyStoppingCallback(patience)] if patience else [])],
+        processing_class=opened.template.tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _size(model: Any) -> str:
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return f"{sum(p.numel() for p in model.parameters()):,} parameters, {trained:,} of them trained"
+
+
+def _assess(folder: Path, dev: DevSet, template: Template, model: Any, step: int) -> dict[str, float]:
+    found = assess(model, template, dev, step)
+    if is_main():
+        found.write(folder / "evaluation")
+    return found.measures
+
+
 def _last_state(folder: Path) -> str | None:
     states = folder.glob("state/checkpoint-*/trainer_state.json")  # written last: its presence means a whole state
     steps = sorted(int(path.parent.name.rpartition("-")[2]) for path in states)
     return str(folder / "state" / f"checkpoint-{steps[-1]}") if steps else None
+
+
+def _ended(state: str) -> bool:
+    """Whether training was over when a state was saved: all steps done, or stopped early."""
+    saved = json.loads((Path(state) / "trainer_state.json").read_bytes())
+    control = saved.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    return bool(saved["global_step"] >= saved["max_steps"] or control.get("should_training_stop"))
+
+
+# --- after ------------------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    recipe: Recipe, folder: Path, trainer: DistillTrainer, opened: Opened, made: Tokenized, seconds: float
+) -> Path:
+    best = trainer.state.best_model_checkpoint
+    log = {
+        "seconds_this_call": round(seconds),
+        "steps": trainer.state.global_step,
+        "records": len(made.rows),
+        "dropped": made.drops.counts,
+        "best_step": trainer.state.best_global_step if best else None,
+        "history": trainer.state.log_history,
+    }
+    result = folder / "checkpoint"
+    whole = _whole(recipe, trainer, opened)
+    if not is_main():
+        return result
+    package(result, whole, recipe, opened.base, opened.template, _figures(log))
+    page = write_report(folder, recipe, log, Assessment.read_all(folder / "evaluation"))
+    write_text(folder / LOG_NAME, json.dumps(log, indent=1) + "\n")
+    say(f"wrote {result}{f', the best of those measured ({Path(best).name}),' if best else ''} and {page}")
+    return result
+
+
+def _whole(recipe: Recipe, trainer: DistillTrainer, opened: Opened) -> Any:
+    """The trained model with all its weights in this process; what sharded processes hold is put together."""
+    if not trainer.is_fsdp_enabled:
+        return trainer.model
+    weights = trainer.accelerator.get_state_dict(trainer.model)  # all processes take part, the first one gets it
+    if not is_main():
+        return None
+    model = make_model(recipe, opened.base)
+    model.load_state_dict(weights)
+    return model
+
+
+def _figures(log: dict[str, Any]) -> list[str]:
+    """How a run went, for its card."""
+    reported = [point for point in log["history"] if "loss" in point]
+    if not reported:
+        return [f"{log['records']:,} records"]
+    first, last = reported[0], reported[-1]
+    terms = [f"{name} {first[name]:.4g} -> {last[name]:.4g}" for name in ("loss", *TERMS) if name in last]
+    return [f"{log['steps']:,} steps over {log['records']:,} records; {', '.join(terms)}"]
