@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,8 +102,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def __iter__(self) -> Iterator[Row]:
+        return map(self.__getitem__, range(len(self)))
+
     def __getitem__(self, index: int) -> Row:
-        """Raises IndexError beyond the last row, which also ends a loop over all."""
+        """Raises IndexError beyond the last row."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
