@@ -8,9 +8,14 @@ import signal
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from typing import Any, TypeVar
+
+from prism.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,7 +42,7 @@ def ordered(
 
     Processes are forked, so `state` costs nothing to hand over; with one worker, no more than one chunk, or where there
     is no fork to trust (macOS, Windows), everything happens here. Default for `workers`: the cores this process may
-    use. An error in a worker is raised here, at its place in the order.
+    use. An error in a worker is raised here, at its place in the order; DataError when one was killed.
     """
     chunks = _chunks(items, chunk)
     first = list(islice(chunks, 2))
@@ -45,17 +50,24 @@ def ordered(
     if count == 1 or len(first) < 2 or sys.platform != "linux":
         yield from (function(state, some) for some in chain(first, chunks))
         return
-    with warnings.catch_warnings():
-        # Python 3.12 warns of any fork beside threads; these children only compute, as those of a DataLoader do.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pool = multiprocessing.get_context("fork").Pool(count, _start, (function, state))
-    with pool:
-        waiting: list[Any] = []
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _start, (function, state))
+    try:
+        waiting: deque[Future[Result]] = deque()
         for some in chain(first, chunks):
-            waiting.append(pool.apply_async(_run, (some,)))
+            with warnings.catch_warnings():
+                # Python 3.12 warns of any fork beside threads; these children only compute, as a DataLoader's do.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                waiting.append(pool.submit(_run, some))
             if len(waiting) > _AHEAD * count:
-                yield waiting.pop(0).get()
-        yield from (one.get() for one in waiting)
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"one of {count} worker processes was ended from outside, for want of memory perhaps: use fewer of them"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def end_with_parent() -> None:

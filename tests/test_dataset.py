@@ -220,32 +220,35 @@ def test_no_record_left_is_said_however_often(template, tmp_path):
             make_rows(recipe, tmp_path, template)
 
 
-def _killed_half_way(folder: str, examples: int, rendering: Rendering) -> None:
-    class Slow(Template):
-        def supervise(self, query, *arguments, **options):
-            if query == f"when {examples - 1}":
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().supervise(query, *arguments, **options)
+class Deadly(Template):
+    """Ends the process that renders a certain record."""
 
-    slow = rendering._replace(template=Slow(PRISM, rendering.template.tokenizer))
-    tokenize([Path(folder) / "train.jsonl"], Path(folder) / "rows" / "key.arrow", slow, workers=1)
+    def supervise(self, query, *arguments, **options):
+        if query == "when 1199":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().supervise(query, *arguments, **options)
+
+
+def test_a_worker_that_is_killed_ends_the_run(template, tmp_path):
+    """Out of memory, most often: nobody waits for its answer for ever, and no file is left."""
+    deadly = Rendering(Deadly(PRISM, template.tokenizer), 200)
+    with pytest.raises(DataError, match="one of 2 worker processes was ended from outside"):
+        tokenized(tmp_path, [yes(query=f"when {n}") for n in range(1500)], deadly, workers=2)
+    assert list((tmp_path / "rows").iterdir()) == []
 
 
 def test_kill_9_leaves_nothing_that_counts_and_nothing_that_stays(template, tmp_path):
     write_examples(tmp_path / "train.jsonl", [yes(query=f"when {n}") for n in range(1200)])
-    rendering = Rendering(template, 200)
-    process = multiprocessing.get_context("fork").Process(
-        target=_killed_half_way, args=(str(tmp_path), 1200, rendering)
-    )
+    path = tmp_path / "rows" / "key.arrow"
+    arguments = ([tmp_path / "train.jsonl"], path, Rendering(Deadly(PRISM, template.tokenizer), 200))
+    process = multiprocessing.get_context("fork").Process(target=tokenize, args=arguments, kwargs={"workers": 1})
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    left = [path.suffix for path in (tmp_path / "rows").iterdir()]
-    assert left == [".part"]
-    path = tmp_path / "rows" / "key.arrow"
-    tokenize([tmp_path / "train.jsonl"], path, rendering)
+    assert [left.suffix for left in path.parent.iterdir()] == [".part"]
+    tokenize([tmp_path / "train.jsonl"], path, Rendering(template, 200))
     assert len(Rows.open(path)) == 1200
-    assert {path.suffix for path in (tmp_path / "rows").iterdir()} == {".arrow", ".json"}
+    assert {made.suffix for made in path.parent.iterdir()} == {".arrow", ".json"}
 
 
 def test_rows_in_memory_are_the_rows(template):
