@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from prism.engines.base import Engine, LabelLogits, ScoreOutput
 from prism.errors import DocumentError, EngineError, InputError
-from prism.inputs import Candidate, OnLongDocument
+from prism.inputs import Candidate
+from prism.options import Call
 from prism.scoring import score
 from prism.template import Prompt, Template
-from prism.types import Document, Judgment, Truncation, Usage, WindowScore
+from prism.types import Document, Judgment, Side, Truncation, Usage, WindowScore
 from prism.windows import Window, cut_windows, whole
 
 
@@ -23,9 +24,9 @@ class Pair(NamedTuple):
     judgment: Judgment
 
     @property
-    def read_chars(self) -> int:
-        """The model reads `document.text[:read_chars]`."""
-        return self.windows[-1].end if self.windows else 0
+    def read(self) -> tuple[int, int]:
+        """The model reads `document.text[start:end]`."""
+        return (self.windows[0].start, self.windows[-1].end) if self.windows else (0, 0)
 
 
 def render_pair(
@@ -34,9 +35,8 @@ def render_pair(
     index: int,
     candidate: Candidate,
     *,
-    instruction: str | None,
+    call: Call,
     max_tokens: int | None,
-    on_long: OnLongDocument,
 ) -> Pair:
     """The pair with its prompts.
 
@@ -50,24 +50,43 @@ def render_pair(
         return failed(document, judgment, "the document is blank: send its text, or leave it out")
 
     def render(part: Document) -> Prompt:
-        return template.render(query, part, instruction=instruction, max_tokens=max_tokens)
+        return template.render(
+            query, part, instruction=call.instruction, max_tokens=max_tokens, side=call.truncation_side
+        )
 
+    windowed = call.on_long_document == "window"
     try:
-        windows = cut_windows(document, render) if on_long == "window" else [whole(document, render(document))]
+        windows = cut_windows(document, render) if windowed else [whole(document, render(document))]
     except DocumentError as error:
         return failed(document, judgment, str(error))
-    if not windows or windows[0].end == 0:
+    if not windows or windows[0].start == windows[0].end:
         reason = "query, instruction and title leave no room for its text: shorten them or raise max_prompt_tokens"
         return failed(document, judgment, reason)
-    total, end = len(document.text), windows[-1].end
-    cut = None if not document.text[end:].strip() else Truncation(read_chars=end, total_chars=total)
-    if cut and on_long == "refuse":
+    cut = _truncation(document.text, windows)
+    if cut and call.on_long_document == "refuse":
         raise InputError(
-            f"documents[{index}] has {total:,} characters, the model reads {end:,}, and on_long_document='refuse'"
-            " allows no cut: shorten it, allow the cut, or have it read in windows (on_long_document 'window')"
+            f"documents[{index}] has {cut.total_chars:,} characters, the model reads {cut.read_chars:,}, and"
+            " on_long_document='refuse' allows no cut: shorten it, allow the cut, or have it read in windows"
+            " (on_long_document 'window')"
         )
     usage = Usage(prompt_tokens=sum(len(window.prompt.ids) for window in windows))
     return Pair(document, tuple(windows), judgment.model_copy(update={"truncation": cut, "usage": usage}))
+
+
+def _truncation(text: str, windows: Sequence[Window]) -> Truncation | None:
+    """What of a text is in no window; white space at its ends is no loss."""
+    start, end = windows[0].start, windows[-1].end
+    start = start if text[:start].strip() else 0
+    if not start and not text[end:].strip():
+        return None
+    return Truncation(start=start, read_chars=end - start, total_chars=len(text))
+
+
+def cut_off(what: str, indices: Sequence[int], side: Side = "right") -> str:
+    """The warning about documents that were cut."""
+    shown = ", ".join(map(str, indices[:10])) + (", …" if len(indices) > 10 else "")
+    part = "end" if side == "right" else "beginning"
+    return f"{what} longer than the model reads, whose {part} was not read: {shown}"
 
 
 async def ask(engine: Engine, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
@@ -80,14 +99,20 @@ async def ask(engine: Engine, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
     return output
 
 
-def read_score(answer: LabelLogits | DocumentError) -> float:
-    """The score in an engine's answer to one prompt. Raises DocumentError where there is none."""
+def read_logit(answer: LabelLogits | DocumentError) -> float:
+    """l_yes - l_no in an engine's answer to one prompt. Raises DocumentError where there is none."""
     if isinstance(answer, DocumentError):
         raise answer
     try:
-        return score(*answer)
+        score(*answer)
     except ValueError as error:
         raise DocumentError(f"{error}: the weights are broken or the dtype overflows") from error
+    return answer.yes - answer.no
+
+
+def read_score(answer: LabelLogits | DocumentError) -> float:
+    """The score in an engine's answer to one prompt. Raises DocumentError where there is none."""
+    return score(read_logit(answer), 0.0)
 
 
 def judge(pair: Pair, answers: Sequence[LabelLogits | DocumentError], threshold: float) -> Pair:
@@ -95,16 +120,18 @@ def judge(pair: Pair, answers: Sequence[LabelLogits | DocumentError], threshold:
     scored, problem = [], ""
     for window, answer in zip(pair.windows, answers, strict=True):
         try:
-            scored.append(window._replace(score=read_score(answer)))
+            logit = read_logit(answer)
+            scored.append(window._replace(score=score(logit, 0.0), logit=logit))
         except DocumentError as error:
             problem = str(error)
     if not scored:
         return failed(pair.document, pair.judgment, problem)
-    best = max(window.score for window in scored)
+    best = max(scored, key=lambda window: window.score)
     shown = [WindowScore(start=window.start, end=window.end, score=window.score) for window in scored]
     update = {
-        "score": best,
-        "verdict": "yes" if best >= threshold else "no",
+        "score": best.score,
+        "logit": best.logit,
+        "verdict": "yes" if best.score >= threshold else "no",
         "windows": tuple(shown) if len(pair.windows) > 1 else (),
     }
     return pair._replace(windows=tuple(scored), judgment=pair.judgment.model_copy(update=update))

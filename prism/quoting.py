@@ -23,6 +23,7 @@ from prism.sourcing import MIN_EVIDENCE_TOKENS, Wanted
 from prism.template import Template
 from prism.text import clean
 from prism.types import Document, Judgment, Outcome, Usage
+from prism.windows import Window
 
 MOST_QUOTES = 3
 """Sentences from one document: what a reader takes in at a glance."""
@@ -77,7 +78,7 @@ class Quoter:
         wanted = self._wanted
         return [
             *wanted.missing(self._past_limit, f"quoting would have passed max_total_tokens={wanted.max_total_tokens}"),
-            *wanted.missing(missed, f"evidence_tokens={wanted.budget} was spent"),
+            *wanted.missing_by_budget(missed),
         ]
 
     async def events(self) -> AsyncGenerator[Judged, None]:
@@ -117,16 +118,7 @@ class Quoter:
         return wave
 
     def _quotes(self, rank: int) -> list[Quote]:
-        """The sentences of the windows that matter, in reading order, equal ones once."""
-        text, found = self._wanted.ranked[rank].document.text, dict[str, Quote]()
-        for window in sorted(self._wanted.windows(rank), key=lambda window: window.start):
-            borders = sentences(text[window.start : window.end])
-            if window.prompt.truncation and len(borders) > 1:
-                borders.pop()  # cut off somewhere
-            for start, end in borders:
-                sentence = clean(text[window.start + start : window.start + end])
-                found.setdefault(sentence, Quote(window.start + start, sentence, self._template.count(sentence)))
-        return list(found.values())
+        return sentence_quotes(self._template, self._wanted.ranked[rank].document.text, self._wanted.windows(rank))
 
     def _prompts(self, quotes: Sequence[Quote]) -> list[list[int]] | None:
         """A prompt for each as if it were the document, unless they are past `max_total_tokens`; a choice of one needs
@@ -160,6 +152,19 @@ class Quoter:
             "usage": judgment.usage + cost,
         }
         return judgment.model_copy(update=update)
+
+
+def sentence_quotes(template: Template, text: str, windows: Sequence[Window]) -> list[Quote]:
+    """The sentences of a document in these windows of it, in reading order, equal ones once."""
+    found = dict[str, Quote]()
+    for window in sorted(windows, key=lambda window: window.start):
+        borders = sentences(text[window.start : window.end])
+        if (cut := window.prompt.truncation) and len(borders) > 1:
+            borders.pop(0 if cut.start else -1)  # cut off somewhere
+        for start, end in borders:
+            sentence = clean(text[window.start + start : window.start + end])
+            found.setdefault(sentence, Quote(window.start + start, sentence, template.count(sentence)))
+    return list(found.values())
 
 
 def _score(answer: LabelLogits | DocumentError) -> float | None:

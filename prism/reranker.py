@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mappi
 from contextlib import aclosing
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, Unpack
 
 from anyio import to_thread
 
@@ -26,26 +26,22 @@ from prism.answering import Answering
 from prism.comparing import compare, mark_held
 from prism.engines.base import Engine
 from prism.engines.loop import Home, LoopThread
+from prism.engines.timed import Timed
+from prism.engines.turns import urgency
 from prism.errors import InputError
 from prism.evidence.tokens import Passage
-from prism.inputs import (
-    Call,
-    Candidate,
-    OnLongDocument,
-    Options,
-    read_documents,
-    read_fraction,
-    read_options,
-    read_text,
-)
-from prism.judging import Pair, ask, judge, rank, render_pair
+from prism.inputs import Candidate, read_documents, read_fraction
+from prism.judging import Pair, ask, cut_off, judge, rank, render_pair
+from prism.options import Call, Options, read_options
+from prism.preflight import DocumentCut, DocumentProblem, Preflight, evidence_bounds
+from prism.query import AskedQuery, read_query
 from prism.quoting import Quoter
 from prism.result import Event, Ranked, RerankResult
 from prism.score_version import stale
 from prism.scoring import Calibration
 from prism.sourcing import EvidenceMaker, Wanted
 from prism.template import Template
-from prism.types import Document, EvidenceChoice, EvidenceSource, Judgment, Usage
+from prism.types import Document, EvidenceSource, Judgment, Usage
 from prism.writing import Writer
 
 if TYPE_CHECKING:
@@ -61,6 +57,19 @@ _MAKERS: Mapping[EvidenceSource, Callable[[Template, Engine, Wanted], EvidenceMa
 }
 
 _T = TypeVar("_T")
+Documents = Iterable[str | Document | Mapping[str, Any]]
+"""Texts, `Document`s, or mappings with `text` and optionally `id` and `title`."""
+
+
+class _Prepared(NamedTuple):
+    """A call, read and rendered; nothing has been computed."""
+
+    query: AskedQuery
+    call: Call
+    pairs: list[Pair]
+    warnings: list[str]
+    answer_cut: float | None
+    """`AnswerFit.cut` of the rate the caller asked for."""
 
 
 class Reranker:
@@ -93,7 +102,8 @@ class Reranker:
         self._notes = tuple(notes)
         self.evidence_source = evidence
         self.threshold = read_fraction("threshold", threshold)
-        self._engine = engine
+        self._timed = Timed(engine)
+        self._engine: Engine = self._timed
         self._home = Home()
         self._lock = threading.Lock()
         self._loop: LoopThread | None = None
@@ -148,75 +158,26 @@ class Reranker:
         )
         if self_test:
             try:
-                reranker._run(partial(checkpoint.self_test, opened))
+                reranker._run(partial(checkpoint.self_test, reranker._engine))
             except BaseException:
                 reranker.close()
                 raise
         return reranker
 
-    def rerank(
-        self,
-        query: str,
-        documents: Iterable[str | Document | Mapping[str, Any]],
-        *,
-        instruction: str | None = None,
-        top_n: int | None = None,
-        threshold: float | None = None,
-        evidence: EvidenceChoice | bool = True,
-        evidence_tokens: int | None = None,
-        evidence_top_n: int | None = None,
-        evidence_threshold: float | None = None,
-        check: bool = True,
-        max_prompt_tokens: int | None = None,
-        max_document_tokens: int | None = None,
-        max_total_tokens: int | None = None,
-        on_long_document: OnLongDocument = "truncate",
-        against: Sequence[str] | None = None,
-        answer_risk: float | None = None,
-        score_version: str | None = None,
-    ) -> RerankResult:
+    def rerank(self, query: str | Mapping[str, Any], documents: Documents, **options: Unpack[Options]) -> RerankResult:
         """Judge each document for the query. Interrupting it stops the work.
 
-        `documents`: texts, `Document`s, or mappings with `text` and optionally `id` and `title`; what is none of these
-        is an `error` on its own judgment. `top_n`: how many judgments to return (documents with an error come on top).
-        `evidence`: `written` by the model, with a contribution; `quoted`: sentences of the document that the model says
-        yes to, which any reranker can do; `auto` or true: as the checkpoint prefers; false: none. It is sought for no
-        more than `evidence_top_n` documents that score at least `evidence_threshold` (and `threshold`), and is no more
-        than `evidence_tokens` tokens in all; `check`: whether to look it up in the document.
-        `max_prompt_tokens`, `max_document_tokens`: where documents are cut, if not at the template's limit (of the
-        prompt as a whole, or of the document and its title); each cut is reported.
-        `on_long_document`: `window` reads what would be cut off in further windows instead, `refuse` refuses the call.
-        `against`: evidence texts that the caller holds already; a document that adds nothing to one of them comes
-        behind all others of its verdict, and its `held` says to which.
-        `answer_risk`: of the calls whose documents are taken for an answer (no `reason`) at most this share may hold
-        none, as far as the checkpoint promises such a rate; without it what is more probable than not is an answer.
-        `score_version`: for which scores the thresholds of this call were chosen; others are a warning.
-        `max_total_tokens`: refuse a call whose prompts are larger than this together, and quote no evidence beyond it.
+        `query`: a text, or several fields with budgets (`prism.query`). `documents`: texts, `Document`s, or mappings
+        with `text` and optionally `id` and `title`; a mapping without `text` is read as YAML, and what is none of these
+        is an `error` on its own judgment. `options`: see `prism.options.Options`.
         Raises InputError when the call itself is wrong, EngineError when the model fails.
         """
-        options = Options(
-            instruction=instruction,
-            top_n=top_n,
-            threshold=threshold,
-            evidence=evidence,
-            evidence_tokens=evidence_tokens,
-            evidence_top_n=evidence_top_n,
-            evidence_threshold=evidence_threshold,
-            check=check,
-            max_prompt_tokens=max_prompt_tokens,
-            max_document_tokens=max_document_tokens,
-            max_total_tokens=max_total_tokens,
-            on_long_document=on_long_document,
-            against=against,
-            answer_risk=answer_risk,
-            score_version=score_version,
-        )
         return self._run(partial(self.arerank, query, documents, **options))
 
     async def arerank(
         self,
-        query: str,
-        documents: Iterable[str | Document | Mapping[str, Any]],
+        query: str | Mapping[str, Any],
+        documents: Documents,
         **options: Unpack[Options],
     ) -> RerankResult:
         """`rerank`, awaited; cancellable at any time."""
@@ -228,39 +189,36 @@ class Reranker:
 
     async def astream(
         self,
-        query: str,
-        documents: Iterable[str | Document | Mapping[str, Any]],
+        query: str | Mapping[str, Any],
+        documents: Documents,
         **options: Unpack[Options],
     ) -> AsyncGenerator[Event, None]:
         """`rerank`, told as it happens: the ranking, each document's evidence as it is found, last the whole result.
 
         Close the generator (`contextlib.aclosing`) to stop the work.
         """
-        query = read_text("query", query)
-        call = read_options(self.threshold, self.evidence_source, options)
-        cut = self._fit.cut(call.answer_risk, self.name)
-        read, warnings = read_documents(documents)
-        warnings += [*self._notes, *stale(call.score_version, self.score_version, "the thresholds were chosen")]
-
-        pairs, usage = await self._score(await self._render(query, read, call), call.threshold)
+        asked, call, rendered, warnings, cut = await self._prepare(query, documents, options)
+        urgency.set(call.priority)
+        pairs, usage = await self._score(rendered, call.threshold)
         held = [Passage(text) for text in call.against]
         if held:
             pairs = await to_thread.run_sync(mark_held, pairs, held)
         ranked = sorted((pair for pair in pairs if pair.windows), key=rank)[: call.top_n]
         judgments = [pair.judgment for pair in ranked]
         check = AnswerCheck(self._fit, cut, [pair.judgment for pair in pairs if pair.windows])
-        result = self._result(query, pairs, judgments, usage, warnings, check)
+        result = self._result(asked, call, pairs, judgments, usage, warnings, check)
         yield Ranked(result=result.model_copy(update=check.answer()._asdict()))
         if call.evidence:
             wanted = Wanted(
-                query,
+                asked.text,
+                asked.question,
                 call.instruction,
                 ranked,
                 threshold=call.evidence_threshold,
                 top_n=call.evidence_top_n,
                 budget=call.evidence_tokens,
                 check=call.check,
-                max_prompt_tokens=self._prompt_limit(query, call),
+                max_prompt_tokens=self._prompt_limit(asked, call),
                 max_total_tokens=call.max_total_tokens,
                 spent_tokens=usage.prompt_tokens,
             )
@@ -274,10 +232,42 @@ class Reranker:
         texts = {pair.judgment.index: pair.document.text for pair in ranked}
         compared = await to_thread.run_sync(compare, judgments, texts, held)
         warnings += compared.warnings
-        result = self._result(query, pairs, compared.judgments, usage, warnings, check)
+        result = self._result(asked, call, pairs, compared.judgments, usage, warnings, check)
         answer = check.answer(compared.judgments if call.evidence else None, compared.conflicts)
         found = {"same": compared.same, "conflicts": compared.conflicts, **answer._asdict()}
         yield result.model_copy(update=found)
+
+    def preflight(self, query: str | Mapping[str, Any], documents: Documents, **options: Unpack[Options]) -> Preflight:
+        """What `rerank` would take with these arguments: tokens, time, and what would be cut. Nothing is computed.
+
+        Raises InputError where `rerank` would.
+        """
+        return self._run(partial(self.apreflight, query, documents, **options))
+
+    async def apreflight(
+        self, query: str | Mapping[str, Any], documents: Documents, **options: Unpack[Options]
+    ) -> Preflight:
+        """`preflight`, awaited."""
+        asked, call, pairs, warnings, _ = await self._prepare(query, documents, options)
+        tokens = sum(pair.judgment.usage.prompt_tokens for pair in pairs)
+        limit = self._prompt_limit(asked, call)
+        quoting, writing = await to_thread.run_sync(evidence_bounds, self.template, asked.text, pairs, call, limit)
+        reading, judged = self._timed.reading, [pair.judgment for pair in pairs]
+        return Preflight(
+            model=self.name,
+            query=asked.text,
+            instruction=call.instruction,
+            documents=sum(bool(pair.windows) for pair in pairs),
+            prompt_tokens=tokens,
+            evidence_prompt_tokens=quoting,
+            written_tokens=writing,
+            judging_seconds=reading.seconds(tokens),
+            evidence_seconds=self._timed.writing.seconds(writing) if writing else reading.seconds(quoting),
+            query_cuts=asked.cuts,
+            cut=tuple(DocumentCut(index=j.index, id=j.id, truncation=j.truncation) for j in judged if j.truncation),
+            errors=tuple(DocumentProblem(index=j.index, id=j.id, error=j.error) for j in judged if j.error),
+            warnings=tuple(warnings),
+        )
 
     def count_tokens(self, text: str) -> int:
         """How many tokens the model reads a text as."""
@@ -289,7 +279,8 @@ class Reranker:
 
     def _result(
         self,
-        query: str,
+        asked: AskedQuery,
+        call: Call,
         pairs: Sequence[Pair],
         judgments: Sequence[Judgment],
         usage: Usage,
@@ -298,7 +289,9 @@ class Reranker:
     ) -> RerankResult:
         failed = [pair.judgment for pair in pairs if not pair.windows]
         result = RerankResult(
-            query=query,
+            query=asked.text,
+            query_cuts=asked.cuts,
+            instruction=call.instruction,
             model=self.name,
             judgments=(*judgments, *failed),
             usage=usage,
@@ -309,15 +302,21 @@ class Reranker:
 
     # --- the steps -------------------------------------------------------------------------------------------------
 
-    async def _render(self, query: str, documents: Sequence[Candidate], call: Call) -> list[Pair]:
-        render = partial(
-            render_pair,
-            self.template,
-            query,
-            instruction=call.instruction,
-            max_tokens=self._prompt_limit(query, call),
-            on_long=call.on_long_document,
-        )
+    async def _prepare(self, query: object, documents: object, options: Mapping[str, Any]) -> _Prepared:
+        call = read_options(self.threshold, self.evidence_source, options)
+        asked = await to_thread.run_sync(read_query, query, call.max_query_tokens, self.template)
+        answer_cut = self._fit.cut(call.answer_risk, self.name)
+        read, warnings = await to_thread.run_sync(read_documents, documents)
+        warnings += [*self._notes, *stale(call.score_version, self.score_version, "the thresholds were chosen")]
+        pairs = await self._render(asked, read, call)
+        warnings += asked.warnings()
+        if cut := [pair.judgment.index for pair in pairs if pair.judgment.truncation]:
+            warnings.append(cut_off("documents", cut, call.truncation_side))
+        return _Prepared(asked, call, pairs, warnings, answer_cut)
+
+    async def _render(self, asked: AskedQuery, documents: Sequence[Candidate], call: Call) -> list[Pair]:
+        limit = self._prompt_limit(asked, call)
+        render = partial(render_pair, self.template, asked.text, call=call, max_tokens=limit)
         pairs: list[Pair] = []
         tokens = 0
         for start in range(0, len(documents), _RENDERED_AT_ONCE):
@@ -332,11 +331,11 @@ class Reranker:
                 )
         return pairs
 
-    def _prompt_limit(self, query: str, call: Call) -> int | None:
+    def _prompt_limit(self, asked: AskedQuery, call: Call) -> int | None:
         if call.max_document_tokens is None:
             return call.max_prompt_tokens
         limit = call.max_prompt_tokens or self.template.spec.max_prompt_tokens
-        around = self.template.render(query, Document(text="."), instruction=call.instruction, max_tokens=limit)
+        around = self.template.render(asked.text, Document(text="."), instruction=call.instruction, max_tokens=limit)
         return min(limit, len(around.ids) - 1 + call.max_document_tokens)
 
     async def _score(self, pairs: Sequence[Pair], threshold: float) -> tuple[list[Pair], Usage]:

@@ -19,7 +19,7 @@ from prism.answer_check import AnswerCheck
 from prism.context import ContextFormat, CountTokens, PromptContext, make_context, named_tokenizer
 from prism.errors import InputError
 from prism.text import printable as printable
-from prism.types import Conflict, Judgment, Outcome, Place, Record, SameEvidence, Unanswered, Usage
+from prism.types import Conflict, Judgment, Outcome, Place, QueryCut, Record, SameEvidence, Unanswered, Usage
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,6 +31,11 @@ class RerankResult(Record):
     """Judgments, best first; documents that could not be judged stand last, with `error`."""
 
     query: str
+    """As the model read it."""
+    query_cuts: tuple[QueryCut, ...] = ()
+    """What a budget cut off the query."""
+    instruction: str | None = None
+    """What the caller said that counts as relevant; None: the checkpoint's own."""
     model: str
     judgments: tuple[Judgment, ...]
     usage: Usage

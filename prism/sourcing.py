@@ -26,6 +26,9 @@ class Wanted(NamedTuple):
     """What a call wants evidence for, and what that may cost."""
 
     query: str
+    """As the model reads it."""
+    question: str
+    """The question in it, which no contribution needs to say again."""
     instruction: str | None
     ranked: Sequence[Pair]
     """Judged pairs, best first."""
@@ -60,7 +63,7 @@ class Wanted(NamedTuple):
         if not (evidence or contribution) or not self.check:
             return None
         read, title = self._read(rank)
-        return checks.check(evidence or "", read, contribution=contribution, query=self.query, title=title)
+        return checks.check(evidence or "", read, contribution=contribution, query=self.question, title=title)
 
     def outcome(self, rank: int, written: Written) -> Outcome:
         """What became of a written text, once what it says is read too."""
@@ -68,12 +71,19 @@ class Wanted(NamedTuple):
 
         read, title = self._read(rank)
         outcome, contribution, evidence = written
-        return checks.outcome_of(outcome, contribution, evidence, query=self.query, document=read, title=title)
+        return checks.outcome_of(outcome, contribution, evidence, query=self.question, document=read, title=title)
 
     def _read(self, rank: int) -> tuple[str, str | None]:
-        """Text and title of a document as the model read them."""
+        """Text and title of a document as the model read them; a beginning that was not read is blank."""
         pair = self.ranked[rank]
-        return clean(pair.document.text[: pair.read_chars]), pair.document.title and clean(pair.document.title)
+        start, end = pair.read
+        return clean(" " * start + pair.document.text[start:end]), pair.document.title and clean(pair.document.title)
+
+    def missing_by_budget(self, count: int) -> list[str]:
+        """A warning that the budget left so many documents without evidence, if there are any."""
+        under = 0 < (self.budget or 0) < MIN_EVIDENCE_TOKENS
+        why = f"is under one sentence, at least {MIN_EVIDENCE_TOKENS} are needed" if under else "was spent"
+        return self.missing(count, f"evidence_tokens={self.budget} {why}")
 
     def missing(self, count: int, reason: str) -> list[str]:
         """A warning that so many documents have no evidence, if there are any."""

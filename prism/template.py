@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from prism.errors import InputError, TemplateError
 from prism.text import clean
-from prism.types import Document, Outcome, Record, Truncation, Verdict, first_problem
+from prism.types import Document, Outcome, Record, Side, Truncation, Verdict, first_problem
 
 _SLOTS = re.compile(r"\{(instruction|query|document)\}")
 _CHARS_PER_TOKEN = 16
@@ -205,17 +205,26 @@ class Template:
     # --- rendering ---------------------------------------------------------------------------------------------------
 
     def render(
-        self, query: str, document: Document, *, instruction: str | None = None, max_tokens: int | None = None
+        self,
+        query: str,
+        document: Document,
+        *,
+        instruction: str | None = None,
+        max_tokens: int | None = None,
+        side: Side = "right",
     ) -> Prompt:
         """Token ids of a pair, at most `max_tokens` (default: the template's limit). Only the document is cut.
 
-        Raises InputError when the instruction and query alone leave no room for the document.
+        `side`: where; with `left` the title stays, and the text ends as it does. Raises InputError when the instruction
+        and query alone leave no room for the document.
         """
         limit = self.spec.max_prompt_tokens if max_tokens is None else max_tokens
         fills = self._fills(query, document, instruction)
-        encoded, cut = self._fit(fills, limit)
+        body = fills["document"]
+        ahead = len(body) - len(document.text) if side == "left" else 0
+        encoded, read = self._fit(fills, _Body(body[:ahead], body[ahead:], side), limit)
         ids = [id_ for id_, _ in encoded]
-        return Prompt(ids, _truncation(document, fills["document"], cut))
+        return Prompt(ids, _truncation(document, body, read, side))
 
     def supervise(
         self,
@@ -243,10 +252,11 @@ class Template:
             named = {"query": Part.CONTRIBUTION, "document": Part.EVIDENCE}
             target += self._encode(self._target, fills, named, Part.WRITTEN)
         fills = self._fills(query, document, instruction)
-        encoded, cut = self._fit(fills, limit - len(target))
+        body = fills["document"]
+        encoded, read = self._fit(fills, _Body("", body), limit - len(target))
         sequence = encoded + target
         return Supervised(
-            [id_ for id_, _ in sequence], [part for _, part in sequence], _truncation(document, fills["document"], cut)
+            [id_ for id_, _ in sequence], [part for _, part in sequence], _truncation(document, body, read)
         )
 
     def _space_before(self, evidence: str, document: Document) -> str:
@@ -263,36 +273,60 @@ class Template:
         body = f"{document.title}\n{document.text}" if document.title else document.text
         return {"instruction": clean(chosen), "query": clean(query), "document": clean(body)}
 
-    def _fit(self, fills: dict[str, str], limit: int) -> tuple[list[tuple[int, Part]], int]:
-        """Encoded prompt within `limit` tokens, and how many characters of the document it holds."""
-        body = fills["document"]
+    def _fit(self, fills: dict[str, str], body: _Body, limit: int) -> tuple[list[tuple[int, Part]], int]:
+        """Encoded prompt within `limit` tokens, and how many characters of the body's text it holds."""
         # A budget's worth of text first: a megabyte is not tokenized to be thrown away.
-        taken = min(len(body), max(limit, 1) * _CHARS_PER_TOKEN)
+        taken = min(len(body.text), max(limit, 1) * _CHARS_PER_TOKEN)
         while True:
-            encoded = self._encode(self._prompt, {**fills, "document": body[:taken]})
+            encoded = self._encode(self._prompt, {**fills, "document": body.part(taken)})
             if len(encoded) > limit:
-                return self._cut(fills, body[:taken], limit)
-            if taken == len(body):
-                return encoded, len(body)
-            taken = min(len(body), taken * 4)
+                return self._cut(fills, body, taken, limit)
+            if taken == len(body.text):
+                return encoded, taken
+            taken = min(len(body.text), taken * 4)
 
-    def _cut(self, fills: dict[str, str], body: str, limit: int) -> tuple[list[tuple[int, Part]], int]:
-        """Shorten `body` until the prompt fits; the suffix the score is read after always survives."""
-        fixed = len(self._encode(self._prompt, {**fills, "document": ""}))
-        if fixed >= limit:
+    def _cut(self, fills: dict[str, str], body: _Body, taken: int, limit: int) -> tuple[list[tuple[int, Part]], int]:
+        """Shorten the text until the prompt fits; the suffix the score is read after always survives."""
+        empty = self._encode(self._prompt, {**fills, "document": ""})
+        if len(empty) >= limit:
             raise InputError(
-                f"instruction and query take {fixed} of {limit} tokens and leave no room for a document:"
+                f"instruction and query take {len(empty)} of {limit} tokens and leave no room for a document:"
                 " shorten the query or raise the limit"
             )
-        starts = [start for start, _ in self._plain.encode(body, add_special_tokens=False).offsets]
-        keep = min(limit - fixed, len(starts) - 1)
-        while True:
+        sizes = self._sizes(body.kept(taken), body.side)
+        keep = min(limit - len(self._encode(self._prompt, {**fills, "document": body.head})), len(sizes) - 1)
+        while keep > 0:
             # Token borders shift a little where the text meets its neighbours: re-encode and give way until it fits.
-            cut = starts[keep] if keep > 0 else 0
-            encoded = self._encode(self._prompt, {**fills, "document": body[:cut]})
-            if len(encoded) <= limit or cut == 0:
-                return encoded, cut
+            encoded = self._encode(self._prompt, {**fills, "document": body.part(sizes[keep])})
+            if len(encoded) <= limit:
+                return encoded, sizes[keep]
             keep -= max(1, len(encoded) - limit)
+        return empty, 0
+
+    def _sizes(self, text: str, side: Side) -> list[int]:
+        """Characters in the first (or, cut on the left, the last) n tokens of a text, for every n from 0 on."""
+        starts = [start for start, _ in self._plain.encode(text, add_special_tokens=False).offsets]
+        if side == "right":
+            return [*starts, len(text)] if starts else [0]
+        return [0, *(len(text) - start for start in reversed(starts))]
+
+    def fit_text(self, text: str, max_tokens: int, side: Side = "right") -> str:
+        """The longest beginning (or, cut on the left, end) of a text that is at most `max_tokens` tokens by itself."""
+        body = _Body("", text, side)
+        taken = min(len(text), max(max_tokens, 1) * _CHARS_PER_TOKEN)
+        while (fits := self.count_plain(body.kept(taken)) <= max_tokens) and taken < len(text):
+            taken = min(len(text), taken * 4)
+        if fits:
+            return text
+        sizes = self._sizes(body.kept(taken), side)
+        keep = min(max_tokens, len(sizes) - 1)
+        while keep > 0 and (over := self.count_plain(body.kept(sizes[keep])) - max_tokens) > 0:
+            keep -= over
+        return body.kept(sizes[keep]) if keep > 0 else ""
+
+    def count_plain(self, text: str) -> int:
+        """How many tokens a text is in a prompt, where control tokens in it are ordinary text."""
+        return len(self._plain.encode(text, add_special_tokens=False).ids)
 
     def _encode(
         self,
@@ -386,11 +420,29 @@ def _between(text: str, opening: str, closing: str) -> tuple[str | None, str, bo
     return content.strip(), rest, bool(found)
 
 
-def _truncation(document: Document, body: str, cut: int) -> Truncation | None:
-    if cut >= len(body):
+class _Body(NamedTuple):
+    """What stands for the document in a prompt: a head that stays, and a text that is cut on one side."""
+
+    head: str
+    text: str
+    side: Side = "right"
+
+    def kept(self, chars: int) -> str:
+        """So many characters of the text."""
+        return self.text[:chars] if self.side == "right" else self.text[len(self.text) - chars :]
+
+    def part(self, chars: int) -> str:
+        return self.head + self.kept(chars)
+
+
+def _truncation(document: Document, body: str, read: int, side: Side = "right") -> Truncation | None:
+    """`read`: characters of the body, or of the text alone where it was cut on the left."""
+    total = len(document.text)
+    if read >= (total if side == "left" else len(body)):
         return None
-    ahead = len(body) - len(document.text)
-    return Truncation(read_chars=max(0, cut - ahead), total_chars=len(document.text))
+    if side == "left":
+        return Truncation(start=total - read, read_chars=read, total_chars=total)
+    return Truncation(read_chars=max(0, read - (len(body) - total)), total_chars=total)
 
 
 def _without_added_tokens(backend: Any) -> Any:

@@ -196,11 +196,30 @@ class Unanswered(StrEnum):
     """That any answers is improbable as far as was read, and a yes (or the best document) was not read to its end."""
 
 
+Side = Literal["left", "right"]
+"""Of a text: where it is cut."""
+
+
 class Truncation(Record):
     """How much of a document the model did not read."""
 
     read_chars: int
-    """The model read `text[:read_chars]`."""
+    """The model read `text[start : start + read_chars]`."""
+    total_chars: int
+    start: int = 0
+    """More than 0 where the beginning was cut off (`truncation_side="left"`)."""
+
+
+QueryField = Literal["question", "reason", "conversation"]
+
+
+class QueryCut(Record):
+    """What of a query the model did not read, because a budget of the caller said so."""
+
+    field: QueryField
+    """A query that is one text is its question."""
+    read_chars: int
+    """Characters of the field, as it stands in one line, that were read: of a conversation the last, else the first."""
     total_chars: int
 
 
@@ -271,6 +290,8 @@ class Judgment(Record):
     title: str | None = None
     score: float | None
     """sigmoid(l_yes - l_no); None only when `error` is set."""
+    logit: float | None = None
+    """l_yes - l_no, of which the score is made."""
     verdict: Verdict | None
     outcome: Outcome = Outcome.NOT_WRITTEN
     contribution: str | None = None

@@ -24,11 +24,13 @@ class Window(NamedTuple):
     end: int
     prompt: Prompt
     score: float = 0.0
+    logit: float = 0.0
 
 
 def whole(document: Document, prompt: Prompt) -> Window:
-    """The one window of a document that is read from its beginning, to its end or to where it was cut."""
-    return Window(0, prompt.truncation.read_chars if prompt.truncation else len(document.text), prompt)
+    """The one window of a document that is read from its beginning, or to its end, as far as it was not cut."""
+    cut = prompt.truncation
+    return Window(cut.start, cut.start + cut.read_chars, prompt) if cut else Window(0, len(document.text), prompt)
 
 
 def cut_windows(document: Document, render: Callable[[Document], Prompt]) -> list[Window]:

@@ -54,7 +54,7 @@ class Writer:
     def warnings(self) -> list[str]:
         """Says how many documents the budget left without evidence."""
         missed = sum(self.judgments[rank].outcome is Outcome.NOT_WRITTEN for rank in self._chosen)
-        return self._wanted.missing(missed, f"evidence_tokens={self._wanted.budget} was spent")
+        return self._wanted.missing_by_budget(missed)
 
     async def events(self) -> AsyncGenerator[Contributed | Judged, None]:
         """A document's contribution as soon as it is written, its judgment when all of it is."""

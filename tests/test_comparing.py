@@ -13,7 +13,7 @@ from http_endpoint import Server
 
 from prism.comparing import MAX_COMPARED
 from prism.errors import InputError
-from prism.inputs import MAX_AGAINST_CHARS
+from prism.options import MAX_AGAINST_CHARS
 from prism.reranker import Reranker
 from prism.template import PRISM, Template
 from prism.types import Place, SameEvidence

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
+from heapq import heappop, heappush
 
 from prism.engines.base import Engine, LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.errors import DocumentError
@@ -23,12 +24,50 @@ on_scored: ContextVar[Callable[[int, int], Awaitable[None]] | None] = ContextVar
 """Awaited after each chunk that is not the last, by the call in whose context it is set: prompts scored, and all."""
 
 
+urgency: ContextVar[int] = ContextVar("urgency", default=0)
+"""Whose turn is next: of those that wait, a call in whose context this is lower; of equals, who came first."""
+
+
+class Turn:
+    """A lock that is handed on by urgency."""
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._count = 0
+
+    async def __aenter__(self) -> None:
+        if not self._taken:
+            self._taken = True
+            return
+        self._count += 1
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heappush(self._waiting, (urgency.get(), self._count, ready))
+        try:
+            await ready
+        except asyncio.CancelledError:
+            if ready.done() and not ready.cancelled():  # it was handed over just now
+                self._hand_on()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        while self._waiting:
+            *_, ready = heappop(self._waiting)
+            if not ready.done():
+                ready.set_result(None)
+                return
+        self._taken = False
+
+
 class TakingTurns:
     """An engine that gives each call a turn after the other; waiting for it can be cancelled."""
 
     def __init__(self, engine: Engine, *, chunk_tokens: int = CHUNK_TOKENS, chunk_texts: int = CHUNK_TEXTS) -> None:
         self._engine, self._chunk_tokens, self._chunk_texts = engine, chunk_tokens, chunk_texts
-        self._turn = asyncio.Lock()  # first come, first served
+        self._turn = Turn()
 
     async def score(self, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
         """See `Engine.score`. Longest prompts first, so that the rows of a chunk need little padding."""

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from anyio import to_thread
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
-from prism.inputs import OnLongDocument, Options
 from prism.llm.http import Address, ask, ask_now
 from prism.llm.rerank_api import DIALECTS, rerank_url
+from prism.options import OnLongDocument, Options
 from prism.types import (
     EvidenceChoice,
     EvidenceSource,

@@ -8,8 +8,8 @@ from typing import Any, Literal, Self
 from pydantic import SecretStr, ValidationError
 
 from prism.errors import InputError
-from prism.inputs import OnLongDocument
 from prism.integrations.adapter import KEY, METADATA, Adapter, Finding, Passage
+from prism.options import OnLongDocument
 from prism.types import EvidenceChoice, first_problem
 
 try:

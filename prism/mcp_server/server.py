@@ -23,9 +23,10 @@ from pydantic import Field, ValidationError
 from prism.context import why_empty
 from prism.engines.turns import on_scored
 from prism.errors import InputError, PrismError
-from prism.inputs import Options, read_count
+from prism.inputs import read_count
 from prism.mcp_server.folder import Folder, Skipped
 from prism.mcp_server.tools import ToolRanking, ToolReading, ranking, ranking_text, reading, reading_notes
+from prism.options import Options
 from prism.reranker import Reranker
 from prism.result import Event, Judged, Ranked, RerankResult
 from prism.types import Document, EvidenceChoice

@@ -58,5 +58,6 @@ def tokens_saved(judgment: Judgment, document: str, count: Callable[[str], int])
     """Tokens of what the model read of the document less those of its evidence; 0 without evidence."""
     if not judgment.evidence:
         return 0
-    read = judgment.truncation.read_chars if judgment.truncation else len(document)
-    return max(0, count(document[:read]) - count(judgment.evidence))
+    cut = judgment.truncation
+    read = document[cut.start : cut.start + cut.read_chars] if cut else document
+    return max(0, count(read) - count(judgment.evidence))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic_core import PydanticCustomError
 
 from prism.context import ContextFormat
-from prism.inputs import OnLongDocument, Options
+from prism.options import OnLongDocument, Options
 from prism.text import clean
 from prism.types import EvidenceChoice, Record
 

@@ -1,0 +1,105 @@
+"""What a call would take, before it is made: tokens, time, and what would be cut. The model computes nothing.
+
+The prompts are those of the call itself, so `prompt_tokens` is what judging the documents will take, to the token; a
+document that the engine then cannot judge takes none. What evidence takes is not known before the scores are: those
+figures are bounds, and no call passes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from prism.judging import Pair
+from prism.options import Call
+from prism.quoting import sentence_quotes
+from prism.sourcing import EVIDENCE_WINDOWS, MIN_EVIDENCE_TOKENS
+from prism.template import Template
+from prism.types import Document, QueryCut, Record, Truncation
+
+
+class DocumentCut(Record):
+    """A document that would be cut."""
+
+    index: int
+    id: str | None = None
+    truncation: Truncation
+
+
+class DocumentProblem(Record):
+    """A document that could not be judged."""
+
+    index: int
+    id: str | None = None
+    error: str
+
+
+class Preflight(Record):
+    """What `Reranker.rerank` would take with the same arguments."""
+
+    model: str
+    query: str
+    """As the model would read it."""
+    instruction: str | None = None
+    documents: int
+    """How many would be judged."""
+    prompt_tokens: int
+    """Of all prompts that judge documents: exact."""
+    evidence_prompt_tokens: int
+    """Of the prompts of quoted evidence: at most."""
+    written_tokens: int
+    """Of what the model would write: at most."""
+    judging_seconds: float | None
+    """An estimate: at the speed of this model in recent calls, without waiting for others; None before the first."""
+    evidence_seconds: float | None
+    """Likewise, for as much evidence as there can be."""
+    query_cuts: tuple[QueryCut, ...] = ()
+    cut: tuple[DocumentCut, ...] = ()
+    errors: tuple[DocumentProblem, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Bounds(NamedTuple):
+    """What evidence takes at most, in tokens."""
+
+    prompt_tokens: int
+    written_tokens: int
+
+
+def evidence_bounds(
+    template: Template,
+    query: str,
+    pairs: Sequence[Pair],
+    call: Call,
+    max_prompt_tokens: int | None,
+) -> Bounds:
+    """Whichever documents turn out to be worth it: the dearest ones are counted."""
+    counts = [count for count in (call.top_n, call.evidence_top_n) if count is not None]
+    readable = [pair for pair in pairs if pair.windows]
+    most = min([len(readable), *counts])
+    budget = call.evidence_tokens
+    if call.evidence is None or not most or (budget is not None and budget < MIN_EVIDENCE_TOKENS):
+        return Bounds(0, 0)
+    if call.evidence == "written":
+        windows = sorted((min(len(pair.windows), EVIDENCE_WINDOWS) for pair in readable), reverse=True)
+        written = sum(windows[:most]) * template.spec.max_written_tokens
+        return Bounds(0, written if budget is None else min(written, budget))
+
+    def cost(sentence: str) -> int:
+        document = Document(text=sentence)
+        return len(template.render(query, document, instruction=call.instruction, max_tokens=max_prompt_tokens).ids)
+
+    costs = sorted((_quoting_tokens(template, pair, cost) for pair in readable), reverse=True)
+    asked = sum(costs[:most])
+    return Bounds(asked if call.max_total_tokens is None else min(asked, call.max_total_tokens), 0)
+
+
+def _quoting_tokens(template: Template, pair: Pair, cost: Callable[[str], int]) -> int:
+    """Prompt tokens of a document's sentences, in the dearest windows of it that could give evidence."""
+    windows = [
+        sum(cost(quote.text) for quote in sentence_quotes(template, pair.document.text, [window]))
+        for window in pair.windows
+    ]
+    if len(windows) == 1 and len(sentence_quotes(template, pair.document.text, pair.windows)) < 2:
+        return 0
+    return sum(sorted(windows, reverse=True)[:EVIDENCE_WINDOWS])
