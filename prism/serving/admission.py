@@ -1,45 +1,104 @@
-"""A bounded number of requests at a time. All that are let in take turns at the engine (`prism.engines.turns`)."""
+"""A bounded number of requests at a time. All that are let in take turns at the engine (`prism.engines.turns`).
+
+A request says its `priority` in its body, which is read at the door. When all places are taken it is refused, unless
+one of them is held by a request that is less urgent (a higher number): of these the least urgent, and of equals the
+latest, is given up for it. What has begun to answer keeps its place.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+from anyio import CancelScope
+
 from prism.serving.refusal import Refused
 
 _WEIGHT = 0.2
 _LONGEST_WAIT_S = 60
+_AT_THE_DOOR = 8
+"""Requests whose body is read although all places are taken."""
+
+
+class Place:
+    """One request under way. What it does runs in `scope`, which is cancelled when it is given up."""
+
+    def __init__(self, admission: Admission, entered: float) -> None:
+        self.scope = CancelScope()
+        self.given_up = False
+        self.kept = False
+        """Whether it can no longer be given up."""
+        self.priority: int | None = None
+        """None while its body is being read."""
+        self.entered = entered
+        self._admission = admission
+
+    def claim(self, priority: int) -> None:
+        """The body is read. Raises Refused, 429, when all places are taken by requests that are as urgent."""
+        self._admission.seat(self, priority)
+
+    def keep(self) -> None:
+        self.kept = True
+
+    def give_up(self) -> None:
+        self.given_up = True
+        self.scope.cancel()
+
+    def leave(self) -> None:
+        """Calling twice is harmless."""
+        self._admission.release(self)
 
 
 class Admission:
     """Counts the requests under way and refuses what would be too many, or comes while the server drains."""
 
     def __init__(self, max_requests: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.open = 0
         self.draining = False
+        self._places: list[Place] = []
         self._max = max_requests
         self._clock = clock
         self._mean_s = 1.0
 
-    def enter(self) -> Callable[[], None]:
-        """Takes a place and returns what gives it back. Raises Refused, 429 or 503, with a time to wait."""
+    @property
+    def open(self) -> int:
+        """Requests under way, those at the door included."""
+        return len(self._places)
+
+    def enter(self) -> Place:
+        """Lets a request in as far as the door. Raises Refused, 429 or 503, with a time to wait."""
         if self.draining:
             message = "the server is shutting down: send the request to another"
             raise Refused(503, message, "shutting_down", Retry_After="1")
-        if self.open >= self._max:
-            message = f"{self.open} requests are under way, which is the limit: try again later"
-            raise Refused(429, message, "too_many_requests", Retry_After=str(self.retry_after_s()))
-        self.open += 1
-        entered, left = self._clock(), False
+        if self.open >= self._max + _AT_THE_DOOR:
+            raise self.full()
+        place = Place(self, self._clock())
+        self._places.append(place)
+        return place
 
-        def leave() -> None:
-            nonlocal left
-            if not left:
-                left = True
-                self.open -= 1
-                self._mean_s += _WEIGHT * (self._clock() - entered - self._mean_s)
+    def seat(self, place: Place, priority: int) -> None:
+        seated = [other for other in self._places if other.priority is not None and not other.given_up]
+        if len(seated) >= self._max:
+            urgencies = {id(other): other.priority or 0 for other in seated}
+            less = [other for other in seated if not other.kept and urgencies[id(other)] > priority]
+            if not less:
+                raise self.full()
+            max(reversed(less), key=lambda other: urgencies[id(other)]).give_up()
+        place.priority = priority
 
-        return leave
+    def release(self, place: Place) -> None:
+        if place in self._places:
+            self._places.remove(place)
+            self._mean_s += _WEIGHT * (self._clock() - place.entered - self._mean_s)
+
+    def full(self) -> Refused:
+        message = f"{self._max} requests are under way, which is the limit: try again later"
+        return self._busy(message)
+
+    def given_up(self) -> Refused:
+        return self._busy("given up for a more urgent request: try again later")
+
+    def _busy(self, message: str) -> Refused:
+        return Refused(429, message, "too_many_requests", Retry_After=str(self.retry_after_s()))
 
     def retry_after_s(self) -> int:
         """When a place is likely to be free: the requests under way end within about their mean time."""

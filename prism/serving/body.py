@@ -97,6 +97,7 @@ def read_request(body: object, max_documents: int, *, zero_is_all: bool = True) 
     """
     common, names = common_names(body)
     request = validated(common, names)
+    request.refuse_contradictions()
     check_count(request.documents, max_documents, names)
     if request.top_n == 0 and zero_is_all and "top_n" not in names:
         request.top_n = None

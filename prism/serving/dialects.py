@@ -12,13 +12,14 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
 from prism.context import PromptContext
+from prism.errors import InputError
+from prism.preflight import Preflight
 from prism.result import RerankResult
 from prism.serving.schema import RerankRequest, SpanOut
 from prism.text import clean
@@ -28,6 +29,7 @@ from prism.types import (
     EvidenceSource,
     Judgment,
     Outcome,
+    QueryCut,
     Record,
     SameEvidence,
     Span,
@@ -40,12 +42,14 @@ from prism.types import (
 )
 
 WARNINGS = "X-Prism-Warnings"
-_LEAST_ODDS = 1e-12
+_LEAST_LOGIT = -1e3
+"""Stands for the log-odds of a document without a score: lower than any model's."""
 _COMMON = {
     "texts": "documents",
     "top_k": "top_n",
     "return_text": "return_documents",
-    "truncation_side": "truncation_direction",
+    "truncation_direction": "truncation_side",
+    "instruct": "instruction",
 }
 """Fields that others call otherwise than we do."""
 
@@ -74,11 +78,16 @@ def recognise(body: object) -> Dialect:
 
 
 def common_names(body: object) -> tuple[object, dict[str, str]]:
-    """The body under the names everyone else uses, and what it said instead of them, for its errors."""
+    """The body under the names everyone else uses, and what it said instead of them, for its errors.
+
+    Raises InputError where it says one thing under two names, differently.
+    """
     if not isinstance(body, Mapping):
         return body, {}
     renamed, sent = dict(body), {}
     for name, common in _COMMON.items():
+        if None not in (renamed.get(name), renamed.get(common)) and renamed[name] != renamed[common]:
+            raise InputError(f"{name} and {common} are the same, and contradict each other: send one of them")
         if name in renamed and renamed.get(common) is None:
             renamed[common] = renamed.pop(name)
             sent[common] = name
@@ -127,6 +136,8 @@ class ResultOut(Record):
     relevance_score: float
     """0 with `error`: that document has no score, but clients (LiteLLM is one) make a number of whatever is here.
     Log-odds with `raw_scores`."""
+    logit: float | None = None
+    """With `return_logits`: l_yes - l_no; null with `error`."""
     id: str | None = None
     document: DocumentOut | None = None
     verdict: Verdict | None
@@ -199,6 +210,12 @@ class RerankResponse(Record):
     """With `context_format` or `context_tokens`: the evidence as it goes into a prompt, and what was left out."""
     same: tuple[SameEvidence, ...] | None = None
     """Documents whose evidence says the same; left out where there are none."""
+    instruction: str | None = None
+    """What was sent as `instruction`."""
+    query_cuts: tuple[QueryCut, ...] | None = None
+    """What a budget cut off the query; left out where it was read whole."""
+    preflight: Preflight | None = None
+    """With `dry_run`: what the request would take; there are no `results` then."""
     conflicts: tuple[Conflict, ...] | None = None
     """Sentences that give different values for the same thing; left out where there are none."""
     usage: UsageOut
@@ -247,6 +264,8 @@ def result_out(judgment: Judgment, request: RerankRequest) -> ResultOut:
         optional["id"] = judgment.id
     if request.return_documents and (text := request.sent_text(judgment.index)) is not None:
         optional["document"] = DocumentOut(text=text)
+    if request.return_logits:
+        optional["logit"] = judgment.logit
     if judgment.truncation:
         optional["truncation"] = judgment.truncation
     if judgment.windows:
@@ -298,11 +317,9 @@ def _contribution_out(check: ContributionCheck, checks: Sequence[str]) -> Contri
 
 def told_score(judgment: Judgment, request: RerankRequest) -> float:
     """A document with an error has the lowest score there is: clients convert whatever is here to a number."""
-    score = judgment.score or 0.0
     if not request.raw:
-        return score
-    p = min(max(score, _LEAST_ODDS), 1 - _LEAST_ODDS)
-    return math.log(p / (1 - p))
+        return judgment.score or 0.0
+    return _LEAST_LOGIT if judgment.logit is None else judgment.logit
 
 
 def answer(
@@ -328,6 +345,7 @@ def head(request_id: str, dialect: Dialect, request: RerankRequest, result: Rera
         model=result.model,
         results=tuple(result_out(judgment, request) for judgment in result),
         **relations(result),
+        **_echoes(result),
         usage=usage(result.usage),
         meta=meta(request, result),
     )
@@ -337,6 +355,27 @@ def relations(result: RerankResult) -> dict[str, Any]:
     """What passages have to do with each other, where they have."""
     found = {"same": result.same, "conflicts": result.conflicts}
     return {name: told for name, told in found.items() if told}
+
+
+def _echoes(result: RerankResult) -> dict[str, Any]:
+    """How query and instruction were read, where there is something to say."""
+    found = {"instruction": result.instruction, "query_cuts": result.query_cuts}
+    return {name: told for name, told in found.items() if told}
+
+
+def preflight_answer(request_id: str, request: RerankRequest, found: Preflight) -> dict[str, Any]:
+    """The JSON answer to a request with `dry_run`."""
+    warnings = (*request.warnings(found.model), *found.warnings)
+    body = RerankResponse(
+        id=request_id,
+        object="rerank",
+        model=found.model,
+        results=(),
+        preflight=found,
+        usage=usage(Usage()),
+        meta=Meta(warnings=warnings),
+    )
+    return dump(body)
 
 
 def meta(request: RerankRequest, result: RerankResult) -> Meta:
@@ -377,16 +416,8 @@ def headers(dialect: Dialect, request: RerankRequest, result: RerankResult) -> d
     """What the body has no place for. In ASCII, and no header of its own can begin in it."""
     if dialect is not Dialect.TEI:
         return {}
-    warnings = list(meta(request, result).warnings)
-    if cut := [judgment.index for judgment in result if judgment.truncation]:
-        warnings.append(cut_off("texts", cut))
+    warnings = [spelled(warning, {"documents": "texts"}) for warning in meta(request, result).warnings]
     return {WARNINGS: json.dumps(warnings)} if warnings else {}
-
-
-def cut_off(what: str, indices: Sequence[int]) -> str:
-    """The warning about documents of which the end was not read, where an answer tells of each no more than a score."""
-    shown = ", ".join(map(str, indices[:10])) + (", …" if len(indices) > 10 else "")
-    return f"{what} longer than the model reads, whose end was not read: {shown}"
 
 
 def error_body(request_id: str, message: str, kind: str, dialect: Dialect = Dialect.COMMON) -> dict[str, Any]:

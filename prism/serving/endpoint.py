@@ -24,21 +24,21 @@ from prism.errors import EngineError, InputError
 from prism.inputs import read_count
 from prism.reranker import Reranker
 from prism.result import Event, Ranked, RerankResult
-from prism.serving.admission import Admission
+from prism.serving.admission import Admission, Place
 from prism.serving.body import parse_json, peek, read_body, read_request
-from prism.serving.dialects import Dialect, answer, headers, recognise
+from prism.serving.dialects import Dialect, answer, headers, preflight_answer, recognise
 from prism.serving.disconnect import until_disconnect
 from prism.serving.failures import Failure, failure
 from prism.serving.keys import Keys
 from prism.serving.limits import Limits
 from prism.serving.logs import NAME
 from prism.serving.metrics import Metrics, tokens_saved
-from prism.serving.refusal import Refused
+from prism.serving.refusal import INVALID, Refused
 from prism.serving.schema import RerankRequest
 from prism.serving.score import Asked, read_score, score_answer
 from prism.serving.stream import Emit, EventStream, encode, told
 from prism.serving.tracing import Phase, Served, Trace
-from prism.types import Judgment, Usage
+from prism.types import EvidenceChoice, Judgment, Usage
 
 COHERE = "/v2/rerank"
 """Where only clients of Cohere send to: `top_n: 0` is refused there, which elsewhere (vLLM, Infinity) means all."""
@@ -88,7 +88,7 @@ class Ticket:
 
 
 ContextOf = Callable[[RerankResult], PromptContext | None]
-Answer = Callable[[Request, "Ticket", ExitStack], Awaitable[Response]]
+Answer = Callable[[Request, "Ticket", Place], Awaitable[Response]]
 
 
 class Endpoint:
@@ -117,21 +117,26 @@ class Endpoint:
 
     async def _serve(self, request: Request, answer: Answer) -> Response:
         ticket = Ticket(self._metrics, request.headers, self._trace)
-        with ExitStack() as place:
+        with ExitStack() as leaving:
             try:
-                await self._let_in(request, ticket, place)
-                with fail_after(self._limits.request_timeout_s):
+                place = await self._let_in(request, ticket)
+                leaving.callback(place.leave)
+                with place.scope, fail_after(self._limits.request_timeout_s):
                     response = await answer(request, ticket, place)
+                if place.scope.cancelled_caught:
+                    raise self._admission.given_up()
+                if isinstance(response, EventStream):
+                    leaving.pop_all()  # its end leaves
             except Exception as error:  # noqa: BLE001  # outermost boundary: whatever it is, the client gets our body
                 response = self._failed(ticket, error).response(ticket.id, ticket.dialect)
         if not isinstance(response, EventStream):  # which is over when its work is
             ticket.close(response.status_code)
         return response
 
-    async def _let_in(self, request: Request, ticket: Ticket, place: ExitStack) -> None:
+    async def _let_in(self, request: Request, ticket: Ticket) -> Place:
         try:
             self._keys.require(request.headers)
-            place.callback(self._admission.enter())
+            return self._admission.enter()
         except Refused:
             ticket.dialect = await peek(request)
             raise
@@ -145,20 +150,45 @@ class Endpoint:
 
     # -- ranking
 
-    async def _rerank(self, request: Request, ticket: Ticket, place: ExitStack) -> Response:
+    async def _rerank(self, request: Request, ticket: Ticket, place: Place) -> Response:
         body = await self._read(request, ticket)
         read = partial(read_request, zero_is_all=not request.scope["path"].endswith(COHERE))
         asked, ticket.names = await to_thread.run_sync(read, body, self._limits.max_documents)
         ticket.fields |= {"documents": len(asked.documents), "stream": bool(asked.stream)}
+        self._admit(place, asked)
         context_of = self._contexts(ticket, asked)
         ticket.phase("read")
+        if asked.dry_run:
+            return JSONResponse(await until_disconnect(request, self._preflight(ticket, asked)))
         events = self._events(ticket, asked)
         if asked.stream:
             first = await until_disconnect(request, anext(events))
+            place.keep()
             work = partial(self._tell_all, ticket, asked, context_of, first, events)
-            return EventStream(request, work, place.pop_all().close)
+            return EventStream(request, work, place.leave)
         result = await until_disconnect(request, _last(events))
         return await to_thread.run_sync(_response, ticket, asked, context_of, result)
+
+    def _admit(self, place: Place, asked: RerankRequest) -> None:
+        """A request that was read. Raises Refused: 422 for an instruction where the model takes none, 429."""
+        template = self._reranker.template
+        if asked.instruction is not None and not template.takes_instruction:
+            name = template.spec.name
+            message = f"instruction: the template {name!r} of this model takes none, leave it out"
+            raise Refused(422, message, INVALID)
+        place.claim(asked.priority or 0)
+
+    async def _preflight(self, ticket: Ticket, asked: RerankRequest) -> dict[str, Any]:
+        if ticket.dialect is Dialect.TEI:
+            raise InputError("an answer to `texts` is an array, with no place for a dry_run: send `documents`")
+        options = asked.options(evidence=self._evidence(ticket), max_total_tokens=self._limits.max_tokens)
+        found = await self._reranker.apreflight(asked.query, asked.texts(), **options)
+        ticket.phase("rank")
+        return preflight_answer(ticket.id, asked, found)
+
+    def _evidence(self, ticket: Ticket) -> EvidenceChoice | bool:
+        """What a request gets that does not say."""
+        return self._limits.evidence if ticket.dialect.writes else False
 
     def _contexts(self, ticket: Ticket, asked: RerankRequest) -> ContextOf:
         """What makes the context that a request asks for. Raises InputError before anything is scored."""
@@ -179,8 +209,7 @@ class Endpoint:
 
     async def _events(self, ticket: Ticket, asked: RerankRequest) -> AsyncGenerator[Event, None]:
         """The reranker's events, measured."""
-        default = self._limits.evidence if ticket.dialect.writes else False
-        options = asked.options(evidence=default, max_total_tokens=self._limits.max_tokens)
+        options = asked.options(evidence=self._evidence(ticket), max_total_tokens=self._limits.max_tokens)
         async with aclosing(self._reranker.astream(asked.query, asked.texts(), **options)) as events:
             async for event in events:
                 if isinstance(event, Ranked):
@@ -226,11 +255,12 @@ class Endpoint:
 
     # -- scoring
 
-    async def _score(self, request: Request, ticket: Ticket, _: ExitStack) -> Response:
+    async def _score(self, request: Request, ticket: Ticket, place: Place) -> Response:
         body = await self._read(request, ticket)
         asked = await to_thread.run_sync(read_score, body, self._limits.max_documents)
         ticket.names = asked.names
         ticket.fields |= {"documents": len(asked.queries), "stream": False}
+        self._admit(place, asked.request)
         ticket.phase("read")
         judged, used = await until_disconnect(request, self._judge_all(asked))
         ticket.phase("rank")

@@ -14,9 +14,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic_core import PydanticCustomError
 
 from prism.context import ContextFormat
+from prism.errors import InputError
+from prism.inputs import yaml_text
 from prism.options import OnLongDocument, Options
+from prism.query import ROLES
 from prism.text import clean
-from prism.types import EvidenceChoice, Record
+from prism.types import EvidenceChoice, Record, Side
 
 _NUMERAL = r"^\s*[+-]?\d+(\.0*)?\s*$"
 _DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
@@ -46,9 +49,16 @@ def _number(value: object) -> object:
     return value
 
 
-def _query_text(value: object) -> object:
-    """Jina's clients may send the query as an object."""
-    return value["text"] if isinstance(value, dict) and isinstance(value.get("text"), str) else value
+def _query_read(value: object) -> object:
+    """A text, or an object of fields, which `Reranker` reads; Jina's clients may send `{"text": ...}`."""
+    if isinstance(value, dict):
+        if isinstance(value.get("text"), str) and "question" not in value:
+            return clean(value["text"])
+        if "question" in value:
+            return value
+    elif isinstance(value, str):
+        return clean(value)
+    raise PydanticCustomError("query_type", "Input should be a valid string or {question, reason, conversation}")
 
 
 def _published(*kinds: dict[str, Any]) -> WithJsonSchema:
@@ -63,10 +73,50 @@ def _published_whole(least: int) -> WithJsonSchema:
 Text = Annotated[str, BeforeValidator(_encodable)]
 """A string; a lone surrogate, legal in JSON but in no encoding, is replaced one for one."""
 _SAID = {"type": "string", "pattern": r"\S"}
+_FIELD_LIMIT = {"max_tokens": {"type": "integer", "minimum": 1}}
+_FIELD = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "properties": {"text": {"type": "string"}, **_FIELD_LIMIT}, "required": ["text"]},
+        {"type": "null"},
+    ]
+}
+_TURNS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {"role": {"enum": list(ROLES)}, "content": {"type": "string"}},
+        "required": ["role", "content"],
+    },
+}
+_TALK = {
+    "anyOf": [
+        *_FIELD["anyOf"],
+        _TURNS,
+        {"type": "object", "properties": {"text": _TURNS, **_FIELD_LIMIT}, "required": ["text"]},
+    ]
+}
 Query = Annotated[
-    Text,
-    BeforeValidator(_query_text),
-    WithJsonSchema({"anyOf": [_SAID, {"type": "object", "properties": {"text": _SAID}, "required": ["text"]}]}),
+    str | dict[str, Any],
+    BeforeValidator(_query_read),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _SAID,
+                {"type": "object", "properties": {"text": _SAID}, "required": ["text"]},
+                {
+                    "type": "object",
+                    "properties": {
+                        "question": {"anyOf": [_SAID, _FIELD["anyOf"][1]]},
+                        "reason": _FIELD,
+                        "conversation": _TALK,
+                    },
+                    "required": ["question"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
 ]
 Maybe = Annotated[Text | None, BeforeValidator(_unsaid)]
 """A string; a blank one counts as none."""
@@ -76,6 +126,9 @@ Whole = Annotated[int, Field(strict=False), BeforeValidator(_number)]
 Real = Annotated[float, Field(strict=False), BeforeValidator(_number)]
 Count = Annotated[Whole | None, BeforeValidator(_unsaid), _published_whole(1)]
 CountOrZero = Annotated[Whole | None, BeforeValidator(_unsaid), _published_whole(0)]
+AnyWhole = Annotated[
+    Whole | None, BeforeValidator(_unsaid), _published({"type": "integer"}, {"type": "string", "pattern": _NUMERAL})
+]
 CountOrAll = Annotated[Whole | None, BeforeValidator(_unsaid), _published_whole(-1)]
 Fraction = Annotated[
     Real | None,
@@ -83,8 +136,8 @@ Fraction = Annotated[
     _published({"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": _DECIMAL}),
 ]
 Switch = Annotated[bool | None, BeforeValidator(_switched), _published({"type": "boolean"}, {"enum": [*_TRUTHS, 1, 0]})]
-Side = Annotated[
-    Literal["left", "right"] | None,
+SideIn = Annotated[
+    Side | None,
     BeforeValidator(lambda value: value.strip().lower() or None if isinstance(value, str) else value),
     _published({"enum": ["left", "right", "Left", "Right"]}),
 ]
@@ -101,11 +154,11 @@ AnyDocument = Annotated[
                         "id": {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]},
                         "title": {"anyOf": [{"type": "string"}, {"type": "null"}]},
                     },
-                    "required": ["text"],
                 },
                 {},
             ],
-            "description": "A text or an object. With `rank_fields` an object's text is made of the fields named there."
+            "description": "A text (YAML is one) or an object. With `rank_fields` an object's text is made of the"
+            " fields named there; an object without `text` is read as YAML, without id and title, nested objects included."
             " Anything else is an `error` on its own result.",
         }
     ),
@@ -207,7 +260,9 @@ class RerankRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", use_attribute_docstrings=True)
 
     query: Query
-    """A text; `{"text": ...}` is read too."""
+    """A text; `{"text": ...}` is read too. Or several fields, each a text or `{text, max_tokens}`: `question`;
+    `reason`, why it is asked (its first 128 tokens by default); `conversation`, also as a list of `{role, content}`
+    (its last 512). Each is read as one line, so that no field can pose as another."""
     documents: Annotated[list[AnyDocument], Field(json_schema_extra={"minItems": 1})]
     """Texts or objects. Clients of Text Embeddings Inference send `texts` instead."""
     model: Maybe = None
@@ -218,17 +273,28 @@ class RerankRequest(BaseModel):
     """Clients of Text Embeddings Inference send `return_text` instead."""
     rank_fields: list[str] | None = None
     """Which fields of document objects are read, in this order. What is not a text in them is read as JSON."""
-    max_tokens_per_doc: Count = None
-    """Read so many tokens of each document."""
+    max_tokens_per_doc: CountOrZero = None
+    """Read so many tokens of each document and its title. 0 means no limit, as with vLLM."""
+    max_tokens_per_query: CountOrZero = None
+    """vLLM: read so many tokens of the query, its first; of several fields the question first, then reason, then
+    conversation. What was cut off is in `query_cuts`. 0 means no limit."""
     truncate_prompt_tokens: CountOrAll = None
     """vLLM's name for `max_prompt_tokens`; -1: as many as the model reads."""
     truncation: Switch = None
     """Voyage: false refuses documents that would be cut."""
     truncate: Switch = None
     """Text Embeddings Inference: as `truncation`."""
-    truncation_direction: Side = None
-    """Text Embeddings Inference; vLLM's clients send `truncation_side`. Only the end is ever cut off: with `left`,
-    documents that would be cut are refused."""
+    truncation_side: SideIn = None
+    """vLLM: where long documents are cut: `right` (default) reads their beginning, `left` their end. Titles stay.
+    Clients of Text Embeddings Inference send `truncation_direction`."""
+    priority: AnyWhole = None
+    """Cohere and vLLM: lower numbers first, 0 by default. When the server is full, a request with a higher number is
+    given up (429) for one with a lower one, the highest first; where requests wait for the model, lower ones go first.
+    """
+    dry_run: Switch = None
+    """Nothing is computed: `preflight` says what the request would take (tokens, time), and what would be cut."""
+    return_logits: Switch = None
+    """Each result has `logit`, l_yes - l_no, beside its score, which is the sigmoid of it."""
     raw_scores: Switch = None
     """Text Embeddings Inference: scores are log-odds, not probabilities. Thresholds and verdicts stay as they are."""
     use_activation: Switch = None
@@ -247,6 +313,8 @@ class RerankRequest(BaseModel):
     context_tokenizer: Maybe = None
     """Which tokenizer counts them: one that `prism serve --context-tokenizer` named; the model's own by default."""
     instruction: Maybe = None
+    """What counts as relevant, for models whose template takes that; others answer 422. `instruct` is read too. Echoed
+    in the answer."""
     threshold: Fraction = None
     """Scores from here on mean yes."""
     max_prompt_tokens: Count = None
@@ -276,7 +344,11 @@ class RerankRequest(BaseModel):
     def _read(self, sent: Any) -> Any:
         if isinstance(sent, dict):
             read = _chosen(sent, self.rank_fields) if self.rank_fields else sent
-            return {**read, "text": _encodable(read["text"])} if "text" in read else read
+            if "text" in read:
+                return {**read, "text": _encodable(read["text"])}
+            if (text := yaml_text(read)) is not None:
+                return {"text": _encodable(text), "id": read.get("id"), "title": read.get("title")}
+            return read
         return _encodable(sent)
 
     def settings(self) -> EvidenceIn:
@@ -295,8 +367,28 @@ class RerankRequest(BaseModel):
         """Where evidence is to come from, `default` where the request does not say; false: no evidence is wanted."""
         if isinstance(self.evidence, bool | str):
             return self.evidence
-        spans = self.relevant_spans is not None and self.relevant_spans.mode == "enabled"
-        return self.settings().source or default or self.evidence is not None or spans or self.wants_context
+        asked = self.evidence is not None or self.wants_spans or self.wants_context or bool(self.evidence_tokens)
+        return self.settings().source or default or asked
+
+    @property
+    def wants_spans(self) -> bool:
+        return self.relevant_spans is not None and self.relevant_spans.mode == "enabled"
+
+    def refuse_contradictions(self) -> None:
+        """Raises InputError for fields of which no more than one can be meant."""
+        prompt, ours = self.truncate_prompt_tokens, self.max_prompt_tokens
+        forbidden = self.forbids_cuts()
+        pairs = {
+            ("evidence: false", "relevant_spans"): self.evidence is False and self.wants_spans,
+            ("evidence: false", "a context"): self.evidence is False and self.wants_context,
+            ("dry_run", "stream"): self.dry_run and self.stream,
+            ("dry_run", "a context"): self.dry_run and self.wants_context,
+            ("truncate_prompt_tokens", "max_prompt_tokens"): None not in (prompt, ours) and prompt != ours,
+            (forbidden, "on_long_document: truncate"): forbidden and self.on_long_document == "truncate",
+            ("raw_scores", "use_activation"): self.raw_scores is not None and self.raw_scores is self.use_activation,
+        }
+        if found := next((names for names, contradict in pairs.items() if contradict), None):
+            raise InputError(f"{found[0]} and {found[1]} contradict each other: leave one of them out")
 
     def options(self, *, evidence: EvidenceChoice | bool, max_total_tokens: int | None) -> Options:
         """Keyword arguments of `Reranker.arerank`."""
@@ -313,8 +405,11 @@ class RerankRequest(BaseModel):
             evidence_threshold=settings.threshold,
             check=bool(self.checks()),
             max_prompt_tokens=prompt if self.max_prompt_tokens is None else self.max_prompt_tokens,
-            max_document_tokens=self.max_tokens_per_doc,
+            max_document_tokens=self.max_tokens_per_doc or None,
+            max_query_tokens=self.max_tokens_per_query or None,
             max_total_tokens=max_total_tokens,
+            truncation_side=self.truncation_side,
+            priority=self.priority,
             against=self.against,
             answer_risk=self.answer_risk,
             score_version=self.score_version,
@@ -326,7 +421,6 @@ class RerankRequest(BaseModel):
         settings = {
             "truncation: false": self.truncation is False,
             "truncate: false": self.truncate is False,
-            "truncation_direction: left (only the end can be cut off here)": self.truncation_direction == "left",
         }
         return next((name for name, asked in settings.items() if asked), None)
 
@@ -335,6 +429,7 @@ class RerankRequest(BaseModel):
         from_vllm = self.truncate_prompt_tokens is not None and self.max_prompt_tokens is None
         found = {
             "max_document_tokens": "max_tokens_per_doc",
+            "max_query_tokens": "max_tokens_per_query",
             "max_prompt_tokens": "truncate_prompt_tokens" if from_vllm else None,
             "evidence_tokens": "evidence.max_tokens" if self.evidence_tokens is None else None,
             "evidence_top_n": "evidence.top_n",

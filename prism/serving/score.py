@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from prism.errors import InputError
+from prism.judging import cut_off
 from prism.serving.body import check_count, spellings, validated
-from prism.serving.dialects import Meta, UsageOut, common_names, cut_off, told_score, usage
+from prism.serving.dialects import Meta, UsageOut, common_names, told_score, usage
 from prism.serving.refusal import INVALID, Refused
 from prism.serving.schema import RerankRequest, ignored, request_schema
 from prism.text import clean
@@ -24,7 +25,8 @@ from prism.types import Judgment, Record, Usage
 _SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
 _HEEDED = {
     *("model", "instruction", "max_prompt_tokens", "max_tokens_per_doc", "on_long_document", "raw_scores", "truncate"),
-    *("truncate_prompt_tokens", "truncation", "truncation_direction", "use_activation"),
+    *("truncate_prompt_tokens", "truncation", "truncation_side", "use_activation"),
+    *("max_tokens_per_query", "priority"),
 }
 
 
@@ -86,6 +88,7 @@ def read_score(body: object, max_documents: int) -> Asked:
         raise Refused(422, f"{first}: expected a text that is not blank, got none", INVALID)
     heeded = {name: renamed[name] for name in _HEEDED if name in renamed}
     request = validated({**heeded, "query": texts[0] or "", "documents": documents}, names)
+    request.refuse_contradictions()
     unheeded = sorted(set(renamed) - _HEEDED - {first, second})
     one_each = texts * (len(documents) if len(texts) == 1 else 1)
     return Asked(request, one_each, spellings(request, names), unheeded)
@@ -126,7 +129,8 @@ def score_answer(
     if asked.unheeded:
         warnings.append(ignored(asked.unheeded))
     if cut := [index for index, pair in judged.items() if pair.truncation]:
-        warnings.append(cut_off(asked.names["documents"], sorted(cut)))
+        side = asked.request.truncation_side or "right"
+        warnings.append(cut_off(asked.names["documents"], sorted(cut), side))
     body = ScoreResponse(
         id=request_id,
         object="list",
