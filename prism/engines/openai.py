@@ -11,6 +11,7 @@ whatever the server would do with text. What is asked beyond the OpenAI API, and
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -22,8 +23,10 @@ import httpx
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.engines.loop import LoopThread
 from prism.engines.replicas import PROBE_S, Replica, Replicas
+from prism.engines.rounding import looks_rounded
 from prism.errors import DocumentError, EngineError, InputError, LabelMissing
 
+_logger = logging.getLogger(__name__)
 TOP = 20
 """How many of the most likely tokens are asked for where labels cannot be named; vLLM's own limit."""
 _PROMPTS_A_REQUEST = 16
@@ -65,6 +68,7 @@ class OpenAIEngine:
         self._stop_ids = frozenset(stop_ids)
         self._stop_strings = tuple(stop_strings)
         self._context = context or math.inf
+        self._told_rounding = False
         self._loop = LoopThread("prism-openai")
         self._replicas = Replicas(
             base_urls, model=model, api_key=api_key, timeout_s=timeout_s, transport=transport, probe_s=probe_s
@@ -111,7 +115,14 @@ class OpenAIEngine:
                 cached += reused
                 for index, answer in zip(batch, labels, strict=True):
                     answers[index] = answer
-        return ScoreOutput([answer for answer in answers if answer is not None], cached)
+        found = [answer for answer in answers if answer is not None]
+        if not self._told_rounding and looks_rounded(found):
+            self._told_rounding = True
+            _logger.warning(
+                "the server rounds its logits to bfloat16, so that different documents get equal scores: serve with vLLM's"
+                ' --hf-overrides \'{"head_dtype": "float32"}\', or in float32'
+            )
+        return ScoreOutput(found, cached)
 
     async def _score_batch(self, prompts: list[list[int]], room: asyncio.Semaphore) -> tuple[list[LabelLogits], int]:
         body = {

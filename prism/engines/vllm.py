@@ -85,7 +85,7 @@ class VllmEngine:
             "disable_log_stats": True,
             **(options or {}),
         }
-        self._arguments["hf_overrides"] = _exact_head(path, self._arguments)
+        self._arguments |= exact_head(path, self._arguments)
         self._start = start or _start
         self._llm: Any = None
         self._starting = asyncio.Lock()
@@ -330,15 +330,15 @@ def _cpu_cache_bytes(arguments: Mapping[str, Any]) -> int:
     return int(max(1 << 30, 2 * context * values * (4 if arguments["dtype"] == "float32" else 2)))
 
 
-def _exact_head(path: Path, arguments: Mapping[str, Any]) -> Any:
-    """vLLM's `hf_overrides`, with logits in float32: rounded to bfloat16 a hundred documents share a few dozen scores.
+def exact_head(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes vLLM compute logits in float32: rounded to bfloat16, a hundred documents share a few dozen scores.
 
     vLLM multiplies a quantized output layer in its own way only. What the user has set stays.
     """
     given = arguments.get("hf_overrides") or {}
     if not isinstance(given, Mapping) or arguments.get("quantization") or "quantization_config" in _config(path):
-        return given or None
-    return {"head_dtype": "float32", **given}
+        return {}
+    return {"hf_overrides": {"head_dtype": "float32", **given}}
 
 
 def _plain_attention(path: Path) -> bool:

@@ -158,7 +158,7 @@ AnyDocument = Annotated[
                 {},
             ],
             "description": "A text (YAML is one) or an object. With `rank_fields` an object's text is made of the"
-            " fields named there; an object without `text` is read as YAML, without id and title, nested objects included."
+            " fields named there; an object without `text` is read as YAML (id and title apart), nested objects too."
             " Anything else is an `error` on its own result.",
         }
     ),
