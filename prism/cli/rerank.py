@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -27,6 +28,22 @@ TopN = Annotated[int | None, typer.Option(help="Show this many.")]
 Threshold = Annotated[float | None, typer.Option(help="Scores from here on mean yes.")]
 EvidenceTokens = Annotated[int | None, typer.Option(help="At most this many tokens of it in all.")]
 Instruction = Annotated[str | None, typer.Option(help="What counts as relevant, for templates that take it.")]
+Reason = Annotated[str | None, typer.Option(help="Why it is asked; read beside the query.")]
+Conversation = Annotated[
+    Path | None, typer.Option(help="A file of what was said before: text, or a .json array of {role, content}.")
+]
+QueryTokens = Annotated[int | None, typer.Option(help="Read so many tokens of the query.")]
+DocumentTokens = Annotated[int | None, typer.Option(help="Read so many tokens of each document.")]
+CutOn = Annotated[
+    Literal["left", "right"], typer.Option(help="Where long documents are cut: right keeps their beginning.")
+]
+OnLong = Annotated[
+    Literal["truncate", "window", "refuse"],
+    typer.Option(help="Cut long documents, read them in windows, or refuse them."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what it would take and what would be cut; compute nothing.")
+]
 Against = Annotated[
     list[str] | None,
     typer.Option(help="A file of evidence already held, read as documents are: what adds nothing comes last; repeat."),
@@ -59,6 +76,13 @@ def rerank(
     no_evidence: NoEvidence = False,
     evidence_tokens: EvidenceTokens = None,
     instruction: Instruction = None,
+    reason: Reason = None,
+    conversation: Conversation = None,
+    max_query_tokens: QueryTokens = None,
+    max_document_tokens: DocumentTokens = None,
+    truncation_side: CutOn = "right",
+    on_long_document: OnLong = "truncate",
+    dry_run: DryRun = False,
     against: Against = None,
     answer_risk: AnswerRisk = None,
     score_version: ScoreVersion = None,
@@ -74,19 +98,27 @@ def rerank(
     """Judge documents for a query.
 
     JSON files hold objects with `text` (or `document` or `contents`) and optionally `id` and `title`, one a line or in
-    an array; packed files (.gz) are read too. Standard input is read the same way if it begins like JSON, else as one
-    document a line.
+    an array, packed (.gz) or not. Standard input is read alike if it begins like JSON, else as one document a line.
     """
+    from prism.cli.asked import print_preflight, read_fields
     from prism.cli.context import context_options
+    from prism.options import Options
 
     documents, held = _read(files, against)
-    options: dict[str, Any] = {"instruction": instruction, "top_n": top_n, "threshold": threshold}
-    options |= {"evidence": evidence_choice(evidence, no_evidence), "evidence_tokens": evidence_tokens}
-    options |= {"answer_risk": answer_risk, "score_version": score_version}
-    wanted = context_options(context, context_format, context_tokenizer)
+    options = Options(instruction=instruction, top_n=top_n, threshold=threshold, against=held)
+    options |= Options(evidence=evidence_choice(evidence, no_evidence), evidence_tokens=evidence_tokens)
+    options |= Options(max_query_tokens=max_query_tokens, max_document_tokens=max_document_tokens)
+    options |= Options(truncation_side=truncation_side, on_long_document=on_long_document)
+    options |= Options(answer_risk=answer_risk, score_version=score_version)
+    wanted, asked = (
+        context_options(context, context_format, context_tokenizer),
+        read_fields(query, reason, conversation),
+    )
     with load(model, template=template, dtype=dtype, device=device, self_test=self_test) as reranker:
-        result = reranker.rerank(query, documents, against=held, **options)
-    _print_result(result, as_json=as_json, context=wanted)
+        if dry_run:
+            print_preflight(reranker.preflight(asked, documents, **options), as_json=as_json)
+        else:
+            _print_result(reranker.rerank(asked, documents, **options), as_json=as_json, context=wanted)
 
 
 def _read(files: list[str] | None, against: list[str] | None) -> tuple[list[Document], list[str]]:

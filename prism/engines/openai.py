@@ -119,7 +119,8 @@ class OpenAIEngine:
         if not self._told_rounding and looks_rounded(found):
             self._told_rounding = True
             _logger.warning(
-                "the server rounds its logits to bfloat16, so that different documents get equal scores: serve with vLLM's"
+                "the server rounds its logits to bfloat16, so that different documents get equal scores: serve with"
+                " vLLM's"
                 ' --hf-overrides \'{"head_dtype": "float32"}\', or in float32'
             )
         return ScoreOutput(found, cached)

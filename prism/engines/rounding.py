@@ -1,4 +1,4 @@
-"""Whether a server rounds its logits, which a client sees in nothing but the scores: many documents share few of them."""
+"""Whether a server rounds its logits, which a client sees in the scores alone: many documents share few of them."""
 
 from __future__ import annotations
 
