@@ -166,7 +166,10 @@ def test_a_small_budget_caps_the_text_and_a_tiny_one_writes_nothing(reranker: Re
     reranker.rerank(QUERY, [GOOD, FAIR], evidence_tokens=35)
     assert engine.calls[1:] == [("write", 1, 35)]
     engine.calls.clear()
-    spent = "evidence_tokens=31 was spent: 1 of 1 documents with verdict yes have no evidence"
+    spent = (
+        "evidence_tokens=31 is under one sentence, at least 32 are needed: 1 of 1 documents with verdict yes have no"
+    )
+    spent += " evidence"
     assert reranker.rerank(QUERY, [GOOD], evidence_tokens=31).warnings == (spent,)
     assert engine.calls == [("score", 1)]
 

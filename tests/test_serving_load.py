@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from http_endpoint import Server
 
 from prism.answering import Answering
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
-from prism.engines.turns import TakingTurns, on_scored
+from prism.engines.turns import TakingTurns, Turn, on_scored, urgency
 from prism.errors import EngineError, InputError
 from prism.reranker import Reranker
 from prism.scoring import Calibration
@@ -57,7 +58,7 @@ def test_one_too_many_is_told_when_to_come_back(engine: FakeEngine) -> None:
         threads = [threading.Thread(target=client.post, args=("/v1/rerank",), kwargs={"json": BODY}) for _ in range(2)]
         for thread in threads:
             thread.start()
-        while server.app.state.admission.open < 2:
+        while len(engine.calls) < 2:  # both are seated
             time.sleep(0.01)
         refused = client.post("/v1/rerank", json=BODY)
         voyage = client.post("/v1/rerank", json={**BODY, "top_k": None})
@@ -79,17 +80,103 @@ def test_one_too_many_is_told_when_to_come_back(engine: FakeEngine) -> None:
 def test_places_are_given_back_once() -> None:
     now = [0.0]
     admission = Admission(1, clock=lambda: now[0])
-    leave = admission.enter()
+    place, other = admission.enter(), admission.enter()
+    place.claim(0)
     with pytest.raises(Refused, match="1 requests are under way"):
-        admission.enter()
+        other.claim(0)
+    other.leave()
     now[0] = 101.0
-    leave()
-    leave()
+    place.leave()
+    place.leave()
     assert admission.open == 0
     assert admission.retry_after_s() == 21  # 1 s to begin with; 1 + 0.2 * (101 - 1)
     admission.draining = True
     with pytest.raises(Refused, match="shutting down"):
         admission.enter()
+
+
+def test_the_least_urgent_and_latest_is_given_up_first() -> None:
+    admission = Admission(3)
+    places = [admission.enter() for _ in range(4)]
+    for place, priority in zip(places, (5, 9, 9), strict=False):
+        place.claim(priority)
+    places[3].claim(7)
+    assert [place.given_up for place in places] == [False, False, True, False]
+    urgent, equal, kept = (admission.enter() for _ in range(3))
+    urgent.claim(-1)
+    assert places[1].given_up
+    with pytest.raises(Refused, match="3 requests are under way"):
+        equal.claim(7)  # of 5, 7 and -1 none is less urgent
+    places[3].keep()
+    kept.claim(0)
+    assert (places[0].given_up, places[3].given_up) == (True, False), "what has begun to answer keeps its place"
+
+
+def test_the_door_is_narrow() -> None:
+    admission = Admission(1)
+    for _ in range(9):
+        admission.enter()
+    with pytest.raises(Refused, match="1 requests are under way"):
+        admission.enter()
+
+
+def test_a_more_urgent_request_takes_the_place_of_another(engine: FakeEngine) -> None:
+    server = served(engine, max_requests=1)
+    with server as client, ThreadPoolExecutor(1) as pool:
+        engine.hold = asyncio.Event()
+        engine.cancelled = 0
+        slow = pool.submit(client.post, "/v1/rerank", json={**BODY, "priority": 3})
+        while not engine.calls:
+            time.sleep(0.01)
+        refused = client.post("/v1/rerank", json={**BODY, "priority": "3"})
+        assert (refused.status_code, refused.json()["message"][:24]) == (429, "1 requests are under way")
+        hold, engine.hold = engine.hold, None
+        urgent = client.post("/v1/rerank", json=BODY)
+        assert urgent.status_code == 200
+        lost = slow.result(timeout=20)
+        assert lost.status_code == 429
+        assert lost.json()["message"] == "given up for a more urgent request: try again later"
+        assert "Retry-After" in lost.headers
+        assert (engine.cancelled, hold.is_set()) == (1, False)
+
+
+def test_turns_go_to_the_most_urgent_first(engine: FakeEngine) -> None:
+    async def order() -> list[int]:
+        turn, done = Turn(), list[int]()
+
+        async def take(number: int) -> None:
+            urgency.set(number)
+            async with turn:
+                done.append(number)
+                await asyncio.sleep(0)
+
+        async with turn:
+            tasks = [asyncio.create_task(take(number)) for number in (5, 0, 9, -1, 0)]
+            await asyncio.sleep(0)
+            tasks[2].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with turn:  # nobody holds it
+            return done
+
+    assert asyncio.run(asyncio.wait_for(order(), 5)) == [-1, 0, 0, 5]
+
+
+def test_a_turn_handed_to_one_who_leaves_goes_on_to_the_next() -> None:
+    async def last() -> str:
+        turn = Turn()
+        await turn.__aenter__()
+
+        async def take(name: str) -> str:
+            async with turn:
+                return name
+
+        first, second = asyncio.create_task(take("first")), asyncio.create_task(take("second"))
+        await asyncio.sleep(0)
+        await turn.__aexit__()  # to the first, which is cancelled before it runs
+        first.cancel()
+        return await second
+
+    assert asyncio.run(asyncio.wait_for(last(), 5)) == "second"
 
 
 def test_a_request_that_takes_too_long_is_given_up(engine: FakeEngine) -> None:

@@ -88,6 +88,8 @@ class Admission:
     def release(self, place: Place) -> None:
         if place in self._places:
             self._places.remove(place)
+            if place.priority is None or place.given_up:
+                return  # it was not served
             self._mean_s += _WEIGHT * (self._clock() - place.entered - self._mean_s)
 
     def full(self) -> Refused:
