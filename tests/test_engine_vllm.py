@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,15 @@ from prism.backends import open_engine, read_vllm_options
 from prism.checkpoint import Checkpoint
 from prism.engines.base import LabelLogits, ScoreOutput, WriteRequest
 from prism.engines.decode import shared_length
-from prism.engines.vllm import VllmEngine, _cpu_cache_bytes, _plain_attention, cpu_threading, die_with_parent
+from prism.engines.rounding import looks_rounded
+from prism.engines.vllm import (
+    VllmEngine,
+    _cpu_cache_bytes,
+    _plain_attention,
+    cpu_threading,
+    die_with_parent,
+    exact_head,
+)
 from prism.errors import DocumentError, EngineError, InputError, LabelMissing
 from prism.types import Document
 
@@ -83,6 +92,28 @@ def test_scores_equal_transformers_and_the_shared_prefix_is_computed_once(engine
     # whole blocks of 32 of what instruction and query take are found computed
     assert again.cached_tokens >= SHARED // 32 * 32 * len(more) // 2
     assert margins(asyncio.run(engine.score(PROMPTS))) == pytest.approx(margins(output), abs=1e-4)
+
+
+@needs_vllm
+def test_a_score_is_the_same_in_any_order_and_company(engine):
+    known = margins(asyncio.run(engine.score(PROMPTS)))
+    order = [7, 2, 11, 0, 5]
+    other = margins(asyncio.run(engine.score([PROMPTS[at] for at in order])))
+    alone = margins(asyncio.run(engine.score([PROMPTS[3]])))
+    score = [1 / (1 + math.exp(-margin)) for margin in known]
+    assert [1 / (1 + math.exp(-margin)) for margin in other] == pytest.approx([score[at] for at in order], abs=1e-6)
+    assert 1 / (1 + math.exp(-alone[0])) == pytest.approx(score[3], abs=1e-6)
+
+
+@needs_vllm
+def test_in_bfloat16_logits_are_not_rounded():
+    """Rounded to bfloat16, logits between 8 and 32 are multiples of 1/16 or 1/8: many documents share a score."""
+    made = make(dtype="bfloat16")
+    prompts = [TEMPLATE.render(f"{QUERY} {at}", Document(text=f"{DOCUMENTS[at % 4]} ({at})")).ids for at in range(48)]
+    output = asyncio.run(made.score(prompts))
+    asyncio.run(made.aclose())
+    assert not looks_rounded(output.labels)
+    assert len({round(margin, 4) for margin in margins(output)}) > 40
 
 
 @needs_vllm
@@ -266,6 +297,18 @@ def test_vllms_settings_come_from_the_command_line():
     ):
         with pytest.raises(InputError, match=words):
             read_vllm_options(engine, [option])
+
+
+def test_logits_are_in_float32_unless_the_user_or_the_weights_say_otherwise(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text('{"model_type": "llama"}')
+    assert exact_head(tmp_path, {}) == {"hf_overrides": {"head_dtype": "float32"}}
+    assert exact_head(tmp_path, {"hf_overrides": {"a": 1}}) == {"hf_overrides": {"head_dtype": "float32", "a": 1}}
+    model = {"head_dtype": "model"}
+    assert exact_head(tmp_path, {"hf_overrides": model}) == {"hf_overrides": model}
+    assert exact_head(tmp_path, {"quantization": "fp8"}) == {}
+    config.write_text('{"quantization_config": {"bits": 4}}')
+    assert exact_head(tmp_path, {"hf_overrides": {"a": 1}}) == {}
 
 
 def test_only_plain_attention_speculates(tmp_path):
