@@ -48,8 +48,8 @@ def test_every_option_is_read() -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"evidence": False, "evidence_tokens": 50}, "evidence=False asks for none, evidence_tokens=50 bounds it"),
-        ({"evidence": False, "evidence_threshold": 0.5}, "evidence=False asks for none, evidence_threshold=0.5"),
+        ({"evidence": False, "evidence_tokens": 50}, "evidence=False asks for none, and evidence_tokens=50 bounds it"),
+        ({"evidence": False, "evidence_threshold": 0.5}, "evidence=False asks for none, and evidence_threshold=0.5"),
         ({"truncation_side": "left", "on_long_document": "window"}, "truncation_side='left' says where to cut"),
         ({"truncation_side": "up"}, "truncation_side must be 'left' or 'right', got 'up'"),
         ({"on_long_document": "x"}, "on_long_document must be 'truncate', 'window' or 'refuse', got 'x'"),

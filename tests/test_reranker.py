@@ -253,7 +253,6 @@ def test_input_errors(reranker: Reranker, arguments: dict[str, Any], message: st
         (["a"], "expected a text or {text, id, title}, got an array"),
         (b"bytes", "expected a text or {text, id, title}, got bytes"),
         ({}, "text must be a string, got nothing"),
-        ({"content": "a"}, "text must be a string, got nothing"),
         ({"text": None}, "text must be a string, got null"),
         ({"text": {"a": 1}}, "text must be a string, got an object"),
         ({"text": "a", "title": 3}, "title must be a string, got a number"),

@@ -169,8 +169,7 @@ def test_a_document_that_is_none_is_its_own_error(client: httpx.Client) -> None:
         {},
         {"text": None},
         {"text": "x", "title": 5},
-        {"content": "x", "id": 7},
-        {"image": "u"},
+        {"text": 5, "id": 7, "image": "u"},
     ]
     body = post(client, documents=[GOOD, *odd], return_documents=True).json()
     first, *rest = body["results"]
@@ -179,7 +178,7 @@ def test_a_document_that_is_none_is_its_own_error(client: httpx.Client) -> None:
     assert all(result["error"]["type"] == "invalid_document" for result in rest)
     assert rest[0]["error"]["message"] == "expected a text or {text, id, title}, got null"
     assert rest[7]["id"] == "7"
-    assert body["meta"]["warnings"] == ["ignored document fields: content, image"]
+    assert body["meta"]["warnings"] == ["ignored document fields: image"]
     texts = client.post("/rerank", json={"query": QUERY, "texts": [GOOD, None], "return_text": True}).json()
     assert texts[1] == {"index": 1, "score": 0.0, "text": "", "error": "expected a text or {text, id, title}, got null"}
 
@@ -192,11 +191,11 @@ def test_queries_may_be_objects(client: httpx.Client) -> None:
 
 def test_what_is_not_heeded_is_said(client: httpx.Client) -> None:
     documents = [{"text": GOOD, "id": 7, "url": {"a": [1]}}]
-    body = post(client, documents=documents, model="rerank-v9", top_k=3, truncation=True, priority=None).json()
+    body = post(client, documents=documents, model="rerank-v9", top_k=3, truncation=True, user=None).json()
     assert (body["model"], body["results"][0]["id"]) == ("fake", "7")
     assert body["meta"]["warnings"] == [
         "answered by 'fake': there is no model 'rerank-v9' here",
-        "ignored fields: priority",
+        "ignored fields: user",
         "ignored document fields: url",
     ]
     assert post(client, model="fake").json()["meta"]["warnings"] == []

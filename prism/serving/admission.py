@@ -10,8 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from anyio import CancelScope
-
 from prism.serving.refusal import Refused
 
 _WEIGHT = 0.2
@@ -21,10 +19,11 @@ _AT_THE_DOOR = 8
 
 
 class Place:
-    """One request under way. What it does runs in `scope`, which is cancelled when it is given up."""
+    """One request under way."""
 
     def __init__(self, admission: Admission, entered: float) -> None:
-        self.scope = CancelScope()
+        self.cancel: Callable[[], None] = lambda: None
+        """Ends the work when the place is given up."""
         self.given_up = False
         self.kept = False
         """Whether it can no longer be given up."""
@@ -42,7 +41,7 @@ class Place:
 
     def give_up(self) -> None:
         self.given_up = True
-        self.scope.cancel()
+        self.cancel()
 
     def leave(self) -> None:
         """Calling twice is harmless."""

@@ -15,7 +15,7 @@ from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Any
 
-from anyio import fail_after, to_thread
+from anyio import CancelScope, fail_after, to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -121,9 +121,10 @@ class Endpoint:
             try:
                 place = await self._let_in(request, ticket)
                 leaving.callback(place.leave)
-                with place.scope, fail_after(self._limits.request_timeout_s):
+                with CancelScope() as scope, fail_after(self._limits.request_timeout_s):
+                    place.cancel = scope.cancel
                     response = await answer(request, ticket, place)
-                if place.scope.cancelled_caught:
+                if scope.cancelled_caught:
                     raise self._admission.given_up()
                 if isinstance(response, EventStream):
                     leaving.pop_all()  # its end leaves
