@@ -115,7 +115,7 @@ CURES: Final[dict[Failure, Cure]] = {
     ),
     Failure.TIES: Cure(
         "different documents get the very same score: too few digits are left",
-        "compute the label logits in float32, or do not round scores",
+        'compute the label logits in float32 (vLLM: --hf-overrides \'{"head_dtype": "float32"}\'), do not round scores',
     ),
     Failure.SUFFIX_LOST: Cure(
         "with a long document the score says nothing: the prompt's end, which it is read after, is cut off",
