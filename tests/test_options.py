@@ -176,7 +176,7 @@ def test_the_result_says_what_was_read(reranker: Reranker) -> None:
 # --- where documents are cut -----------------------------------------------------------------------------------------
 
 
-@given(st.text(max_size=200), st.integers(30, 90), st.sampled_from([None, "A title"]))
+@given(st.text(max_size=200), st.integers(45, 90), st.sampled_from([None, "A title"]))
 def test_cut_on_the_left_the_end_is_read(template: Template, text: str, most: int, title: str | None) -> None:
     prompt = template.render("when", Document(text=text, title=title), max_tokens=most, side="left")
     assert len(prompt.ids) <= most
@@ -195,8 +195,12 @@ def test_evidence_from_the_end_points_into_the_document_as_sent(reranker: Rerank
     (judgment,) = reranker.rerank(QUERY, [text], max_document_tokens=40, truncation_side="left")
     assert judgment.truncation is not None
     assert judgment.truncation.start > 900
-    (span,) = [span for span in judgment.spans if "1963" in text[span.start : span.end]]
-    assert text[span.start : span.end].endswith("The harbour froze in 1963.")
+    assert judgment.evidence is not None
+    assert judgment.spans, "the fake quotes the first sentence it reads, which stands 40 times in the document"
+    assert all(span.start >= judgment.truncation.start for span in judgment.spans), (
+        "none of them where nothing was read"
+    )
+    assert all(text[span.start : span.end].strip() in judgment.evidence for span in judgment.spans)
     result = reranker.rerank(QUERY, ["short p=0.3", text], max_document_tokens=40, truncation_side="left")
     assert result.warnings == ("documents longer than the model reads, whose beginning was not read: 1",)
     (quoted,) = reranker.rerank(QUERY, [text], max_document_tokens=40, truncation_side="left", evidence="quoted")
@@ -215,4 +219,4 @@ def test_an_object_without_text_is_read_as_yaml(reranker: Reranker) -> None:
     text = "when:\n  year: 1963\n  where:\n  - Lindau\n  - Bregenz\nnote: p=0.9 froze\n"
     assert reranker.rerank(QUERY, [text])[0].score == first.score
     assert [judgment.index for judgment in others if judgment.error] == [1, 2, 3, 4]
-    assert result.warnings == ()
+    assert result.warnings == ("ignored document fields: note",), "of the one whose text is null"
