@@ -30,13 +30,7 @@ class Pair(NamedTuple):
 
 
 def render_pair(
-    template: Template,
-    query: str,
-    index: int,
-    candidate: Candidate,
-    *,
-    call: Call,
-    max_tokens: int | None,
+    template: Template, query: str, index: int, candidate: Candidate, *, call: Call, max_tokens: int | None
 ) -> Pair:
     """The pair with its prompts.
 

@@ -7,7 +7,9 @@ figures are bounds, and no call passes them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 from prism.judging import Pair
@@ -89,9 +91,16 @@ def evidence_bounds(
         document = Document(text=sentence)
         return len(template.render(query, document, instruction=call.instruction, max_tokens=max_prompt_tokens).ids)
 
-    costs = sorted((_quoting_tokens(template, pair, cost) for pair in readable), reverse=True)
-    asked = sum(costs[:most])
-    return Bounds(asked if call.max_total_tokens is None else min(asked, call.max_total_tokens), 0)
+    limit = math.inf if call.max_total_tokens is None else call.max_total_tokens
+    dearest, asked = list[int](), 0
+    for pair in readable:
+        heappush(dearest, _quoting_tokens(template, pair, cost))
+        if len(dearest) > most:
+            heappop(dearest)
+        asked = sum(dearest)
+        if asked >= limit:
+            return Bounds(int(limit), 0)
+    return Bounds(asked, 0)
 
 
 def _quoting_tokens(template: Template, pair: Pair, cost: Callable[[str], int]) -> int:

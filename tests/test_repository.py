@@ -26,7 +26,7 @@ FLOORS = (
     {"evidence"},
     {
         *("__init__", "reranker", "backends", "inputs", "windows", "judging", "writing", "quoting", "sourcing"),
-        *("comparing", "answer_check", "result", "context", "demo"),
+        *("comparing", "answer_check", "result", "context", "demo", "options", "query", "preflight"),
     },
     {"data", "labeling", "training", "evaluation", "serving", "integrations", "mcp_server", "doctor"},
     {"cli"},

@@ -110,10 +110,8 @@ def rerank(
     options |= Options(max_query_tokens=max_query_tokens, max_document_tokens=max_document_tokens)
     options |= Options(truncation_side=truncation_side, on_long_document=on_long_document)
     options |= Options(answer_risk=answer_risk, score_version=score_version)
-    wanted, asked = (
-        context_options(context, context_format, context_tokenizer),
-        read_fields(query, reason, conversation),
-    )
+    wanted = context_options(context, context_format, context_tokenizer)
+    asked = read_fields(query, reason, conversation)
     with load(model, template=template, dtype=dtype, device=device, self_test=self_test) as reranker:
         if dry_run:
             print_preflight(reranker.preflight(asked, documents, **options), as_json=as_json)
