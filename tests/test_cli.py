@@ -101,6 +101,31 @@ def test_rerank_says_whether_it_is_answered(tiny: list[str], files: list[str]) -
     )
 
 
+def test_a_dry_run_says_what_the_same_command_takes(tiny: list[str], files: list[str], tmp_path: Path) -> None:
+    talk = tmp_path / "talk.json"
+    talk.write_text(json.dumps([{"role": "user", "content": "hi"}]), encoding="utf-8")
+    asked = ["rerank", "when?", *files, "--no-evidence", "--reason", "to know", "--conversation", str(talk), *tiny]
+    asked += ["--max-document-tokens", "12", "--truncation-side", "left"]
+    said = json.loads(run(*asked, "--dry-run", "--json").stdout)
+    real = json.loads(run(*asked, "--json").stdout)
+    assert said["prompt_tokens"] == real["usage"]["prompt_tokens"] > 0
+    assert said["query"] == real["query"] == 'when?\nReason: to know\nConversation: user: "hi"'
+    first = next(judgment for judgment in real["judgments"] if judgment["index"] == 0)
+    assert said["cut"][0] == {"index": 0, "id": "lindau", "truncation": first["truncation"]}
+    lines = run(*asked, "--dry-run").stdout.splitlines()
+    assert lines[0].startswith(f"judging 4 documents: {said['prompt_tokens']:,} prompt tokens")
+    assert lines[1] == "evidence: none"
+    total = len("The harbour at Lindau froze in 1963.")
+    start = first["truncation"]["start"]
+    assert f"cut: lindau: characters {start} to {total} of {total} are read" in lines
+
+
+def test_a_conversation_that_is_no_json(tiny: list[str], files: list[str], tmp_path: Path) -> None:
+    talk = tmp_path / "talk.json"
+    talk.write_text("hi", encoding="utf-8")
+    fails("is no JSON, expected an array of {role, content}", "rerank", "q", *files, "--conversation", str(talk), *tiny)
+
+
 def test_rerank_prints_a_table(tiny: list[str], files: list[str]) -> None:
     result = run("rerank", "when?", *files, "--top-n", "2", "--threshold", "0", "--evidence-tokens", "40", *tiny)
     assert result.exit_code == 0, result.output

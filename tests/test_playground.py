@@ -174,6 +174,34 @@ def test_the_budget_bounds_what_is_written(page: Page, engine: SlowWriter) -> No
     assert [request.max_tokens for request in engine.requests] == [50]
 
 
+def test_what_it_would_take_is_said_without_judging(page: Page, engine: SlowWriter) -> None:
+    page.fill("query", QUERY)
+    page.fill("documents", f"{GOOD * 20}\n\n{BAD}")
+    page.fill("each", "30")
+    engine.calls.clear()
+    page.press("#weigh")
+    page.until(lambda: page.text("#weighed"))
+    assert engine.calls == []
+    said = page.text("#weighed")
+    assert "to judge 2 documents" in said
+    assert "documents longer than the model reads, whose end was not read: 0" in said
+    page.press("#judge")
+    page.over()
+    assert page.text("#usage").startswith(said.partition(" ")[0]), "as many tokens"
+    assert page.text("#weighed") == ""
+
+
+def test_a_query_with_reason_and_conversation(page: Page) -> None:
+    page.fill("reason", "to plan a trip")
+    page.fill("talk", "user: hello")
+    page.fill("side", "left")
+    page.judge(QUERY, GOOD)
+    sent = page.js("return run.body")
+    assert sent["query"] == {"question": QUERY, "reason": "to plan a trip", "conversation": "user: hello"}
+    assert sent["truncation_side"] == "left"
+    assert page.texts("#ranking .number") == ["0.900"]
+
+
 @pytest.mark.parametrize(
     ("budget", "source", "asked"),
     [
