@@ -200,7 +200,7 @@ def test_broken_evidence_never_stands_for_a_document(caplog: Any) -> None:
     told = adapter.metadata_of(finding)
     assert (told["unsupported"], told["broken"]) == ([{"kind": "number", "text": "1964"}], ["aaaa aaaa aaaa"])
     assert (told["spans"], told["support"]) == ([{"start": 3, "end": 5, "support": 0.5}], 0.25)
-    assert (told["truncation"], told["content"]) == ({"read_chars": 10, "total_chars": 20}, "document")
+    assert (told["truncation"], told["content"]) == ({"read_chars": 10, "total_chars": 20, "start": 0}, "document")
     assert "answered by 'mini'" in caplog.text
 
 
