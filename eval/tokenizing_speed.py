@@ -44,7 +44,7 @@ def synthetic(path: Path, records: int, words: int) -> None:
 
     def one(number: int) -> Example:
         text = " ".join(rng.choices(vocabulary, k=words))
-        said = {"contribution": f"It says {text[:60]}.", "evidence": text[:200]} if number % 2 else {}
+        said: dict[str, Any] = {"contribution": f"It says {text[:60]}.", "evidence": text[:200]} if number % 2 else {}
         query = f"what is said of {number // 8}"
         return Example(query=query, document=text, verdict="yes" if number % 2 else "no", teacher_score=0.5, **said)
 

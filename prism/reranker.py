@@ -68,7 +68,7 @@ class _Prepared(NamedTuple):
     call: Call
     pairs: list[Pair]
     warnings: list[str]
-    answer_cut: float | None
+    answer_cut: float
     """`AnswerFit.cut` of the rate the caller asked for."""
 
 
