@@ -105,13 +105,13 @@ def test_a_dry_run_says_what_the_same_command_takes(tiny: list[str], files: list
     talk = tmp_path / "talk.json"
     talk.write_text(json.dumps([{"role": "user", "content": "hi"}]), encoding="utf-8")
     asked = ["rerank", "when?", *files, "--no-evidence", "--reason", "to know", "--conversation", str(talk), *tiny]
-    asked += ["--max-document-tokens", "12", "--truncation-side", "left"]
+    asked += ["--max-document-tokens", "8", "--truncation-side", "left"]
     said = json.loads(run(*asked, "--dry-run", "--json").stdout)
     real = json.loads(run(*asked, "--json").stdout)
     assert said["prompt_tokens"] == real["usage"]["prompt_tokens"] > 0
     assert said["query"] == real["query"] == 'when?\nReason: to know\nConversation: user: "hi"'
     first = next(judgment for judgment in real["judgments"] if judgment["index"] == 0)
-    assert said["cut"][0] == {"index": 0, "id": "lindau", "truncation": first["truncation"]}
+    assert {"index": 0, "id": "lindau", "truncation": first["truncation"]} in said["cut"]
     lines = run(*asked, "--dry-run").stdout.splitlines()
     assert lines[0].startswith(f"judging 4 documents: {said['prompt_tokens']:,} prompt tokens")
     assert lines[1] == "evidence: none"

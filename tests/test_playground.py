@@ -545,7 +545,7 @@ def test_every_control_has_a_name(page: Page) -> None:
     kinds = {node["role"]["value"] for node in found}
     assert roles <= kinds, roles - kinds
     live = page.js("return [...document.querySelectorAll('[role=status], [role=alert]')].map(e => e.id)")
-    assert live == ["query-wrong", "documents-wrong", "status", "wrong"]
+    assert live == ["query-wrong", "documents-wrong", "weighed", "status", "wrong"]
 
 
 @pytest.mark.exhaustive
