@@ -91,6 +91,30 @@ def module_of(name: str, modules: Collection[str]) -> str | None:
     return name or None
 
 
+STILL_DEFINED_TWICE = """
+    Answer Asked Attempt Candidate Cost Dialect Document Drops Endpoint Estimate Evaluation Failure Finding
+    Judged Labelled Limits Outcome Pair Part Passage Place Query Ranked Reply Report Row Scored Scorer Spent
+    Text Wanted Writer Written
+    ask ask_all check choose command_line compare cut document_text estimate failed judge known load_spec locate
+    majority measure merged messages order place plain read_pairs read_queries read_score read_scores shown
+    spread stem summarise verify words write_report
+"""
+"""Public names that two modules define; the list only gets shorter. Commands bear the name of what they call."""
+
+
+def test_a_public_name_is_defined_once():
+    homes: dict[str, set[str]] = {}
+    for path in MODULES:
+        if unit(path) != "cli":
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name[0] != "_":
+                    homes.setdefault(node.name, set()).add(str(path.relative_to(ROOT)))
+    twice = {name: sorted(places) for name, places in homes.items() if len(places) > 1}
+    known = set(STILL_DEFINED_TWICE.split())
+    assert {name: places for name, places in twice.items() if name not in known} == {}, "another name for one of them"
+    assert known <= twice.keys(), f"take {sorted(known - twice.keys())} off the list"
+
+
 def test_import_prism_is_light():
     code = (
         "import sys, prism; heavy = {'torch', 'vllm', 'transformers', 'pydantic', 'fastapi'} & set(sys.modules);"
