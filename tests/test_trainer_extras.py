@@ -17,7 +17,7 @@ from prism.errors import RecipeError
 from prism.training.distill import plain
 from prism.training.dry_run import dry_run
 from prism.training.model import make_model, merged, require
-from prism.training.progress import Reporter
+from prism.training.progress import Reporter, bar
 from prism.training.recipe import load_recipe
 from prism.training.setup import open_template
 from prism.training.trainer import train
@@ -147,3 +147,12 @@ def test_terminal_shows_terms_and_measures():
 
 def test_other_processes_are_silent():
     assert reported({"loss": 3.25}, process=1).strip() == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_is_for_terminals(terminal):
+    console = Console(file=io.StringIO(), width=80, force_terminal=terminal)
+    with bar("tokenizing", 1200, console) as advance:
+        advance(500)
+    shown = console.file.getvalue()
+    assert ("tokenizing" in shown and "500/1200" in shown) == terminal

@@ -33,11 +33,11 @@ def is_main() -> bool:
 
 
 @contextmanager
-def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def bar(what: str, total: int | None, console: Console = _CONSOLE) -> Iterator[Callable[[int], None]]:
     """Yields what takes "so many more are done"; nothing is shown by other processes, or where there is no terminal."""
     columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()
-    hidden = not (is_main() and _CONSOLE.is_terminal)
-    with Progress(*columns, console=_CONSOLE, transient=True, disable=hidden) as shown:
+    hidden = not (is_main() and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=hidden) as shown:
         task = shown.add_task(what, total=total)
         yield lambda count: shown.advance(task, count)
 
