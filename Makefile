@@ -21,8 +21,9 @@ demo: $(VENV)/.core
 
 test: lint types unit
 
-# Two environments with the client libraries the endpoint is tested with; every version is pinned (by uv: pip takes minutes).
-clients: .venv-clients-a/.done .venv-clients-b/.done
+# Environments with the client libraries the endpoint is tested with; every version is pinned (by uv: pip takes minutes).
+# `decisions` has those that ask typed questions.
+clients: .venv-clients-a/.done .venv-clients-b/.done .venv-clients-decisions/.done
 
 .venv-clients-%/.done: tests/clients/requirements-%.txt
 	$(PYTHON) -m venv .venv-clients-$*

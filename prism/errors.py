@@ -2,7 +2,8 @@
 
 PrismError
 ├── InputError         the call itself is wrong: blank query, bad option, wrong type   (HTTP 400/422)
-│   └── DocumentError  one document cannot be judged; the others still are             (on its own result)
+│   ├── DocumentError  one document cannot be judged; the others still are             (on its own result)
+│   └── TooManyTokens  the call's prompts together are over its limit: send less at once
 ├── TemplateError      a template does not fit the tokenizer, or is not a template
 ├── CheckpointError    a checkpoint is missing, incomplete, unsafe or fails its self-test
 ├── RecipeError        a training recipe does not parse or contradicts itself
@@ -28,6 +29,10 @@ class InputError(PrismError, ValueError):
 
 class DocumentError(InputError):
     """One document cannot be judged."""
+
+
+class TooManyTokens(InputError):
+    """A call takes more tokens than it may: what it asks can be asked in several calls."""
 
 
 class TemplateError(PrismError):

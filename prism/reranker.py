@@ -28,7 +28,7 @@ from prism.engines.base import Engine
 from prism.engines.loop import Home, LoopThread
 from prism.engines.timed import Timed
 from prism.engines.turns import urgency
-from prism.errors import InputError
+from prism.errors import InputError, TooManyTokens
 from prism.evidence.tokens import Passage
 from prism.inputs import Candidate, read_documents, read_fraction
 from prism.judging import Pair, ask, cut_off, judge, rank, render_pair
@@ -325,7 +325,7 @@ class Reranker:
             pairs += rendered
             tokens += sum(pair.judgment.usage.prompt_tokens for pair in rendered)
             if call.max_total_tokens is not None and tokens > call.max_total_tokens:
-                raise InputError(
+                raise TooManyTokens(
                     f"too many tokens: the first {len(pairs)} of {len(documents)} documents take {tokens:,}, at most"
                     f" {call.max_total_tokens:,} in one call: send fewer or shorter documents"
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
@@ -12,6 +13,9 @@ from prism.types import Record
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_LEAST = 1e-12
+"""Probabilities nearer to 0 or 1 than this have no odds."""
 
 
 def score(l_yes: float, l_no: float) -> float:
@@ -79,7 +83,7 @@ class Calibration(Record):
         return fitted if prior is None else shift_prior(fitted, self.prior, prior)
 
     def _platt(self, score: float) -> float:
-        bounded = min(max(score, 1e-12), 1.0 - 1e-12)
+        bounded = min(max(score, _LEAST), 1.0 - _LEAST)
         return _sigmoid(self.slope * math.log(bounded / (1.0 - bounded)) + self.intercept)
 
     def _isotonic(self, score: float) -> float:
@@ -107,3 +111,23 @@ def shift_prior(probability: float, fitted: float, now: float) -> float:
 
 def _sigmoid(x: float) -> float:
     return score(x, 0.0)
+
+
+def option_probabilities(scores: Sequence[float]) -> tuple[float, ...]:
+    """Which of several options holds, from the score of each on its own: P(i) = odds_i / sum of all odds.
+
+    For independent yes/no answers this is exact, given that exactly one is yes:
+    P(only i) = p_i * prod over j != i of (1 - p_j), and the ratio of two of these is the ratio of their odds.
+    """
+    bounded = (min(max(score, _LEAST), 1.0 - _LEAST) for score in scores)
+    odds = [p / (1.0 - p) for p in bounded]
+    return tuple(one / math.fsum(odds) for one in odds)
+
+
+def level_probabilities(score: float, levels: int) -> tuple[float, ...]:
+    """A score spread over ordered levels, lowest first: binomial(levels - 1, score).
+
+    Its mean is score * (levels - 1), so that levels rank as scores do; of two levels the upper has the score itself.
+    """
+    steps = levels - 1
+    return tuple(math.comb(steps, k) * score**k * (1.0 - score) ** (steps - k) for k in range(levels))

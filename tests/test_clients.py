@@ -49,6 +49,18 @@ OF_B = (
     "rerankers voyage",
     "rerankers text-embeddings-inference",
 )
+# They rerank through typed questions. jev-reranker looks into no body of an error, and finds a blank query itself.
+OF_DECISIONS = (
+    "hev-rerank",
+    "hev-rerank, objects, a call each",
+    "jev-reranker listwise",
+    "jev-reranker pointwise",
+    "jev-reranker relevance",
+    "jev-reranker relevance, pointwise",
+    "decisions-reranker",
+    "llama-index jev, noul",
+    "llama-index jev, score",
+)
 # These look at no status: whatever a failed request answers, they find no scores in it and raise what Python raises.
 SILENT = {"llama-index tei", *(name for name in OF_B if name.startswith("rerankers"))}
 
@@ -85,6 +97,14 @@ def answers_b(server: str) -> dict[str, dict[str, Any]]:
     return answers_of("b", server)
 
 
+@pytest.fixture(scope="module")
+def answers_decisions(tiny_tokenizer: Any) -> Iterator[dict[str, Any]]:
+    engine = FakeEngine(Template(PRISM, tiny_tokenizer))
+    server = Server(Reranker(engine.template, engine, name="fake"), keys=Keys(["secret-key"]), max_tokens=5_000)
+    with server:
+        yield answers_of("decisions", server.url)
+
+
 def check(name: str, answers: dict[str, Any]) -> None:
     """The ranking of a good request; a blank document spares the others; our words, or at least an error, for a bad."""
     scores = dict(answers["good"])
@@ -108,6 +128,30 @@ def test_clients_that_need_cohere_5(answers_a: dict[str, Any], name: str) -> Non
 @pytest.mark.parametrize("name", OF_B)
 def test_clients_that_live_with_cohere_7(answers_b: dict[str, Any], name: str) -> None:
     check(name, answers_b[name])
+
+
+@pytest.mark.parametrize("name", OF_DECISIONS)
+def test_clients_of_typed_questions(answers_decisions: dict[str, Any], name: str) -> None:
+    answers = answers_decisions[name]
+    scale = 3 if name.endswith("score") else 1  # levels 0 to 3
+    assert answers["good"] == [[1, pytest.approx(0.9 * scale)], [0, pytest.approx(0.2 * scale)]]
+    assert answers["blank document"] == [*answers["good"], [2, 0.0]], "a passage without text answers no query"
+    own = {"blank query": "query must be a nonempty string", "wrong key": "HTTP 401"}
+    words = own if name.startswith("jev") else {"blank query": "is blank", "wrong key": "no valid API key"}
+    for case, told in words.items():
+        assert told in answers[case]["message"], answers[case]
+
+
+def test_what_clients_of_typed_questions_see(answers_decisions: dict[str, Any]) -> None:
+    assert answers_decisions["jev-reranker pairwise"]["good"]["message"] == "TypeSafe request failed with HTTP 400."
+    assert answers_decisions["jev-reranker splits"]["answer"] == list(reversed(range(20)))
+    scores, best, how, legend, answered, model = answers_decisions["typesafe-sdk"]["answer"]
+    assert (scores, best, how) == (pytest.approx(0.9), "a", pytest.approx(0.4))
+    assert (legend, answered, model) == ("fully", ["a", "best", "how"], "fake")
+    kind, probability, best, how, refused, reason = answers_decisions["openai"]["answer"]
+    assert (kind, probability) == ("AnswerAnswerResourcePredicate", pytest.approx(0.9))
+    assert (best, how, refused) == ("a", pytest.approx(0.4), "refusal")
+    assert reason == "it is about 2 passages, and this model judges one at a time"
 
 
 def test_what_else_clients_see(answers_a: dict[str, Any], answers_b: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP endpoint: `POST /v1/rerank`, `POST /v1/score` and what stands around them.
+"""The HTTP endpoint: `POST /v1/rerank`, `/v1/score`, `/v1/systemone`, `/v1/decisions` and what stands around them.
 
 `create_app` is the app around a loaded reranker; `prism serve` runs it. Who sends what is in `dialects`, one request in
 `endpoint`, what can go wrong in `failures`, what people look at in `pages`. No text of a request and no key reaches a
@@ -22,11 +22,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from prism.reranker import Reranker
 from prism.serving.admission import Admission
 from prism.serving.body import peek
+from prism.serving.decisions import DecisionRequest, DecisionResponse
 from prism.serving.dialects import (
     WARNINGS,
     Dialect,
     ErrorBody,
     RerankResponse,
+    SystemOneErrorBody,
     TeiErrorBody,
     TeiItem,
     VoyageErrorBody,
@@ -39,14 +41,15 @@ from prism.serving.limits import Limits
 from prism.serving.metrics import CONTENT_TYPE, Metrics
 from prism.serving.pages import add_pages
 from prism.serving.refusal import INVALID, Refused
-from prism.serving.schema import request_schema
+from prism.serving.schema import inlined_schema, request_schema
 from prism.serving.score import ScoreResponse, score_schema
 from prism.serving.stream import EVENT_SCHEMA
+from prism.serving.systemone import SystemOneRequest, SystemOneResponse
 from prism.serving.tracing import Trace
 from prism.version import __version__
 
 _KINDS = {404: "not_found", 405: "method_not_allowed"}
-AnyError = ErrorBody | VoyageErrorBody | TeiErrorBody
+AnyError = ErrorBody | VoyageErrorBody | TeiErrorBody | SystemOneErrorBody
 _ERRORS = (400, 401, 413, 415, 422, 429, 500, 503, 504)
 
 
@@ -82,6 +85,7 @@ def create_app(
     app.add_exception_handler(Refused, _on_refusal)
     _add_rerank(app, endpoint)
     _add_score(app, endpoint)
+    _add_questions(app, endpoint)
     _add_status(app, reranker, endpoint, keys, metrics)
     _add_info(app, reranker, limits, keys)
     add_pages(app, reranker, limits, keys)
@@ -132,6 +136,21 @@ def _add_score(app: FastAPI, endpoint: Endpoint) -> None:
         )(endpoint.score)
 
 
+def _add_questions(app: FastAPI, endpoint: Endpoint) -> None:
+    system_one = (endpoint.system_one, SystemOneRequest, SystemOneResponse, "Typed questions about a state: TypeSafe's")
+    decisions = (endpoint.decisions, DecisionRequest, DecisionResponse, "Typed questions about an input: OpenAI's")
+    for name, (answer, request, response, summary) in {"systemone": system_one, "decisions": decisions}.items():
+        for path in (f"/v1/{name}", f"/{name}"):
+            app.post(
+                path,
+                response_model=response,
+                responses=_errors(),
+                openapi_extra=_reads(inlined_schema(request)),
+                include_in_schema=path.startswith("/v1/"),
+                summary=summary,
+            )(answer)
+
+
 def _errors() -> dict[int | str, dict[str, Any]]:
     return {code: {"model": AnyError} for code in _ERRORS}
 
@@ -144,7 +163,12 @@ def _add_status(app: FastAPI, reranker: Reranker, endpoint: Endpoint, keys: Keys
     @app.get("/v1/models", summary="The loaded model")
     async def models(request: Request) -> dict[str, Any]:
         keys.require(request.headers)
-        return {"object": "list", "data": [{"id": reranker.name, "object": "model", "owned_by": "prism"}]}
+        described = "a reranker: judges whether a passage answers a query"
+        return {
+            "object": "list",
+            "data": [{"id": reranker.name, "object": "model", "owned_by": "prism"}],
+            "models": [{"name": reranker.name, "description": described, "release_date": "unknown"}],  # TypeSafe's
+        }
 
     @app.get("/health", summary="Whether the server answers")
     async def health() -> dict[str, str]:

@@ -1,10 +1,11 @@
 """Who sends what, and what each client parses.
 
 `/v1/rerank`, `/v2/rerank` and `/rerank` answer the clients of Cohere, Jina, Voyage, vLLM and Text Embeddings Inference
-(TEI). One answer serves all but two:
+(TEI). One answer serves all but these:
 
 - Voyage's clients read `data` (always sent, next to `results`), and `detail` of an error; one of their versions crashes
   on an error with an object in `error`.
+- TypeSafe's clients look for an object in `detail` of an error (`systemone`).
 - TEI's clients send `texts` and read a bare array of all documents with `score`, and a text in `error`. An array has no
   place for warnings: they stand in the header `X-Prism-Warnings`, a JSON array of texts.
 """
@@ -60,6 +61,8 @@ class Dialect(StrEnum):
     COMMON = "common"
     VOYAGE = "voyage"
     TEI = "tei"
+    SYSTEM_ONE = "systemone"
+    DECISIONS = "decisions"
 
     @property
     def writes(self) -> bool:
@@ -70,6 +73,8 @@ class Dialect(StrEnum):
 def recognise(body: object) -> Dialect:
     """By fields only one dialect has: clients do not say who they are."""
     if isinstance(body, Mapping):
+        if "questions" in body:
+            return Dialect.SYSTEM_ONE if "state" in body else Dialect.DECISIONS
         if "texts" in body and body.get("documents") is None:
             return Dialect.TEI
         if "top_k" in body or "truncation" in body:
@@ -223,7 +228,7 @@ class RerankResponse(Record):
 
 
 class ErrorBody(Record):
-    """One body for the clients of every dialect but two."""
+    """One body for the clients of every dialect but three."""
 
     id: str
     message: str
@@ -236,6 +241,20 @@ class VoyageErrorBody(Record):
 
     detail: str
     message: str
+
+
+class SystemOneDetail(Record):
+    error_type: str
+    message: str
+
+
+class SystemOneErrorBody(Record):
+    """What TypeSafe's clients read of an error."""
+
+    id: str
+    message: str
+    detail: SystemOneDetail
+    error: ErrorOut
 
 
 class TeiErrorBody(Record):
@@ -427,4 +446,7 @@ def error_body(request_id: str, message: str, kind: str, dialect: Dialect = Dial
         return {"detail": text, "message": text}
     if dialect is Dialect.TEI:
         return {"error": text, "error_type": kind, "message": text, "detail": text, "id": request_id}
+    if dialect is Dialect.SYSTEM_ONE:
+        detail, error = SystemOneDetail(error_type=kind, message=text), ErrorOut(message=text, type=kind)
+        return SystemOneErrorBody(id=request_id, message=text, detail=detail, error=error).model_dump()
     return ErrorBody(id=request_id, message=text, detail=text, error=ErrorOut(message=text, type=kind)).model_dump()

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, aclosing
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from anyio import CancelScope, fail_after, to_thread
 from starlette.requests import Request
@@ -22,10 +22,13 @@ from starlette.responses import JSONResponse, Response
 from prism.context import CountTokens, PromptContext, named_tokenizer
 from prism.errors import EngineError, InputError
 from prism.inputs import read_count
+from prism.options import Options
 from prism.reranker import Reranker
 from prism.result import Event, Ranked, RerankResult
 from prism.serving.admission import Admission, Place
 from prism.serving.body import parse_json, peek, read_body, read_request
+from prism.serving.decide import Decided, decide, read_all
+from prism.serving.decisions import decisions_answer, read_decisions
 from prism.serving.dialects import Dialect, answer, headers, preflight_answer, recognise
 from prism.serving.disconnect import until_disconnect
 from prism.serving.failures import Failure, failure
@@ -33,15 +36,19 @@ from prism.serving.keys import Keys
 from prism.serving.limits import Limits
 from prism.serving.logs import NAME
 from prism.serving.metrics import Metrics, tokens_saved
+from prism.serving.questions import Questions
 from prism.serving.refusal import INVALID, Refused
 from prism.serving.schema import RerankRequest
 from prism.serving.score import Asked, read_score, score_answer
 from prism.serving.stream import Emit, EventStream, encode, told
+from prism.serving.systemone import read_system_one, system_one_answer
 from prism.serving.tracing import Phase, Served, Trace
 from prism.types import EvidenceChoice, Judgment, Usage
 
 COHERE = "/v2/rerank"
 """Where only clients of Cohere send to: `top_n: 0` is refused there, which elsewhere (vLLM, Infinity) means all."""
+_REQUEST_IDS = ("x-request-id", "x-typesafe-request-id")
+"""Where the clients of OpenAI and TypeSafe look for a request's id."""
 _logger = logging.getLogger(NAME)
 
 
@@ -91,8 +98,18 @@ ContextOf = Callable[[RerankResult], PromptContext | None]
 Answer = Callable[[Request, "Ticket", Place], Awaitable[Response]]
 
 
+class Wire(NamedTuple):
+    """How one vendor's typed questions are read and answered."""
+
+    read: Callable[[object], Questions]
+    answer: Callable[[str, str, Questions, Decided], dict[str, Any]]
+
+
+_SYSTEM_ONE, _DECISIONS = Wire(read_system_one, system_one_answer), Wire(read_decisions, decisions_answer)
+
+
 class Endpoint:
-    """`POST /v1/rerank` and `POST /v1/score`."""
+    """`POST /v1/rerank`, `/v1/score`, `/v1/systemone` and `/v1/decisions`."""
 
     def __init__(
         self,
@@ -114,6 +131,12 @@ class Endpoint:
 
     async def score(self, request: Request) -> Response:
         return await self._serve(request, self._score)
+
+    async def system_one(self, request: Request) -> Response:
+        return await self._serve(request, partial(self._decide, _SYSTEM_ONE))
+
+    async def decisions(self, request: Request) -> Response:
+        return await self._serve(request, partial(self._decide, _DECISIONS))
 
     async def _serve(self, request: Request, answer: Answer) -> Response:
         ticket = Ticket(self._metrics, request.headers, self._trace)
@@ -156,7 +179,7 @@ class Endpoint:
         read = partial(read_request, zero_is_all=not request.scope["path"].endswith(COHERE))
         asked, ticket.names = await to_thread.run_sync(read, body, self._limits.max_documents)
         ticket.fields |= {"documents": len(asked.documents), "stream": bool(asked.stream)}
-        self._admit(place, asked)
+        self._admit(place, asked.instruction, asked.priority)
         context_of = self._contexts(ticket, asked)
         ticket.phase("read")
         if asked.dry_run:
@@ -170,14 +193,14 @@ class Endpoint:
         result = await until_disconnect(request, _last(events))
         return await to_thread.run_sync(_response, ticket, asked, context_of, result)
 
-    def _admit(self, place: Place, asked: RerankRequest) -> None:
+    def _admit(self, place: Place, instruction: str | None, priority: int | None = None) -> None:
         """A request that was read. Raises Refused: 422 for an instruction where the model takes none, 429."""
         template = self._reranker.template
-        if asked.instruction is not None and not template.takes_instruction:
+        if instruction is not None and not template.takes_instruction:
             name = template.spec.name
             message = f"instruction: the template {name!r} of this model takes none, leave it out"
             raise Refused(422, message, INVALID)
-        place.claim(asked.priority or 0)
+        place.claim(priority or 0)
 
     async def _preflight(self, ticket: Ticket, asked: RerankRequest) -> dict[str, Any]:
         if ticket.dialect is Dialect.TEI:
@@ -261,7 +284,7 @@ class Endpoint:
         asked = await to_thread.run_sync(read_score, body, self._limits.max_documents)
         ticket.names = asked.names
         ticket.fields |= {"documents": len(asked.queries), "stream": False}
-        self._admit(place, asked.request)
+        self._admit(place, asked.request.instruction, asked.request.priority)
         ticket.phase("read")
         judged, used = await until_disconnect(request, self._judge_all(asked))
         ticket.phase("rank")
@@ -274,12 +297,37 @@ class Endpoint:
         for query, places in asked.groups().items():
             left = self._limits.max_tokens - used.prompt_tokens
             options = asked.request.options(evidence=False, max_total_tokens=max(1, left))
-            result = await self._reranker.arerank(query, [texts[place] for place in places], **options)
-            self.broken = False
-            self._metrics.count(result, 0)
+            result = await self._judge(query, [texts[place] for place in places], options)
             judged |= {places[judgment.index]: judgment for judgment in result}
             used += result.usage
         return judged, used
+
+    async def _judge(self, query: str, documents: list[Any], options: Options) -> RerankResult:
+        result = await self._reranker.arerank(query, documents, **options)
+        self.broken = False
+        self._metrics.count(result, 0)
+        return result
+
+    # -- typed questions
+
+    async def _decide(self, wire: Wire, request: Request, ticket: Ticket, place: Place) -> Response:
+        body = await self._read(request, ticket)
+        asked = await to_thread.run_sync(wire.read, body)
+        readings = await to_thread.run_sync(read_all, asked, self._limits.max_documents)
+        ticket.fields |= {"documents": sum(len(reading.pairs) for reading in readings.values()), "stream": False}
+        self._admit(place, asked.instruction)
+        ticket.phase("read")
+
+        async def judge(query: str, documents: list[Any], max_tokens: int) -> RerankResult:
+            limit = max(1, max_tokens)
+            options = Options(instruction=asked.instruction, evidence=False, max_total_tokens=limit)
+            return await self._judge(query, documents, options)
+
+        decided = await until_disconnect(request, decide(asked, readings, judge, self._limits.max_tokens))
+        ticket.phase("rank")
+        ticket.fields |= decided.used.model_dump()
+        found = await to_thread.run_sync(wire.answer, ticket.id, self._reranker.name, asked, decided)
+        return JSONResponse(found, headers=dict.fromkeys(_REQUEST_IDS, ticket.id))
 
     # -- when it goes wrong
 

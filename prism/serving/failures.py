@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
-from prism.errors import EngineError, InputError, LabelMissing
+from prism.errors import EngineError, InputError, LabelMissing, TooManyTokens
 from prism.serving.dialects import Dialect, error_body, spelled
 from prism.serving.logs import NAME
 from prism.serving.refusal import INVALID, Refused
 
 UNAVAILABLE = "model_unavailable"
+TOO_MANY_TOKENS = "max_tokens_exceeded"
+"""TypeSafe's name for it: clients that see it in `detail.error_type` send less at once."""
 _logger = logging.getLogger(NAME)
 
 
@@ -44,7 +46,7 @@ def failure(request_id: str, error: Exception) -> Failure:
     if isinstance(error, Refused):
         return Failure(error.status, str(error), error.kind, error.headers)
     if isinstance(error, InputError):
-        return Failure(400, str(error), INVALID, {})
+        return Failure(400, str(error), TOO_MANY_TOKENS if isinstance(error, TooManyTokens) else INVALID, {})
     if isinstance(error, ClientDisconnect):
         return Failure(499, "the client closed the connection", "cancelled", {})
     if isinstance(error, TimeoutError):

@@ -445,9 +445,7 @@ class RerankRequest(BaseModel):
 
     def warnings(self, model: str) -> list[str]:
         """What was sent and not heeded."""
-        found = []
-        if self.model not in (None, model):
-            found.append(f"answered by {model!r}: there is no model {_shorten(self.model or '')!r} here")
+        found = other_model(self.model, model)
         inner = {"evidence": self.evidence, "relevant_spans": self.relevant_spans}
         names = list(self.model_extra or {})
         for outer, settings in inner.items():
@@ -459,6 +457,13 @@ class RerankRequest(BaseModel):
         return found
 
 
+def other_model(asked: str | None, model: str) -> list[str]:
+    """The warning about a model that is not the one that answered."""
+    return (
+        [] if asked in (None, model) else [f"answered by {model!r}: there is no model {_shorten(asked or '')!r} here"]
+    )
+
+
 def ignored(names: Iterable[str]) -> str:
     """The warning about fields nobody reads."""
     unread = sorted(map(_shorten, names))
@@ -466,14 +471,20 @@ def ignored(names: Iterable[str]) -> str:
 
 
 def request_schema() -> dict[str, Any]:
-    """JSON schema of the request with its definitions written out, as OpenAPI wants it inside a request body."""
-    schema = RerankRequest.model_json_schema()
-    definitions = schema.pop("$defs")
+    """JSON schema of a rerank request."""
+    return inlined_schema(RerankRequest)
+
+
+def inlined_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's JSON schema with its definitions written out, as OpenAPI wants it inside a request body."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
 
     def inline(node: Any) -> Any:
         if isinstance(node, dict):
             name = node.get("$ref", "").rpartition("/")[2]
-            return inline(definitions[name]) if name else {key: inline(value) for key, value in node.items()}
+            kept = {key: value for key, value in node.items() if key != "discriminator"}  # it names definitions
+            return inline(definitions[name]) if name else {key: inline(value) for key, value in kept.items()}
         return [inline(item) for item in node] if isinstance(node, list) else node
 
     inlined: dict[str, Any] = inline(schema)
