@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from prism.engines.hf import HfEngine
 from prism.errors import EngineError, InputError, LabelMissing
 from prism.reranker import Reranker
-from prism.serving.body import unpack
+from prism.serving.body import unpack, zstd
 from prism.serving.refusal import Refused
 from prism.template import PRISM, Template
 
@@ -316,31 +316,39 @@ def test_packed_bodies(client: httpx.Client) -> None:
         ("x-gzip", gzip.compress(body)),
         ("deflate", zlib.compress(body)),
         ("deflate", bare.compress(body) + bare.flush()),
+        ("zstd", zstd.compress(body)),
         ("identity", body),
         ("", body),
     ):
         assert len(packed(client, content, encoding).json()["results"]) == 2, encoding
-    for encoding in ("br", "zstd", "gzip, gzip", "x"):
+    for encoding in ("br", "zstd, gzip", "gzip, gzip", "x"):
         refused = packed(client, body, encoding)
-        check_error(refused, 415, "expected Content-Encoding: gzip, deflate or none, got")
-        assert refused.headers["accept-encoding"] == "gzip, deflate, identity"
+        check_error(refused, 415, "expected Content-Encoding: gzip, deflate, zstd or none, got")
+        assert refused.headers["accept-encoding"] == "gzip, deflate, zstd, identity"
     check_error(packed(client, body, "gzip"), 400, "the body is not gzip")
     check_error(packed(client, b"", "gzip"), 400, "not one whole gzip stream")
     check_error(packed(client, gzip.compress(body)[:-3], "gzip"), 400, "not one whole gzip stream")
     check_error(packed(client, gzip.compress(body) * 2, "gzip"), 400, "not one whole gzip stream")
     check_error(packed(client, gzip.compress(b"{"), "gzip"), 400, "not JSON")
+    check_error(packed(client, body, "zstd"), 400, "the body is not zstd")
+    check_error(packed(client, zstd.compress(body)[:-3], "zstd"), 400, "not one whole zstd stream")
+    check_error(packed(client, zstd.compress(body) * 2, "zstd"), 400, "not one whole zstd stream")
+    wide = {zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.content_size_flag: 0}
+    check_error(packed(client, zstd.compress(body, options=wide), "zstd"), 400, "requires too much memory")
 
 
 def test_a_small_body_that_unpacks_to_a_large_one_is_refused(client: httpx.Client) -> None:
     fits, bomb = (b'{"query": "q", "documents": ["a"]}'.ljust(size) for size in (100_000, 100_001))
     assert packed(client, gzip.compress(fits), "gzip").status_code == 200
     check_error(packed(client, gzip.compress(bomb), "gzip"), 413, "100,000 bytes")
+    assert packed(client, zstd.compress(fits), "zstd").status_code == 200
+    check_error(packed(client, zstd.compress(bomb), "zstd"), 413, "100,000 bytes")
     assert client.get("/health").status_code == 200
 
 
-@given(st.binary(max_size=300), st.sampled_from(["gzip", "deflate"]), st.integers(0, 300))
+@given(st.binary(max_size=300), st.sampled_from(["gzip", "deflate", "zstd"]), st.integers(0, 300))
 def test_unpacking_gives_what_was_packed_or_says_why_not(body: bytes, encoding: str, limit: int) -> None:
-    content = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+    content = {"gzip": gzip.compress, "deflate": zlib.compress, "zstd": zstd.compress}[encoding](body)
     if len(body) <= limit:
         assert unpack(content, encoding, limit) == body
     else:

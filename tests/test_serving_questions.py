@@ -52,7 +52,7 @@ class AskedEngine(FakeEngine):
 
 @pytest.fixture(scope="module")
 def engine(tiny_tokenizer: Any) -> AskedEngine:
-    return AskedEngine(Template(PRISM, tiny_tokenizer))
+    return AskedEngine(Template(PRISM.model_copy(update={"max_prompt_tokens": 512}), tiny_tokenizer))
 
 
 @pytest.fixture(scope="module")
@@ -151,27 +151,32 @@ def test_levels_that_grade_no_passage_are_predicates(client: httpx.Client) -> No
 
 
 def test_a_question_without_an_answer_spares_the_others(client: httpx.Client) -> None:
-    state = {"query": QUERY, "documents": {"a": GOOD, "b": " ", "c": "refuse this", "d": "see IMAGE-1"}}
+    empty = {"title": "Ports", "text": ""}
+    documents = {"a": GOOD, "b": " ", "c": "refuse this", "d": "see IMAGE-1", "e": empty}
+    state = {"query": QUERY, "documents": documents}
     questions = {
         "good": noul("Does `documents.a` help answer `query`?"),
         "blank": noul("Does `documents.b` help answer `query`?"),
+        "blank too": noul("Does `documents.e` help answer `query`?"),
         "empty": noul("Is `documents.b` polite?"),
         "failed": noul("Does `documents.c` help answer `query`?"),
         "image": noul("Does `documents.d` help answer `query`?"),
         "two": noul("Does `documents.a` help answer `query` better than `documents.b`?"),
         "which": noul("Does it help answer `query`?"),
         "box": {"type": "box", "instructions": "Where is the harbour?"},
-        "long": noul("w " * 5000),
+        "long": noul("Is `documents.a` so? " + "w " * 5000),
     }
     answers = system_one(client, state, questions, assets={"IMAGE-1": {"type": "image"}}).json()["answers"]
     assert answers["good"] == {"type": "noul", "noul": close(0.9)}
-    assert answers["blank"] == {"type": "noul", "noul": 0.0}, "a passage without text answers no query"
+    assert answers["blank"] == answers["blank too"] == {"type": "noul", "noul": 0.0}, (
+        "a passage without text answers no query"
+    )
     reasons = {
         "empty": "the document is blank",
         "failed": "too long for the model",
         "image": "about an image",
         "two": "about 2 passages",
-        "which": "names none of 4 passages: write `documents.ID`",
+        "which": "names none of 5 passages: write `documents.ID`",
         "box": "a place in an image",
         "long": "leave no room",
     }

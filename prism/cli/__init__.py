@@ -51,6 +51,7 @@ _EXTRAS = {
     "fastapi": "serve",
     "uvicorn": "serve",
     "prometheus_client": "serve",
+    "backports": "serve",
     "trl": "train",
     "peft": "train",
     "datasets": "train",

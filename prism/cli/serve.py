@@ -79,8 +79,9 @@ def serve(
 ) -> None:
     """Serve POST /v1/rerank to the clients of Cohere, Jina, Voyage, vLLM and Text Embeddings Inference, and raw HTTP.
 
-    Beside it: a playground at /, a reference at /docs, /v1/models, /health, /ready and /metrics (Prometheus). Logs are
-    JSON lines on standard error, without texts of requests. SIGTERM lets what is under way finish.
+    Beside it: /v1/systemone and /v1/decisions for typed questions (Jev's and OpenAI's), a playground at /, a reference
+    at /docs, /v1/models, /health, /ready and /metrics (Prometheus). Logs are JSON lines on standard error, without
+    texts of requests. SIGTERM lets what is under way finish.
     """
     import prism.serving.app  # noqa: F401  # what is not installed is said before a model loads
 

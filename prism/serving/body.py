@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,11 +18,18 @@ from prism.serving.refusal import INVALID, Refused
 from prism.serving.schema import RerankRequest
 from prism.types import first_problem
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 _PEEK_BYTES = 2**18
 _PEEK_S = 1.0
 _GZIP, _ZLIB, _DEFLATE = 31, 15, -15
 """zlib's numbers for the formats."""
-_ENCODINGS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
+_ENCODINGS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB, "zstd": None}
+_ZSTD_OPTIONS = {zstd.DecompressionParameter.window_log_max: 23}
+"""A frame may ask for gigabytes to be unpacked into; decoders need allow no more than 8 MiB (RFC 8878, 3.1.1.1.2)."""
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -34,8 +42,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     listed = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
     encodings = [name.strip() for name in listed if name.strip() not in ("", "identity")]
     if encodings and (len(encodings) > 1 or encodings[0] not in _ENCODINGS):
-        message = f"expected Content-Encoding: gzip, deflate or none, got {', '.join(encodings)[:80]}"
-        raise Refused(415, message, "unsupported_encoding", Accept_Encoding="gzip, deflate, identity")
+        message = f"expected Content-Encoding: gzip, deflate, zstd or none, got {', '.join(encodings)[:80]}"
+        raise Refused(415, message, "unsupported_encoding", Accept_Encoding="gzip, deflate, zstd, identity")
     parts, size = [], 0
     async for chunk in request.stream():
         parts.append(chunk)
@@ -47,17 +55,17 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def unpack(packed: bytes, encoding: str, max_bytes: int) -> bytes:
-    """What `encoding` (gzip, deflate) packed. No more than `max_bytes` are ever held, whatever they would become.
+    """What `encoding` (gzip, deflate, zstd) packed. No more than `max_bytes` are ever held, whatever they would become.
 
     Raises Refused (413) for more, InputError for what is not packed so.
     """
     format_ = _ENCODINGS[encoding]
     if format_ == _ZLIB and not (packed[:1] and packed[0] & 0x0F == 8 and int.from_bytes(packed[:2], "big") % 31 == 0):
         format_ = _DEFLATE  # some clients leave the header out
-    unpacker = zlib.decompressobj(format_)
+    unpacker = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS) if format_ is None else zlib.decompressobj(format_)
     try:
         body = unpacker.decompress(packed, max_bytes + 1)
-    except zlib.error as error:
+    except (zlib.error, zstd.ZstdError) as error:
         raise InputError(f"the body is not {encoding}, which its Content-Encoding says: {error}") from error
     if len(body) > max_bytes:
         raise _too_large(max_bytes)

@@ -173,7 +173,8 @@ def _pairs(question: TypedQuestion, state: str | Mapping[str, Any] | list[Any]) 
 
 
 def _about(query: str, document: str | dict[str, str]) -> Posed:
-    return Posed(query, document, None if any(text.strip() for text in _texts_of(document)) else 0.0)
+    text = document if isinstance(document, str) else document["text"]
+    return Posed(query, document, None if text.strip() else 0.0)
 
 
 def _subject(text: str, state: Any, name: str | None) -> tuple[str | None, str | dict[str, str], str]:
@@ -235,7 +236,7 @@ def _walk(state: Any, place: str) -> Any:
 
 def _only_passage(rest: Any) -> str | dict[str, str]:
     """The passage where the question names none. Raises CannotSay where there are several."""
-    while not isinstance(rest, str) and not _text_of(rest):
+    while not isinstance(rest, str) and _text_of(rest) is None:
         inner = list(rest.values()) if isinstance(rest, Mapping) else rest if isinstance(rest, list) else [rest]
         if len(inner) != 1:
             raise CannotSay(f"it names none of {len(inner)} passages: write `documents.ID` in it")
@@ -247,9 +248,9 @@ def _only_passage(rest: Any) -> str | dict[str, str]:
 
 def _document(value: Any) -> str | dict[str, str]:
     """A passage as `Reranker.arerank` takes it."""
-    if text := _text_of(value):
+    if (text := _text_of(value)) is not None:
         title = value.get("title")
-        return {"text": clean(text), **({"title": clean(title)} if isinstance(title, str) else {})}
+        return {"text": clean(text), "title": clean(title)} if isinstance(title, str) and title else clean(text)
     return written_out(value)
 
 
