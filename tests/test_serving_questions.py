@@ -311,7 +311,7 @@ STATE = {"query": QUERY, "documents": {"a": GOOD, "b": {"title": "t", "body": BA
         ({"subject": "Twice", "paid": [1, 2]}, "A refund?", [("A refund?", "subject: Twice\npaid: [1, 2]")]),
         (["Hi", {"a": 1}], "Polite?", [("Polite?", 'Hi\n{"a": 1}')]),
         (QUERY, "Relevant to the given query: It: froze.", [(QUERY, "It: froze.")]),
-        (QUERY, "Relevant to the given query:", [("Relevant to the given query:", QUERY)]),
+        (QUERY, "Relevant to the given query:", []),
         ("SELECT 1", "Is this a SQL query: yes or no?", [("Is this a SQL query: yes or no?", "SELECT 1")]),
     ],
 )  # fmt: skip

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -50,6 +51,7 @@ from prism.version import __version__
 
 _KINDS = {404: "not_found", 405: "method_not_allowed"}
 AnyError = ErrorBody | VoyageErrorBody | TeiErrorBody | SystemOneErrorBody
+Answered = Callable[[Request], Awaitable[Response]]
 _ERRORS = (400, 401, 413, 415, 422, 429, 500, 503, 504)
 
 
@@ -137,9 +139,7 @@ def _add_score(app: FastAPI, endpoint: Endpoint) -> None:
 
 
 def _add_questions(app: FastAPI, endpoint: Endpoint) -> None:
-    system_one = (endpoint.system_one, SystemOneRequest, SystemOneResponse, "Typed questions about a state: TypeSafe's")
-    decisions = (endpoint.decisions, DecisionRequest, DecisionResponse, "Typed questions about an input: OpenAI's")
-    for name, (answer, request, response, summary) in {"systemone": system_one, "decisions": decisions}.items():
+    def add(name: str, answer: Answered, request: type[BaseModel], response: type[BaseModel], vendor: str) -> None:
         for path in (f"/v1/{name}", f"/{name}"):
             app.post(
                 path,
@@ -147,8 +147,11 @@ def _add_questions(app: FastAPI, endpoint: Endpoint) -> None:
                 responses=_errors(),
                 openapi_extra=_reads(inlined_schema(request)),
                 include_in_schema=path.startswith("/v1/"),
-                summary=summary,
+                summary=f"Typed questions: {vendor}",
             )(answer)
+
+    add("systemone", endpoint.system_one, SystemOneRequest, SystemOneResponse, "TypeSafe's System One (Jev)")
+    add("decisions", endpoint.decisions, DecisionRequest, DecisionResponse, "OpenAI's Decisions API")
 
 
 def _errors() -> dict[int | str, dict[str, Any]]:

@@ -28,7 +28,7 @@ _PEEK_S = 1.0
 _GZIP, _ZLIB, _DEFLATE = 31, 15, -15
 """zlib's numbers for the formats."""
 _ENCODINGS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB, "zstd": None}
-_ZSTD_OPTIONS = {zstd.DecompressionParameter.window_log_max: 23}
+_ZSTD_OPTIONS: Mapping[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 """A frame may ask for gigabytes to be unpacked into; decoders need allow no more than 8 MiB (RFC 8878, 3.1.1.1.2)."""
 
 

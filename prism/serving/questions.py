@@ -183,8 +183,10 @@ def _subject(text: str, state: Any, name: str | None) -> tuple[str | None, str |
     Raises CannotSay where it is about several passages.
     """
     if isinstance(state, str):
-        head, _, tail = text.partition(":")
-        if tail.strip() and _THE_QUERY.search(head):
+        head, colon, tail = text.partition(":")
+        if colon and _THE_QUERY.search(head):
+            if not tail.strip():
+                raise CannotSay("it has no passage behind its colon")
             return clean(state), tail.strip(), text
         return None, clean(state), text
     aside = {*_RULES, *([name] if name else [])}
