@@ -58,11 +58,11 @@ def openapi(url: str, cases: int) -> list[Figure]:
     import schemathesis
 
     described = schemathesis.openapi.from_url(f"{url}/openapi.json")
-    operation = described["/v1/rerank"]["POST"]
     statuses: collections.Counter[int] = collections.Counter()
     broken: list[str] = []
-    for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
-        for status, failures in _made_up(operation, mode, max(1, cases // 2)):
+    modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
+    for path, mode in itertools.product(("/v1/rerank", "/v1/systemone", "/v1/decisions"), modes):
+        for status, failures in _made_up(described[path]["POST"], mode, max(1, cases // 6)):
             statuses[status] += 1
             broken += failures
     for path in ("/v1/models", "/health", "/ready", "/metrics"):
