@@ -333,8 +333,8 @@ def test_packed_bodies(client: httpx.Client) -> None:
     check_error(packed(client, body, "zstd"), 400, "the body is not zstd")
     check_error(packed(client, zstd.compress(body)[:-3], "zstd"), 400, "not one whole zstd stream")
     check_error(packed(client, zstd.compress(body) * 2, "zstd"), 400, "not one whole zstd stream")
-    wide = {zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.content_size_flag: 0}
-    check_error(packed(client, zstd.compress(body, options=wide), "zstd"), 400, "requires too much memory")
+    wide = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})  # 128 MiB to unpack into
+    check_error(packed(client, wide.compress(body) + wide.flush(), "zstd"), 400, "requires too much memory")
 
 
 def test_a_small_body_that_unpacks_to_a_large_one_is_refused(client: httpx.Client) -> None:
