@@ -20,7 +20,8 @@ from prism.errors import DocumentError, EngineError
 from prism.reranker import Reranker
 from prism.scoring import level_probabilities, option_probabilities
 from prism.serving.keys import Keys
-from prism.serving.questions import Option, Posed, Subject, TypedQuestion, read_question
+from prism.serving.questions import Option, Posed, TypedQuestion, read_question
+from prism.serving.subject import Subject
 from prism.template import PRISM, Template
 
 QUERY = "when does the harbour freeze?"
@@ -152,7 +153,7 @@ def test_levels_that_grade_no_passage_are_predicates(client: httpx.Client) -> No
 
 def test_a_question_without_an_answer_spares_the_others(client: httpx.Client) -> None:
     empty = {"title": "Ports", "text": ""}
-    documents = {"a": GOOD, "b": " ", "c": "refuse this", "d": "see IMAGE-1", "e": empty}
+    documents = {"a": GOOD, "b": " ", "c": "refuse this", "e": empty}
     state = {"query": QUERY, "documents": documents}
     questions = {
         "good": noul("Does `documents.a` help answer `query`?"),
@@ -160,13 +161,12 @@ def test_a_question_without_an_answer_spares_the_others(client: httpx.Client) ->
         "blank too": noul("Does `documents.e` help answer `query`?"),
         "empty": noul("Is `documents.b` polite?"),
         "failed": noul("Does `documents.c` help answer `query`?"),
-        "image": noul("Does `documents.d` help answer `query`?"),
         "two": noul("Does `documents.a` help answer `query` better than `documents.b`?"),
         "which": noul("Does it help answer `query`?"),
         "box": {"type": "box", "instructions": "Where is the harbour?"},
         "long": noul("Is `documents.a` so? " + "w " * 5000),
     }
-    answers = system_one(client, state, questions, assets={"IMAGE-1": {"type": "image"}}).json()["answers"]
+    answers = system_one(client, state, questions).json()["answers"]
     assert answers["good"] == {"type": "noul", "noul": close(0.9)}
     assert answers["blank"] == answers["blank too"] == {"type": "noul", "noul": 0.0}, (
         "a passage without text answers no query"
@@ -174,9 +174,8 @@ def test_a_question_without_an_answer_spares_the_others(client: httpx.Client) ->
     reasons = {
         "empty": "the document is blank",
         "failed": "too long for the model",
-        "image": "about an image",
         "two": "about 2 passages",
-        "which": "names none of 5 passages: write `documents.ID`",
+        "which": "names none of 4 passages: write `documents.ID`",
         "box": "a place in an image",
         "long": "leave no room",
     }
@@ -190,12 +189,18 @@ def test_where_no_question_has_an_answer_clients_without_refusals_are_told_why(c
     state = {"query": " ", "documents": {"a": GOOD}}
     response = system_one(client, state, {"a": noul("Does `documents.a` answer `query`?"), "b": noul(" ")})
     assert response.status_code == 400
-    words = "no question has an answer: questions.a: query is blank: say what to look for"
+    words = "no question has an answer: 'a': query is blank: say what to look for"
     assert response.json()["detail"] == {"error_type": "invalid_request_error", "message": words}
     said = [{"role": "user", "content": [{"type": "input_json", "data": state}]}]
     asked = [{"type": "predicate", "instructions": "Does `documents.a` answer `query`?"}]
     [refusal] = decisions(client, said, asked).json()["answers"]
     assert refusal == {"type": "refusal", "name": None, "reason": "query is blank: say what to look for"}
+
+
+def test_images_are_not_read(client: httpx.Client) -> None:
+    response = system_one(client, "see IMAGE-1", NOUL, assets={"IMAGE-1": {"type": "image", "data_base64": ""}})
+    assert response.status_code == 400
+    assert "it is about an image, and this model reads text only" in response.json()["message"]
 
 
 def test_what_is_not_heeded_is_said(client: httpx.Client) -> None:
@@ -320,6 +325,19 @@ def test_pairs_of_a_predicate(state: Any, text: str, pairs: list[tuple[str, Any]
     assert [(pair.query, pair.document) for pair in found.pairs] == pairs
 
 
+def test_what_many_questions_need_of_a_state_is_made_once() -> None:
+    """A thousand questions about one large state must not hold it a thousand times."""
+    subject = Subject({"a": ["x"] * 9, "b": {"text": "y"}})
+    for text in ("Polite?", "Is `a` so?"):
+        question = TypedQuestion(kind="predicate", text=text)
+        [first], [second] = (read_question(question, subject).pairs for _ in range(2))
+        assert first.document is second.document
+    long = TypedQuestion(kind="choice", text="w" * 100_001, options=(Option(value="a", text="a"),))
+    assert "at most 100,000" in (read_question(long, subject).problem or "")
+    many = TypedQuestion(kind="predicate", text="".join(f"`{n}` " for n in range(51)))
+    assert "more than 50 things" in (read_question(many, subject).problem or "")
+
+
 NAMES = st.sampled_from(["query", "documents", "a", "b", "rubric", "text", "", "`", "a.b", "\ud800"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(QUERY),
@@ -360,6 +378,7 @@ def test_probabilities_of_levels_have_the_score_as_their_mean(score: float, leve
 
 NOUL = {"q": noul("a?")}
 PREDICATE = [{"type": "predicate", "instructions": "a?"}]
+CHOICE_OF_21 = {"type": "choice", "criteria": {str(n): None for n in range(21)}}
 TWICE = {"type": "choice", "instructions": "a?", "choices": [{"value": "true"}, {"value": True}, {"value": True}]}
 
 
@@ -374,7 +393,9 @@ TWICE = {"type": "choice", "instructions": "a?", "choices": [{"value": "true"}, 
         ("systemone", {"state": "a", "questions": {"q": {"type": "choice", "criteria": {}}}}, 422, "q.choice.criteria"),
         ("systemone", {"state": "a", "questions": {"q": {"type": "score"}}}, 422, "q.score.criteria: Field required"),
         ("systemone", {"state": "a", "questions": {"q": {"type": "riddle"}}}, 422, "questions.q"),
-        ("systemone", {"state": "a", "questions": {str(n): noul("a?") for n in range(21)}}, 400, "too many questions"),
+        ("systemone", {"state": "a", "questions": {str(n): noul("a?") for n in range(21)}}, 400, "got 21, at most 20"),
+        ("systemone", {"state": "a", "questions": {"a\nb": {"type": "riddle"}}}, 422, "questions.a b"),
+        ("systemone", {"state": "a", "questions": {"q": CHOICE_OF_21}}, 400, "got 21 and more, as every option"),
         ("systemone", {"state": "a", "questions": NOUL, "instruction": " \n", "assets": []}, 422, "assets"),
         ("systemone", {"state": " ", "questions": NOUL}, 400, "state is blank"),
         ("decisions", {"input": " ", "questions": PREDICATE}, 400, "input is blank"),
@@ -385,7 +406,7 @@ TWICE = {"type": "choice", "instructions": "a?", "choices": [{"value": "true"}, 
         ("decisions", {"input": "a", "questions": []}, 422, "questions"),
         ("decisions", {"input": "a", "questions": [{"type": "predicate"}]}, 422, "instructions: Field required"),
         ("decisions", {"input": "a", "questions": [TWICE]}, 422, "Each choice should be unique"),
-        ("decisions", {"input": "a", "questions": PREDICATE * 21}, 400, "21 verdicts"),
+        ("decisions", {"input": "a", "questions": PREDICATE * 21}, 400, "got 21, at most 20"),
     ],
 )  # fmt: skip
 def test_input_errors(client: httpx.Client, path: str, body: dict[str, Any], status: int, words: str) -> None:

@@ -24,18 +24,9 @@ from prism.reranker import Reranker
 from prism.serving.admission import Admission
 from prism.serving.body import peek
 from prism.serving.decisions import DecisionRequest, DecisionResponse
-from prism.serving.dialects import (
-    WARNINGS,
-    Dialect,
-    ErrorBody,
-    RerankResponse,
-    SystemOneErrorBody,
-    TeiErrorBody,
-    TeiItem,
-    VoyageErrorBody,
-    error_body,
-)
+from prism.serving.dialects import WARNINGS, Dialect, RerankResponse, TeiItem
 from prism.serving.endpoint import COHERE, Endpoint
+from prism.serving.error_bodies import ErrorBody, SystemOneErrorBody, TeiErrorBody, VoyageErrorBody, error_body
 from prism.serving.failures import failure
 from prism.serving.keys import Keys
 from prism.serving.limits import Limits

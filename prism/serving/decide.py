@@ -25,13 +25,16 @@ class Decided(NamedTuple):
 
 def read_all(asked: Questions, max_pairs: int) -> dict[str, Reading]:
     """The pairs of every question. Raises InputError where they are too many."""
-    readings = {key: read_question(question, asked.state) for key, question in asked.questions.items()}
-    pairs = sum(max(1, len(reading.pairs)) for reading in readings.values())
-    if pairs > max_pairs:
-        raise InputError(
-            f"too many questions: {len(readings)} of them take {pairs} verdicts (one for each option of a choice), at"
-            f" most {max_pairs} in one request"
-        )
+    most = f"at most {max_pairs} in one request"
+    if len(asked.questions) > max_pairs:
+        raise InputError(f"too many questions: got {len(asked.questions)}, {most}")
+    readings, pairs = {}, 0
+    for key, question in asked.questions.items():
+        readings[key] = read_question(question, asked.state)
+        pairs += len(readings[key].pairs)
+        if pairs > max_pairs:
+            got = f"got {pairs} and more, as every option of a choice is one"
+            raise InputError(f"too many questions: {got}, {most}")
     return readings
 
 

@@ -18,12 +18,12 @@ from pydantic_core import PydanticCustomError
 from prism.errors import InputError
 from prism.serving.decide import Decided, warnings
 from prism.serving.dialects import Meta
-from prism.serving.questions import CannotSay, Option, Questions, Subject, TypedAnswer, TypedQuestion, written_out
+from prism.serving.questions import Option, Questions, TypedAnswer, TypedQuestion
 from prism.serving.refusal import INVALID, Refused
 from prism.serving.schema import Maybe, Text
+from prism.serving.subject import IMAGE, CannotSay, Subject, written_out
 from prism.types import Record, first_problem
 
-_IMAGE = "it is about an image, and this model reads text only"
 _HEARD = {"prompt_cache_key", "prompt_cache_options", "safety_identifier"}
 """Fields that change no answer."""
 
@@ -83,7 +83,7 @@ class _QuestionIn(_In):
     instructions: Text | list[Part]
 
     def problem(self) -> str | None:
-        return _IMAGE if isinstance(self.instructions, list) and _has_image(self.instructions) else None
+        return IMAGE if isinstance(self.instructions, list) and _has_image(self.instructions) else None
 
     def text(self) -> str:
         return self.instructions if isinstance(self.instructions, str) else _written(self.instructions)
@@ -160,7 +160,7 @@ def read_decisions(body: object) -> Questions:
         state = _state(request.input)
         questions = {str(index): question.read() for index, question in enumerate(request.questions)}
     except ValidationError as error:
-        raise Refused(422, first_problem(error), INVALID) from error
+        raise Refused(422, " ".join(first_problem(error).split()), INVALID) from error
     except CannotSay as error:
         raise Refused(422, f"input: {error}", INVALID) from error
     names = [question.name for question in request.questions]
@@ -175,7 +175,7 @@ def _state(sent: str | list[DecisionItem]) -> Subject:
         return Subject(sent)
     every = [part for item in sent for part in item.parts()]
     if _has_image(every):
-        return Subject("", problem=_IMAGE)
+        return Subject("", problem=IMAGE)
     if len(every) == 1 and isinstance(every[0], JsonPart):
         return Subject(every[0].data)
     if len(sent) == 1:

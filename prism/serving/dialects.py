@@ -23,7 +23,6 @@ from prism.errors import InputError
 from prism.preflight import Preflight
 from prism.result import RerankResult
 from prism.serving.schema import RerankRequest, SpanOut
-from prism.text import clean
 from prism.types import (
     Conflict,
     ContributionCheck,
@@ -227,46 +226,6 @@ class RerankResponse(Record):
     meta: Meta
 
 
-class ErrorBody(Record):
-    """One body for the clients of every dialect but three."""
-
-    id: str
-    message: str
-    detail: str
-    error: ErrorOut
-
-
-class VoyageErrorBody(Record):
-    """What Voyage's clients read of an error."""
-
-    detail: str
-    message: str
-
-
-class SystemOneDetail(Record):
-    error_type: str
-    message: str
-
-
-class SystemOneErrorBody(Record):
-    """What TypeSafe's clients read of an error."""
-
-    id: str
-    message: str
-    detail: SystemOneDetail
-    error: ErrorOut
-
-
-class TeiErrorBody(Record):
-    """What the clients of Text Embeddings Inference read of an error."""
-
-    error: str
-    error_type: str
-    message: str
-    detail: str
-    id: str
-
-
 class TeiItem(Record):
     """One document as the clients of Text Embeddings Inference read it; an answer to them is a bare array of these."""
 
@@ -437,16 +396,3 @@ def headers(dialect: Dialect, request: RerankRequest, result: RerankResult) -> d
         return {}
     warnings = [spelled(warning, {"documents": "texts"}) for warning in meta(request, result).warnings]
     return {WARNINGS: json.dumps(warnings)} if warnings else {}
-
-
-def error_body(request_id: str, message: str, kind: str, dialect: Dialect = Dialect.COMMON) -> dict[str, Any]:
-    """What a failed request answers."""
-    text = clean(message)
-    if dialect is Dialect.VOYAGE:
-        return {"detail": text, "message": text}
-    if dialect is Dialect.TEI:
-        return {"error": text, "error_type": kind, "message": text, "detail": text, "id": request_id}
-    if dialect is Dialect.SYSTEM_ONE:
-        detail, error = SystemOneDetail(error_type=kind, message=text), ErrorOut(message=text, type=kind)
-        return SystemOneErrorBody(id=request_id, message=text, detail=detail, error=error).model_dump()
-    return ErrorBody(id=request_id, message=text, detail=text, error=ErrorOut(message=text, type=kind)).model_dump()

@@ -14,7 +14,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from prism.errors import EngineError, InputError, LabelMissing, TooManyTokens
-from prism.serving.dialects import Dialect, error_body, spelled
+from prism.serving.dialects import Dialect, spelled
+from prism.serving.error_bodies import error_body
 from prism.serving.logs import NAME
 from prism.serving.refusal import INVALID, Refused
 

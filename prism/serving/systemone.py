@@ -17,17 +17,10 @@ from pydantic_core import PydanticCustomError
 from prism.errors import InputError
 from prism.serving.decide import Decided, warnings
 from prism.serving.dialects import Meta
-from prism.serving.questions import (
-    CannotSay,
-    Option,
-    Questions,
-    Subject,
-    TypedAnswer,
-    TypedQuestion,
-    written_out,
-)
+from prism.serving.questions import Option, Questions, TypedAnswer, TypedQuestion
 from prism.serving.refusal import INVALID, Refused
 from prism.serving.schema import Maybe, Text
+from prism.serving.subject import IMAGE, CannotSay, Subject, written_out
 from prism.types import Record, first_problem
 
 
@@ -134,12 +127,12 @@ def read_system_one(body: object) -> Questions:
         request = SystemOneRequest.model_validate(body)
         questions = {name: question.read() for name, question in request.questions.items()}
     except ValidationError as error:
-        raise Refused(422, first_problem(error), INVALID) from error
+        raise Refused(422, " ".join(first_problem(error).split()), INVALID) from error
     except CannotSay as error:
         raise Refused(422, f"questions: {error}", INVALID) from error
     if isinstance(request.state, str) and not request.state.strip():
         raise InputError("state is blank: say what the questions are about")
-    state = Subject(request.state, frozenset(request.assets or {}))
+    state = Subject(request.state, IMAGE if request.assets else None)
     return Questions(state, questions, request.model, request.instruction, sorted(request.model_extra or {}))
 
 
@@ -200,7 +193,7 @@ def system_one_answer(request_id: str, model: str, asked: Questions, decided: De
     refused = {name: found for name, found in decided.answers.items() if isinstance(found, str)}
     if len(refused) == len(decided.answers):
         name, reason = next(iter(refused.items()))
-        raise InputError(f"no question has an answer: questions.{name[:60]}: {reason}")
+        raise InputError(f"no question has an answer: {name[:60]!r}: {reason}")
     body = SystemOneResponse(
         id=request_id,
         model=model,
