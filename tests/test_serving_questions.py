@@ -451,6 +451,13 @@ def test_models_as_typesafe_lists_them(client: httpx.Client) -> None:
     assert {"description", "release_date"} < set(model)
 
 
+def test_answers_say_which_scores_these_are(engine: AskedEngine) -> None:
+    reranker = Reranker(engine.template, AskedEngine(engine.template), name="fake", score_version="abc")
+    with Server(reranker) as client:
+        assert system_one(client, "a", NOUL).json()["meta"] == {"warnings": [], "score_version": "abc"}
+        assert decisions(client, "a", PREDICATE).json()["meta"]["score_version"] == "abc"
+
+
 def test_paths_and_schema(client: httpx.Client) -> None:
     assert client.post("/systemone", json={"state": "a", "questions": NOUL}).status_code == 200
     assert client.post("/decisions", json={"input": "a", "questions": PREDICATE}).status_code == 200

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from prism.errors import InputError, TooManyTokens
 from prism.result import RerankResult
+from prism.serving.dialects import Meta
 from prism.serving.questions import Posed, Questions, Reading, TypedAnswer, read_question, typed_answer
 from prism.serving.schema import ignored, other_model
 from prism.types import Usage
@@ -21,6 +22,7 @@ class Decided(NamedTuple):
     used: Usage
     cut: list[str]
     """Questions about passages whose end was not read."""
+    score_version: str | None
 
 
 def read_all(asked: Questions, max_pairs: int) -> dict[str, Reading]:
@@ -45,7 +47,7 @@ async def decide(asked: Questions, readings: Mapping[str, Reading], judge: Judge
     """
     posed = [(key, pair) for key, reading in readings.items() for pair in reading.pairs]
     scores: dict[int, float | str] = {n: pair.known for n, (_, pair) in enumerate(posed) if pair.known is not None}
-    used, cut = Usage(), dict[str, None]()
+    used, cut, version = Usage(), dict[str, None](), None
     for query, places in _by_query(posed).items():
         try:
             result = await judge(query, [posed[place][1].document for place in places], max_tokens - used.prompt_tokens)
@@ -54,7 +56,7 @@ async def decide(asked: Questions, readings: Mapping[str, Reading], judge: Judge
         except InputError as error:
             scores |= dict.fromkeys(places, str(error))
             continue
-        used += result.usage
+        used, version = used + result.usage, result.score_version
         for judgment in result:
             place = places[judgment.index]
             scores[place] = judgment.error or "it has no score" if judgment.score is None else judgment.score
@@ -64,7 +66,7 @@ async def decide(asked: Questions, readings: Mapping[str, Reading], judge: Judge
     for place, (key, _) in enumerate(posed):
         own.setdefault(key, []).append(scores[place])
     answers = {key: _answer(asked, key, reading, own.get(key, [])) for key, reading in readings.items()}
-    return Decided(answers, used, list(cut))
+    return Decided(answers, used, list(cut), version)
 
 
 def _by_query(posed: Sequence[tuple[str, Posed]]) -> dict[str, list[int]]:
@@ -85,12 +87,13 @@ def _answer(asked: Questions, key: str, reading: Reading, scores: Sequence[float
     return typed_answer(asked.questions[key], [score for score in scores if not isinstance(score, str)])
 
 
-def warnings(asked: Questions, decided: Decided, model: str) -> list[str]:
-    """What was sent and not heeded, and what was not read to its end."""
+def meta_of(asked: Questions, decided: Decided, model: str) -> Meta:
+    """What was sent and not heeded, what was not read to its end, and which scores these are."""
     found = other_model(asked.model, model)
     if asked.unheeded:
         found.append(ignored(asked.unheeded))
     if decided.cut:
         shown = ", ".join(key[:60] for key in decided.cut[:10]) + (", …" if len(decided.cut) > 10 else "")
         found.append(f"passages longer than the model reads, whose end was not read: of questions {shown}")
-    return found
+    version = {} if decided.score_version is None else {"score_version": decided.score_version}
+    return Meta(warnings=tuple(found), **version)

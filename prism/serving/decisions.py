@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, Valida
 from pydantic_core import PydanticCustomError
 
 from prism.errors import InputError
-from prism.serving.decide import Decided, warnings
+from prism.serving.decide import Decided, meta_of
 from prism.serving.dialects import Meta
 from prism.serving.questions import Option, Questions, TypedAnswer, TypedQuestion
 from prism.serving.refusal import INVALID, Refused
@@ -299,9 +299,9 @@ def decisions_answer(request_id: str, model: str, asked: Questions, decided: Dec
             output_tokens_details=OutputDetails(reasoning_tokens=0),
             total_tokens=decided.used.prompt_tokens + decided.used.written_tokens,
         ),
-        meta=Meta(warnings=tuple(warnings(asked, decided, model))),
+        meta=meta_of(asked, decided, model),
     )
-    return body.model_dump(mode="json", exclude={"meta": {"answerable"}})
+    return body.model_dump(mode="json") | {"meta": body.meta.model_dump(mode="json", exclude_unset=True)}
 
 
 def _answer(name: str | None, question: TypedQuestion, found: TypedAnswer | str) -> DecisionAnswer:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from prism.errors import InputError
-from prism.serving.decide import Decided, warnings
+from prism.serving.decide import Decided, meta_of
 from prism.serving.dialects import Meta
 from prism.serving.questions import Option, Questions, TypedAnswer, TypedQuestion
 from prism.serving.refusal import INVALID, Refused
@@ -199,9 +199,9 @@ def system_one_answer(request_id: str, model: str, asked: Questions, decided: De
         model=model,
         answers={name: _answer(question, decided.answers[name]) for name, question in asked.questions.items()},
         usage=JevUsage(input_tokens=decided.used.prompt_tokens, output_tokens=decided.used.written_tokens),
-        meta=Meta(warnings=tuple(warnings(asked, decided, model))),
+        meta=meta_of(asked, decided, model),
     )
-    return body.model_dump(mode="json", exclude={"meta": {"answerable"}})
+    return body.model_dump(mode="json") | {"meta": body.meta.model_dump(mode="json", exclude_unset=True)}
 
 
 def _answer(question: TypedQuestion, found: TypedAnswer | str) -> JevAnswer:
