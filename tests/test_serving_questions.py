@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -456,6 +457,20 @@ def test_answers_say_which_scores_these_are(engine: AskedEngine) -> None:
     with Server(reranker) as client:
         assert system_one(client, "a", NOUL).json()["meta"] == {"warnings": [], "score_version": "abc"}
         assert decisions(client, "a", PREDICATE).json()["meta"]["score_version"] == "abc"
+
+
+def test_the_page_shows_what_is_answered(client: httpx.Client) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "decisions.md").read_text(encoding="utf-8")
+    sent, shown = map(json.loads, re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+    body = client.post("/v1/systemone", json=sent).json()
+    assert set(body) == set(shown)
+    assert {name: set(one) for name, one in body["answers"].items()} == {
+        name: set(one) for name, one in shown["answers"].items()
+    }
+    assert body["answers"]["both"] == shown["answers"]["both"]
+    p, q = (shown["answers"][name]["noul"] for name in ("first", "second"))
+    shares = dict(zip(("shipping", "warranty"), option_probabilities([p, q]), strict=True))
+    assert shown["answers"]["best"]["probabilities"] == close(shares)
 
 
 def test_paths_and_schema(client: httpx.Client) -> None:
