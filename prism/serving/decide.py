@@ -95,5 +95,5 @@ def meta_of(asked: Questions, decided: Decided, model: str) -> Meta:
     if decided.cut:
         shown = ", ".join(key[:60] for key in decided.cut[:10]) + (", …" if len(decided.cut) > 10 else "")
         found.append(f"passages longer than the model reads, whose end was not read: of questions {shown}")
-    version = {} if decided.score_version is None else {"score_version": decided.score_version}
+    version: dict[str, Any] = {} if decided.score_version is None else {"score_version": decided.score_version}
     return Meta(warnings=tuple(found), **version)
