@@ -28,7 +28,7 @@ from prism.engines.base import Engine
 from prism.engines.loop import Home, LoopThread
 from prism.engines.timed import Timed
 from prism.engines.turns import urgency
-from prism.errors import InputError, TooManyTokens
+from prism.errors import TooManyTokens
 from prism.evidence.tokens import Passage
 from prism.inputs import Candidate, read_documents, read_fraction
 from prism.judging import Pair, ask, cut_off, judge, rank, render_pair
