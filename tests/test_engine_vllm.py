@@ -19,8 +19,8 @@ from vllm_support import SMALL, VLLM_WARNINGS, alive, children, eventually, need
 from prism.backends import open_engine, read_vllm_options
 from prism.checkpoint import Checkpoint
 from prism.engines.base import LabelLogits, ScoreOutput, WriteRequest
-from prism.engines.decode import shared_length
 from prism.engines.rounding import looks_rounded
+from prism.engines.row import shared_length
 from prism.engines.vllm import (
     VllmEngine,
     _cpu_cache_bytes,

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from prism.engines.base import WritePiece, WriteRequest
-from prism.engines.row import Row, TextStream
+from prism.engines.row import Row, State, TextStream, shared_length, write_rows
+from prism.engines.worker import Check
 from prism.errors import EngineError
 
-Check = Callable[[], None]
-"""Raises when the caller no longer wants the work; called between forward passes."""
-
-MIN_SHARED_TOKENS = 16
-"""A shared prefix shorter than this costs more to set up than it saves."""
 _PREFILL_TOKENS = 1024
 """Columns of a prompt computed at once: bounds the attention mask and the activations."""
 _GROW_SLOTS = 256
@@ -41,16 +37,6 @@ def out_of_memory(error: RuntimeError) -> bool:
     )
 
 
-def shared_length(prompts: Collection[Sequence[int]]) -> int:
-    """Length of the prefix worth computing once, 0 for none. Leaves at least one token of every prompt."""
-    if len(prompts) < 2:
-        return 0
-    first, last = min(prompts, key=tuple), max(prompts, key=tuple)  # what these two share, all share
-    limit = min(map(len, prompts)) - 1
-    length = next((at for at in range(limit) if first[at] != last[at]), limit)
-    return length if length >= MIN_SHARED_TOKENS else 0
-
-
 def pad(
     rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, *, left: bool = False, multiple: int = 1
 ) -> Tensor:
@@ -59,19 +45,6 @@ def pad(
     fill = ([pad_id] * (width - len(row)) for row in rows)
     padded = [[*gap, *row] if left else [*row, *gap] for row, gap in zip(rows, fill, strict=True)]
     return torch.tensor(padded, dtype=torch.long, device=device)
-
-
-class _State(Protocol):
-    """The model's memory of a batch of rows."""
-
-    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[list[int]]:
-        """Read the prompts; the most likely next token of each, as a list of one."""
-
-    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
-        """Read each row's feed from its position on; the most likely token after every fed token."""
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only, in this order."""
 
 
 class LanguageModel:
@@ -253,8 +226,6 @@ class Decoder:
         self._decode_ids = decode
         self._max_batch_tokens = max_batch_tokens
         self._speculate = speculate
-        self.steps = 0
-        """Forward passes after the prompts were read."""
 
     def write(self, requests: Sequence[WriteRequest], check: Check) -> Iterator[WritePiece]:
         """Pieces of all texts, interleaved; earlier requests are written first where not all fit in one batch."""
@@ -300,27 +271,12 @@ class Decoder:
 
     def _decode(self, rows: list[Row], check: Check) -> Iterator[WritePiece]:
         memory = _SlottedRows if self._model.slotted else _PaddedRows
-        state: _State = memory(self._model)
-        first = state.start([row.ids for row in rows], check)
-        runs = [row.accept([], best) for row, best in zip(rows, first, strict=True)]
-        while True:
-            for row, run in zip(rows, runs, strict=True):
-                piece = row.take(run, self._stop_ids)
-                if piece.text or piece.finish:
-                    yield piece
-            going = [at for at, row in enumerate(rows) if row.finish is None]
-            if not going:
-                return
-            if len(going) < len(rows):
-                state.keep(going)
-                rows = [rows[at] for at in going]
-            check()
-            runs = self._step(state, rows)
-
-    def _step(self, state: _State, rows: Sequence[Row]) -> list[list[int]]:
-        self.steps += 1
-        room = self._model.context - max(len(row.ids) for row in rows) if self._speculate else 0
-        drafts = [row.draft(room) for row in rows]
-        feeds = [[row.ids[-1], *draft] for row, draft in zip(rows, drafts, strict=True)]
-        answers = state.step(feeds, [len(row.ids) - 1 for row in rows])
-        return [row.accept(draft, best) for row, draft, best in zip(rows, drafts, answers, strict=True)]
+        state: State = memory(self._model)
+        yield from write_rows(
+            state,
+            rows,
+            stop_ids=self._stop_ids,
+            context=self._model.context,
+            speculate=self._speculate,
+            check=check,
+        )

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import itertools
-import math
-import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,10 +24,11 @@ from prism.engines.budget import (
     score_tokens,
     write_tokens,
 )
-from prism.engines.decode import Check, Decoder, LanguageModel, out_of_memory, pad, shared_length
-from prism.engines.loop import Home
+from prism.engines.decode import Decoder, LanguageModel, out_of_memory, pad
 from prism.engines.prefix import can_attend_apart, reads_prefix_apart, spread
-from prism.errors import DocumentError, EngineError, InputError
+from prism.engines.row import shared_length
+from prism.engines.worker import Check, Emit, Worker, refuse_nan, require_prompts, unscorable
+from prism.errors import DocumentError, EngineError
 
 _WIDTHS = 32
 """Batches are as wide as a multiple of this: matrix kernels are made once for every shape, which takes longer than a
@@ -97,66 +95,25 @@ class HfEngine:
         )
         self._threads = threads or devices.cpu_threads()
         self._short_waits = devices.short_waits() if on_cpu and self._threads > 1 else None
-        self._home = Home()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="prism-hf")
-        self._stops: set[threading.Event] = set()
+        self._worker = Worker("prism-hf")
 
     # -- the protocol
 
     async def score(self, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
         """See `Engine.score`. A prompt that is empty, too long or too large for the memory answers a DocumentError."""
-        stop = self._begin()
-        try:
-            job = functools.partial(self._score, [tuple(ids) for ids in prompts], _checker(stop))
-            return await asyncio.get_running_loop().run_in_executor(self._worker, job)
-        finally:
-            self._end(stop)
+        return await self._worker.run(functools.partial(self._score, [tuple(ids) for ids in prompts]))
 
     async def write(self, requests: Sequence[WriteRequest]) -> AsyncIterator[WritePiece]:
         """See `Engine.write`. A stop string is the last thing in `text`; a stop id is not in it."""
-        for index, request in enumerate(requests):
-            if not request.ids:
-                raise InputError(f"write request {index} has an empty prompt; render it with the template first")
-        stop = self._begin()
-        loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[WritePiece | None] = asyncio.Queue()
-
-        def emit(piece: WritePiece) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
-        job = loop.run_in_executor(self._worker, self._write, list(requests), _checker(stop), emit)
-        job.add_done_callback(lambda _: pieces.put_nowait(None))
-        try:
-            while (piece := await pieces.get()) is not None:
+        require_prompts(requests)
+        async with aclosing(self._worker.stream(functools.partial(self._write, list(requests)))) as pieces:
+            async for piece in pieces:
                 yield piece
-            await job
-        finally:
-            self._end(stop)
-            job.cancel()
 
     async def aclose(self) -> None:
         """Stop the work under way, wait for the worker to leave, free the model. Calling twice is harmless."""
-        self._close_now()
-        if not self._home.left:  # the worker is not here to be waited for
-            await asyncio.to_thread(self._worker.shutdown)
-
-    def _close_now(self) -> None:
         self._model = None
-        for stop in self._stops:
-            stop.set()
-
-    def _begin(self) -> threading.Event:
-        self._home.require()
-        if self._model is None:
-            raise EngineError("the engine is closed; make a new one")
-        stop = threading.Event()
-        self._stops.add(stop)
-        return stop
-
-    def _end(self, stop: threading.Event) -> None:
-        stop.set()
-        self._stops.discard(stop)
+        await self._worker.aclose()
 
     # -- on the worker thread
 
@@ -166,7 +123,7 @@ class HfEngine:
         return self._model
 
     @torch.inference_mode()
-    def _write(self, requests: list[WriteRequest], check: Check, emit: Callable[[WritePiece], None]) -> None:
+    def _write(self, requests: list[WriteRequest], check: Check, emit: Emit) -> None:
         with devices.threads(self._threads):
             for piece in self._decoder(self._live()).write(requests, check):
                 emit(piece)
@@ -178,7 +135,7 @@ class HfEngine:
         known: dict[tuple[int, ...], LabelLogits | DocumentError] = {}
         fitting: dict[tuple[int, ...], None] = {}
         for ids in prompts:
-            if problem := _problem(ids, model.context):
+            if problem := unscorable(ids, model.context):
                 known[ids] = problem
             else:
                 fitting[ids] = None
@@ -192,7 +149,7 @@ class HfEngine:
             ]
             known |= _read(parts)
         labels = [known[ids] for ids in prompts]
-        _refuse_nan(labels, model.dtype)
+        refuse_nan(labels, f"{model.dtype} overflows: try float32")
         asked = sum(len(ids) for ids in prompts if ids in fitting)
         computed = prefix.tokens + sum(len(ids) - prefix.tokens for ids in fitting)
         return ScoreOutput(labels, cached_tokens=asked - computed if fitting else 0)
@@ -296,30 +253,3 @@ def _after_prefix(model: LanguageModel, ids_BT: Tensor, prefix: _Prefix) -> Tens
         return model.hidden(ids_BT, past_key_values=cache, use_cache=True)
     with reads_prefix_apart(model.config):
         return model.hidden(ids_BT, past_key_values=cache, use_cache=True, prefix=cache.layers)
-
-
-def _refuse_nan(labels: Sequence[LabelLogits | DocumentError], dtype: torch.dtype) -> None:
-    for index, label in enumerate(labels):
-        if isinstance(label, LabelLogits) and not (math.isfinite(label.yes) and math.isfinite(label.no)):
-            raise EngineError(
-                f"prompt {index} has label logits yes={label.yes}, no={label.no}, expected finite numbers; "
-                f"the weights are broken or {dtype} overflows: try float32"
-            )
-
-
-def _problem(ids: Sequence[int], context: int) -> DocumentError | None:
-    if not ids:
-        return DocumentError("the prompt is empty, expected at least one token; render it with the template first")
-    if len(ids) > context:
-        return DocumentError(
-            f"the prompt has {len(ids)} tokens, the model reads at most {context}; shorten the document"
-        )
-    return None
-
-
-def _checker(stop: threading.Event) -> Check:
-    def check() -> None:
-        if stop.is_set():
-            raise EngineError("the work was stopped before it was finished")
-
-    return check

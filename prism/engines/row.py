@@ -1,12 +1,18 @@
-"""One text being written: what may come next, which token is taken, and what can be shown of it."""
+"""Texts being written: what may come next, which token is taken, what can be shown of it; greedy, in any engine.
+
+`write_rows` goes token by token, or draft by draft, over a `State`: a model's memory of the rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Literal
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Literal, Protocol
 
 from prism.engines.base import WritePiece
+from prism.engines.worker import Check
 
+MIN_SHARED_TOKENS = 16
+"""A shared prefix shorter than this costs more to set up than it saves."""
 _LONGEST_GRAM = 3
 _FIRST_REACH, _MAX_REACH = 4, 12
 _WINDOW_TOKENS, _CONTEXT_TOKENS = 32, 8
@@ -123,3 +129,58 @@ class Row:
         shown = self._silent if text or self.finish else 0
         self._silent -= shown
         return WritePiece(self.index, text, shown, self.finish)
+
+
+class State(Protocol):
+    """A model's memory of a batch of rows."""
+
+    def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[list[int]]:
+        """Read the prompts; the most likely next token of each, as a list of one."""
+
+    def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
+        """Read each row's feed from its position on; the most likely token after every fed token."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in this order."""
+
+
+def write_rows(
+    state: State, rows: list[Row], *, stop_ids: Collection[int], context: int, speculate: bool, check: Check
+) -> Iterator[WritePiece]:
+    """Pieces of the texts of all rows, interleaved, until each is finished.
+
+    `context`: tokens the model reads and writes together; `speculate`: feed drafts, which a text's own past suggests.
+    """
+    first = state.start([row.ids for row in rows], check)
+    runs = [row.accept([], best) for row, best in zip(rows, first, strict=True)]
+    while True:
+        for row, run in zip(rows, runs, strict=True):
+            piece = row.take(run, stop_ids)
+            if piece.text or piece.finish:
+                yield piece
+        going = [at for at, row in enumerate(rows) if row.finish is None]
+        if not going:
+            return
+        if len(going) < len(rows):
+            state.keep(going)
+            rows = [rows[at] for at in going]
+        check()
+        room = context - max(len(row.ids) for row in rows) if speculate else 0
+        drafts = [row.draft(room) for row in rows]
+        feeds = [[row.ids[-1], *draft] for row, draft in zip(rows, drafts, strict=True)]
+        answers = state.step(feeds, [len(row.ids) - 1 for row in rows])
+        runs = [row.accept(draft, best) for row, draft, best in zip(rows, drafts, answers, strict=True)]
+
+
+def shared_length(prompts: Collection[Sequence[int]]) -> int:
+    """Length of the prefix worth computing once, 0 for none. Leaves at least one token of every prompt."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts, key=tuple), max(prompts, key=tuple)  # what these two share, all share
+    length = common_length(first, last, min(map(len, prompts)) - 1)
+    return length if length >= MIN_SHARED_TOKENS else 0
+
+
+def common_length(first: Sequence[int], second: Sequence[int], limit: int) -> int:
+    """With how many same tokens two sequences begin, at most `limit`, which neither is shorter than."""
+    return next((at for at in range(limit) if first[at] != second[at]), limit)
