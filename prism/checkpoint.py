@@ -3,6 +3,8 @@
     plain     safetensors weights, their configuration and a tokenizer
     adapter   low-rank updates in peft's format beside a base that the adapter names; merged once, into the cache
 
+Or all of it in one GGUF file (`prism export --layout gguf`), which engine `llamacpp` reads as it is, without torch.
+
 `mini`, the packaged checkpoint, is an adapter.
 """
 
@@ -16,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field, ValidationError, model_validator
 
-from prism import catalogue, merge, score_version, scoring, symptoms
+from prism import catalogue, gguf_file, merge, score_version, scoring, symptoms
 from prism.answering import Answering
 from prism.chat_template import INSTRUCT, NAMES, choose_spec
-from prism.errors import CheckpointError, DocumentError, TemplateError
+from prism.errors import CheckpointError, DocumentError, InputError, TemplateError
 from prism.template import Template, TemplateSpec
 from prism.types import Document, EvidenceSource, Record, first_problem
 
@@ -79,7 +81,7 @@ class Checkpoint:
     """A loaded tokenizer and template, and the way to the weights."""
 
     path: Path
-    """The folder with the plain weights and the tokenizer, which engines read."""
+    """The folder with the plain weights and the tokenizer, which engines read; or a GGUF file left packed."""
     config: PrismConfig
     tokenizer: Any
     template: Template
@@ -131,6 +133,34 @@ class Checkpoint:
         home = self.path if self.home is None else self.home
         scores = score_version.name_scores(self.config.template, home, locate, self.config.base_sha256)
         return score_version.score_version(scores, self.config.calibration, self.config.answering)
+
+    @classmethod
+    def load_packed(cls, source: str | Path, *, template: str | Path | None = None) -> Checkpoint:
+        """Open a GGUF file that Prism wrote and leave it packed, for engine `llamacpp`. Needs neither torch nor
+        transformers.
+
+        `template` as for `load`. Raises CheckpointError for another file, or one that is damaged; InputError for what
+        is no GGUF file; TemplateError when the template does not fit.
+        """
+        home = locate(source)
+        if not home.is_file():
+            raise InputError(
+                f"engine llamacpp reads GGUF files, got {source}: run `prism export {source} FILE.gguf --layout gguf`"
+            )
+        _refuse_pointers(home, source)
+        metadata = gguf_file.read_metadata(home)
+        stored = _packed_config(home, metadata)
+        if stored is None:
+            gguf_file.refuse_foreign(home, gguf_file.CONFIG)
+        tokenizer = gguf_file.tokenizer_of(metadata, home)
+        config = _config(home, source, tokenizer, template, stored)
+        made = Template(config.template, tokenizer)
+        written = metadata.get(gguf_file.YES), metadata.get(gguf_file.NO)
+        if template is None and written != made.label_ids:
+            raise CheckpointError(
+                f"{source} says its labels are tokens {written}, its tokenizer says {made.label_ids}: export it again"
+            )
+        return cls(home, config, tokenizer, made, home=home)
 
     def load_model(self, dtype: Dtype = "auto", device: str = "auto") -> PreTrainedModel:
         """The causal LM in eval mode.
@@ -230,6 +260,12 @@ def _score(labels: Any) -> float:
     return scoring.score(*labels)
 
 
+def is_packed(source: str | Path) -> bool:
+    """Whether this is a GGUF file that Prism wrote. Raises CheckpointError for a damaged one."""
+    path = Path(source).expanduser()
+    return path.suffix.lower() == ".gguf" and path.is_file() and gguf_file.CONFIG in gguf_file.read_metadata(path)
+
+
 def locate(source: str | Path, revision: str | None = None) -> Path:
     """Where a checkpoint lies: a folder (plain or adapter), or a base's GGUF file.
 
@@ -321,12 +357,16 @@ def _require_whole(path: Path, source: str | Path) -> None:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
+    return _object(path.read_bytes(), path)
+
+
+def _object(text: str | bytes, where: Path | str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {_one_line(error)}: is the download complete?") from error
+        raise CheckpointError(f"{where} is not JSON: {_one_line(error)}: is the download complete?") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        raise CheckpointError(f"{where}: expected a JSON object, got {type(content).__name__}")
     return content
 
 
@@ -380,20 +420,35 @@ def _within_context(spec: TemplateSpec, path: Path) -> TemplateSpec:
 
 
 def _context(path: Path) -> int | None:
+    if path.is_file():
+        metadata = gguf_file.read_metadata(path)
+        packed = metadata.get(f"{metadata.get(gguf_file.ARCHITECTURE)}.context_length")
+        return packed if isinstance(packed, int) else None
     config = _read_object(path / "config.json")
     context = config.get("text_config", config).get("max_position_embeddings")
     return context if isinstance(context, int) else None
 
 
 def stored_config(home: Path) -> PrismConfig | None:
-    """The `prism.json` of a checkpoint's folder, if it has one. Raises CheckpointError when it is malformed."""
+    """The `prism.json` of a folder or in a GGUF file, if there is one. Raises CheckpointError when it is malformed."""
+    if home.is_file():
+        return _packed_config(home, gguf_file.read_metadata(home))
     path = home / CONFIG_NAME
-    if not path.is_file():  # also where `home` is a file itself
+    return _valid_config(_read_object(path), path) if path.is_file() else None
+
+
+def _packed_config(path: Path, metadata: gguf_file.Metadata) -> PrismConfig | None:
+    if gguf_file.CONFIG not in metadata:
         return None
+    where = f"{path}: {gguf_file.CONFIG}"
+    return _valid_config(_object(str(metadata[gguf_file.CONFIG]), where), where)
+
+
+def _valid_config(content: dict[str, Any], where: Path | str) -> PrismConfig:
     try:
-        return PrismConfig.model_validate(_read_object(path))
+        return PrismConfig.model_validate(content)
     except ValidationError as error:
-        raise CheckpointError(f"{path}: {first_problem(error)}") from error
+        raise CheckpointError(f"{where}: {first_problem(error)}") from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -190,6 +190,16 @@ def cpu_threads() -> int:
     return max(1, math.ceil(allowed))
 
 
+def cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
+    """`cpu_threads` for programs without torch: the physical cores, or what OMP_NUM_THREADS says."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    places = (topology.glob(f"cpu[0-9]*/topology/{name}") for name in ("physical_package_id", "core_id"))
+    found = [[path.read_text().strip() for path in sorted(paths)] for paths in places]
+    physical = len(set(zip(*found, strict=True))) or math.inf  # no such files: not on Linux
+    wanted = int(asked) if asked.isdecimal() else physical
+    return max(1, math.ceil(min(wanted, _usable_cpus(), cgroup_cpus())))
+
+
 def _usable_cpus() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -3,8 +3,9 @@
     merged                 one plain checkpoint: a LoRA adapter folded into its base, `prism.json` beside the weights
     sentence-transformers  `CrossEncoder(path)` scores it; stays a causal language model
     sequence-classification  `vllm serve path --chat-template path/score_template.jinja` answers /rerank and /score
+    gguf                   one file for llama.cpp, which engine `llamacpp` scores and writes with, without torch
 
-The two foreign layouts score only, and read the text of control tokens as control tokens: a document that contains
+The two foreign folders score only, and read the text of control tokens as control tokens: a document that contains
 `<|im_end|>` can end its turn there. Prism's own engines do not.
 """
 
@@ -13,14 +14,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prism.checkpoint import CONFIG_NAME, Checkpoint
 from prism.errors import CheckpointError, InputError
 from prism.template import Template
 
-Layout = Literal["merged", "sentence-transformers", "sequence-classification"]
-Stored = Literal["auto", "float32", "bfloat16"]
+if TYPE_CHECKING:
+    from prism.gguf_writing import Stored as GgufStored
+
+Layout = Literal["merged", "sentence-transformers", "sequence-classification", "gguf"]
+Stored = Literal["auto", "float32", "bfloat16", "float16", "q8_0"]
 SCORE_TEMPLATE = "score_template.jinja"
 _HEAD_ROWS = 1
 
@@ -30,11 +34,16 @@ def export(
 ) -> Path:
     """Write the checkpoint `source` (`mini`, a directory, a LoRA adapter's directory, or a hub id) to `target`.
 
-    `dtype`: of the written weights; auto keeps that of the source. Nothing is written over: `target` must be new or
-    empty. Raises CheckpointError when the source does not load, InputError when the target is taken.
+    `dtype`: of the written weights; auto keeps that of the source, in a GGUF file it is q8_0. Nothing is written over:
+    `target` must be a new or empty folder, with layout gguf a new file. Raises CheckpointError when the source does not
+    load or does not fit the layout, InputError when the target is taken.
     """
     if layout not in get_args(Layout):
         raise InputError(f"no layout {layout!r}: expected {', '.join(get_args(Layout))}")
+    if layout == "gguf":
+        return _export_file(source, target, template, "q8_0" if dtype == "auto" else dtype)
+    if dtype in ("float16", "q8_0"):
+        raise InputError(f"dtype {dtype} is layout gguf's: expected auto, float32 or bfloat16 with {layout}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not empty: choose another target, or remove it first")
     checkpoint, model = _load(source, template, dtype)
@@ -46,6 +55,24 @@ def export(
     if target.exists():
         target.rmdir()
     working.rename(target)
+    return target
+
+
+def _export_file(source: str | Path, target: Path, template: str | None, stored: GgufStored) -> Path:
+    from prism.gguf_writing import write_gguf
+
+    if target.suffix.lower() != ".gguf":
+        raise InputError(f"layout gguf writes one file: name it so that it ends in .gguf, got {target}")
+    if target.exists():
+        raise InputError(f"{target} exists: choose another target, or remove it first")
+    checkpoint, model = _load(source, template, "auto")
+    working = target.with_name(f"{target.name}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_gguf(working, checkpoint, model, stored)
+        working.rename(target)
+    finally:
+        working.unlink(missing_ok=True)
     return target
 
 

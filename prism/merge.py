@@ -22,12 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prism import catalogue
+from prism import catalogue, gguf_file
 from prism.errors import CheckpointError
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-GGUF_MAGIC = b"GGUF"
 
 Locate = Callable[[str], Path]
 """A base's name -> the folder or GGUF file that holds it."""
@@ -51,9 +50,7 @@ def base_of(folder: Path) -> str:
 
 def plain_from_gguf(path: Path) -> Path:
     """The folder with the weights and tokenizer of a GGUF file. Raises CheckpointError for a file that is none."""
-    with path.open("rb") as stream:
-        if (magic := stream.read(4)) != GGUF_MAGIC:
-            raise CheckpointError(f"{path} is not a GGUF file: it begins with {magic!r}, expected {GGUF_MAGIC!r}")
+    gguf_file.require_gguf(path)
     return _made_once(f"{path.stem}-{catalogue.sha256(path)[:16]}", partial(_convert, path))
 
 

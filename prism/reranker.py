@@ -113,7 +113,7 @@ class Reranker:
         cls,
         model: str = "mini",
         *,
-        engine: EngineName = "hf",
+        engine: EngineName = "auto",
         template: str | None = None,
         dtype: Dtype = "auto",
         device: str = "auto",
@@ -124,17 +124,21 @@ class Reranker:
         served_model: str | None = None,
         engine_options: Mapping[str, Any] | None = None,
     ) -> Reranker:
-        """A reranker from a checkpoint: `mini` (bundled), a directory with weights or an adapter, or a name on the hub.
+        """A reranker from a checkpoint: `mini` (bundled), a directory with weights or an adapter, a GGUF file, or a
+        name on the hub.
 
         `template` names the prompt of a checkpoint that carries none. The self-test scores a few obvious
-        pairs. `engine`: `hf` in this process, `vllm` in processes of its own, `openai` on the servers at
+        pairs. `engine`: `hf` in this process, `llamacpp` too (without torch, for files of `prism export --layout gguf`,
+        where it is what `auto` means), `vllm` in processes of its own, `openai` on the servers at
         `base_url`, under the name `served_model`; template and tokenizer always come from `model`. `engine_options` are
         keyword arguments of the engine's own class. Raises CheckpointError, TemplateError, EngineError or InputError.
         """
-        from prism.backends import open_engine
-        from prism.checkpoint import Checkpoint
+        from prism.backends import choose_engine, open_checkpoint, open_engine
 
-        checkpoint = Checkpoint.load(model, template=template, revision=revision, trust_remote_code=trust_remote_code)
+        engine = choose_engine(engine, model)
+        checkpoint = open_checkpoint(
+            engine, model, template=template, revision=revision, trust_remote_code=trust_remote_code
+        )
         opened = open_engine(
             engine,
             checkpoint,

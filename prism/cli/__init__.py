@@ -48,6 +48,7 @@ from prism.cli import (
 from prism.errors import PrismError
 
 _EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "safetensors", "accelerate", "gguf"), ""),  # left out on purpose
     "fastapi": "serve",
     "uvicorn": "serve",
     "prometheus_client": "serve",
@@ -79,10 +80,12 @@ class _Commands(TyperGroup):
         except PrismError as error:
             _fail(str(error))
         except ModuleNotFoundError as error:
-            extra = _EXTRAS.get((error.name or "").partition(".")[0])  # an old version lacks a part of it
-            if extra is None:
+            package = (error.name or "").partition(".")[0]  # an old version lacks a part of it
+            if package not in _EXTRAS:
                 raise
-            _fail(f'this command needs {error.name}: run pip install "prism-reranker[{extra}]"')
+            extra = f"[{_EXTRAS[package]}]" if _EXTRAS[package] else ""
+            more = "" if extra else " (without torch: rerank and serve, for files of `prism export --layout gguf`)"
+            _fail(f'this command needs {error.name}: run pip install "prism-reranker{extra}"{more}')
 
 
 app = typer.Typer(

@@ -7,33 +7,38 @@ from typing import Annotated, Literal
 
 import typer
 
-from prism.files.outputs import writable_folder
+from prism.files.outputs import require_folder
 
 _NEXT = {
     "merged": "prism serve --model {target}",
     "sentence-transformers": "CrossEncoder({target!r}).rank(query, documents)",
     "sequence-classification": "vllm serve {target} --runner pooling --chat-template {target}/score_template.jinja",
+    "gguf": "prism rerank QUERY FILES --model {target}",
 }
 
 
 def export(
     source: Annotated[str, typer.Argument(help="mini, a checkpoint or LoRA adapter directory, or a hub name.")],
-    target: Annotated[Path, typer.Argument(help="A new directory.", callback=writable_folder)],
+    target: Annotated[Path, typer.Argument(help="A new directory; with layout gguf a new file.")],
     layout: Annotated[
-        Literal["merged", "sentence-transformers", "sequence-classification"],
-        typer.Option(help="Whom it is for: Prism and any server, CrossEncoder, or plain vLLM's own /rerank."),
+        Literal["merged", "sentence-transformers", "sequence-classification", "gguf"],
+        typer.Option(
+            help="Whom it is for: Prism and any server, CrossEncoder, plain vLLM's own /rerank, or llama.cpp."
+        ),
     ] = "merged",
     template: Annotated[str | None, typer.Option(help="Prompt of a checkpoint that carries none.")] = None,
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the weights; auto: as they are.")
+        Literal["auto", "float32", "bfloat16", "float16", "q8_0"],
+        typer.Option(help="Of the weights; auto: as they are, q8_0 in a GGUF file. The last two are for those only."),
     ] = "auto",
 ) -> None:
-    """Write a checkpoint for other tools: merged, for sentence-transformers, or for plain vLLM.
+    """Write a checkpoint for other tools: merged, for sentence-transformers, for plain vLLM, or for llama.cpp.
 
-    The prompt goes along, so scores are the same. The last two layouts score only: contribution and evidence need
-    `prism serve`.
+    The prompt goes along, so scores are the same. The second and third score only: contribution and evidence need
+    `prism serve`. A GGUF file runs with `prism rerank` and `prism serve` where there is no torch.
     """
     from prism.export import export as write
 
+    require_folder(target.parent if layout == "gguf" else target)
     written = write(source, target, layout, template=template, dtype=dtype)
     typer.echo(f"{written}: {layout}. Next: {_NEXT[layout].format(target=str(written))}")

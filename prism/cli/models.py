@@ -9,10 +9,13 @@ import typer
 from prism import devices
 
 if TYPE_CHECKING:
+    from prism.backends import EngineName
     from prism.reranker import Reranker
     from prism.types import EvidenceChoice
 
-Model = Annotated[str, typer.Option(help="mini (bundled), a checkpoint or adapter directory, or a name on the hub.")]
+Model = Annotated[
+    str, typer.Option(help="mini (bundled), a checkpoint or adapter directory, a GGUF file, or a name on the hub.")
+]
 Template = Annotated[
     str | None, typer.Option(help="Prompt of a checkpoint that carries none: a built-in name or file.")
 ]
@@ -21,8 +24,11 @@ Dtype = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Engine = Annotated[
-    Literal["hf", "vllm", "openai"],
-    typer.Option(help="hf: in this process; vllm: vLLM on this machine; openai: servers at --base-url."),
+    Literal["auto", "hf", "vllm", "openai", "llamacpp"],
+    typer.Option(
+        help="hf: in this process; vllm: vLLM on this machine; openai: servers at --base-url; llamacpp: a GGUF file of"
+        " `prism export`, without torch; auto: llamacpp for such a file where it is installed, else hf."
+    ),
 ]
 BaseUrl = Annotated[
     list[str] | None,
@@ -49,12 +55,15 @@ def evidence_choice(source: Literal["written", "quoted", "auto", "none"], none: 
     return False if none or source == "none" else source
 
 
-def load(model: str, **options: Any) -> Reranker:
+def load(model: str, *, engine: EngineName = "auto", **options: Any) -> Reranker:
     """`Reranker.load`, sooner."""
-    _import_transformers()
+    from prism.backends import choose_engine
     from prism.reranker import Reranker
 
-    return Reranker.load(model, **options)
+    chosen = choose_engine(engine, model)
+    if chosen != "llamacpp":  # which needs no transformers
+        _import_transformers()
+    return Reranker.load(model, engine=chosen, **options)
 
 
 def _import_transformers() -> None:

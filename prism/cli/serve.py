@@ -70,7 +70,7 @@ def serve(
     dtype: Dtype = "auto",
     device: Device = "auto",
     self_test: SelfTest = True,
-    engine: Engine = "hf",
+    engine: Engine = "auto",
     base_url: BaseUrl = None,
     served_model: ServedModel = None,
     engine_option: EngineOption = None,
@@ -139,11 +139,11 @@ def _limits(
 
 
 def _open(model: str, engine: EngineName, *, engine_option: list[str] | None, **options: Any) -> Reranker:
-    from prism.backends import read_vllm_options
+    from prism.backends import choose_engine, read_vllm_options
 
     settings = read_vllm_options(engine, engine_option or ())
     reranker = load(model, engine=engine, engine_options=settings, **options)
-    if engine == "hf":  # the others batch across requests themselves
+    if choose_engine(engine, model) in ("hf", "llamacpp"):  # the others batch across requests themselves
         from prism.engines.turns import TakingTurns
 
         reranker.take_turns(TakingTurns)
