@@ -1,6 +1,7 @@
-"""How fast the transformers engine scores and writes on a CPU, against the naive loops it replaces.
+"""How fast the engines in this process score and write on a CPU, against the naive loops they replace.
 
     python eval/engine_speed.py --checkpoint mini --out eval/results/engine_speed
+    python eval/engine_speed.py --checkpoint mini --gguf mini.gguf     engine llamacpp in the same run
     python eval/engine_speed.py                        a random model of mini's shape, no weights needed
 
 Ways take turns, each in a process of its own, as it would be alone. A way that fails is a row with its error, and the
@@ -28,6 +29,7 @@ from studies.speed_table import rows, table
 from studies.turns import Prepare, Turns, Way
 
 WHOLE_TOKENS, WHOLE_TOP = 160, 5
+LLAMACPP = "engine llamacpp"
 
 
 class Section(StrEnum):
@@ -39,6 +41,7 @@ class Section(StrEnum):
 
 
 def scoring(setting: ways.Setting) -> dict[str, Prepare]:
+    packed = {LLAMACPP: partial(ways.by_llamacpp, setting)} if setting.gguf else {}
     return {
         "float32, one by one, all logits": partial(ways.one_by_one, setting, "float32", all_logits=True),
         "float32, one by one, last logit": partial(ways.one_by_one, setting, "float32", all_logits=False),
@@ -48,26 +51,33 @@ def scoring(setting: ways.Setting) -> dict[str, Prepare]:
         "float32, engine, shared prefix": partial(ways.by_engine, setting, "float32"),
         "bfloat16, engine, shared prefix": partial(ways.by_engine, setting, "bfloat16"),
         "int8, engine, shared prefix": partial(ways.by_engine, setting, "int8"),
-    }
+    } | packed
 
 
 def writing(setting: ways.Setting) -> dict[str, Prepare]:
+    packed = {
+        f"{LLAMACPP}, batched": partial(ways.written_by_llamacpp, setting, speculate=False),
+        f"{LLAMACPP}, batched, prompt lookup": partial(ways.written_by_llamacpp, setting),
+    }
     return {
         "float32, generate one by one": partial(ways.generated, setting, "float32"),
         "float32, engine, batched": partial(ways.written, setting, "float32", speculate=False),
         "float32, engine, batched, prompt lookup": partial(ways.written, setting, "float32"),
         "bfloat16, engine, batched, prompt lookup": partial(ways.written, setting, "bfloat16"),
         "int8, engine, batched, prompt lookup": partial(ways.written, setting, "int8"),
-    }
+    } | (packed if setting.gguf else {})
 
 
 def whole(setting: ways.Setting) -> dict[str, Prepare]:
-    asked = {"tokens": WHOLE_TOKENS, "top_n": WHOLE_TOP}
-    return {f"{dtype}": partial(ways.reranked, setting, dtype, **asked) for dtype in ("float32", "auto", "int8")}
+    asked: dict[str, Any] = {"tokens": WHOLE_TOKENS, "top_n": WHOLE_TOP}
+    packed = {LLAMACPP: partial(ways.reranked, setting, "auto", **asked, packed=True)} if setting.gguf else {}
+    ours = {dtype: partial(ways.reranked, setting, dtype, **asked) for dtype in ("float32", "auto", "int8")}
+    return ours | packed
 
 
 def main(
     checkpoint: Annotated[str, typer.Option(help="mini, a checkpoint's directory, or `random`.")] = "random",
+    gguf: Annotated[Path | None, typer.Option(exists=True, help="The checkpoint as a file: adds llamacpp.")] = None,
     documents: Annotated[int, typer.Option(min=2, help="Documents to score.")] = 100,
     texts: Annotated[int, typer.Option(min=1, help="Texts to write.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest text.")] = 128,
@@ -78,9 +88,10 @@ def main(
 ) -> None:
     """Measure scoring, writing and both together, in one run."""
     setting = ways.Setting(checkpoint, documents, texts, max_tokens, threads or devices.cpu_threads())
+    setting = setting._replace(gguf=str(gguf) if gguf else None)
     described = (
         f"{checkpoint}, {setting.threads} threads, {platform.machine()}, auto dtype {devices.choose_dtype('cpu')},"
-        f" {', '.join(f'{name} {text}' for name, text in versions('torch', 'transformers').items())};"
+        f" {', '.join(f'{name} {text}' for name, text in versions('torch', 'transformers', 'llama-cpp-python').items())};"
         f" {documents} documents, {texts} texts of at most {max_tokens} tokens; medians of {repeats} rounds in turn"
     )
     chosen = only or list(Section)

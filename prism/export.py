@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from prism.gguf_writing import Stored as GgufStored
 
 Layout = Literal["merged", "sentence-transformers", "sequence-classification", "gguf"]
+FolderStored = Literal["auto", "float32", "bfloat16"]
 Stored = Literal["auto", "float32", "bfloat16", "float16", "q8_0"]
 SCORE_TEMPLATE = "score_template.jinja"
 _HEAD_ROWS = 1
@@ -42,7 +43,7 @@ def export(
         raise InputError(f"no layout {layout!r}: expected {', '.join(get_args(Layout))}")
     if layout == "gguf":
         return _export_file(source, target, template, "q8_0" if dtype == "auto" else dtype)
-    if dtype in ("float16", "q8_0"):
+    if dtype == "float16" or dtype == "q8_0":  # mypy understands no tuple
         raise InputError(f"dtype {dtype} is layout gguf's: expected auto, float32 or bfloat16 with {layout}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not empty: choose another target, or remove it first")
@@ -76,11 +77,11 @@ def _export_file(source: str | Path, target: Path, template: str | None, stored:
     return target
 
 
-def _load(source: str | Path, template: str | None, dtype: Stored) -> tuple[Checkpoint, Any]:
+def _load(source: str | Path, template: str | None, dtype: FolderStored) -> tuple[Checkpoint, Any]:
     """The checkpoint and its causal language model on the CPU."""
     checkpoint = Checkpoint.load(source, template=template)
     stored = json.loads((checkpoint.path / "config.json").read_bytes())
-    own: Stored = "float32" if (stored.get("dtype") or stored.get("torch_dtype")) == "float32" else "bfloat16"
+    own: FolderStored = "float32" if (stored.get("dtype") or stored.get("torch_dtype")) == "float32" else "bfloat16"
     return checkpoint, checkpoint.load_model(own if dtype == "auto" else dtype, "cpu")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import gguf
+import numpy as np
 from gguf import GGMLQuantizationType as Kind
 
 from prism import gguf_file
@@ -37,6 +38,9 @@ _ARCHITECTURES = {
     "qwen3": gguf.MODEL_ARCH.QWEN3,
 }
 """By the `model_type` of transformers."""
+
+_UNUSED = np.dtype(np.float32)
+"""The writer asks for numpy's type, which says nothing where the kind is given."""
 
 _Step = tuple[str, object]
 _GPT2: _Step = ("ByteLevel", True)
@@ -72,7 +76,7 @@ def write_gguf(path: Path, checkpoint: Checkpoint, model: Any, stored: Stored) -
         for name, (tensor, own) in tensors.items():
             rows, columns = tensor.shape[:-1], tensor.shape[-1]
             block, size = gguf.GGML_QUANT_SIZES[own]
-            writer.add_tensor_info(name, tensor.shape, None, rows.numel() * columns // block * size, raw_dtype=own)
+            writer.add_tensor_info(name, tensor.shape, _UNUSED, rows.numel() * columns // block * size, raw_dtype=own)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()

@@ -22,6 +22,7 @@ FLOORS = (
     {
         *("retrieval", "engines"),
         *("template", "chat_template", "checkpoint", "catalogue", "merge", "export", "symptoms", "score_version"),
+        *("gguf_file", "gguf_writing"),
     },
     {"evidence"},
     {

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import torch
 
 from prism import devices
-from prism.backends import load_for_hf
+from prism.backends import load_for_hf, open_checkpoint
 from prism.checkpoint import Checkpoint
 from prism.devices import Dtype
-from prism.engines.base import LabelLogits, WriteRequest
+from prism.engines.base import Engine, LabelLogits, WriteRequest
 from prism.engines.hf import HfEngine
 from prism.engines.linear import arrange
+from prism.engines.llama_context import LlamaContext
+from prism.engines.llamacpp import LlamaCppEngine
 from prism.errors import InputError
 from prism.reranker import Reranker
 from prism.scoring import score
@@ -68,6 +70,8 @@ class Setting(NamedTuple):
     texts: int
     max_tokens: int
     threads: int | None = None
+    gguf: str | None = None
+    """The checkpoint as a file for engine `llamacpp`."""
 
 
 class Work(NamedTuple):
@@ -89,10 +93,14 @@ class Work(NamedTuple):
             stop_ids=self.stop_ids,
             stop_strings=(),
             pad_id=0,
-            decode=lambda ids: "".join(chr(_FIRST_CHARACTER + token) for token in ids),
+            decode=_decode_apart,
             speculate=speculate,
             threads=self.setting.threads,
         )
+
+
+def _decode_apart(ids: list[int]) -> str:
+    return "".join(chr(_FIRST_CHARACTER + token) for token in ids)
 
 
 def random_model() -> Any:
@@ -220,6 +228,35 @@ def by_engine(setting: Setting, dtype: Dtype) -> Callable[[], list[float]]:
     return run
 
 
+def _packed(setting: Setting, speculate: bool = True) -> tuple[Engine, list[list[int]], int]:
+    """Engine `llamacpp`, the prompts and the label `yes`; texts are one character per token, as in `Work.engine`."""
+    checkpoint = open_checkpoint("llamacpp", str(setting.gguf))
+    template = checkpoint.template
+    instruction = INSTRUCTION if template.takes_instruction else None
+    rendered = [template.render(QUERY, one, instruction=instruction) for one in documents(setting.documents)]
+    limit = template.spec.max_prompt_tokens + template.spec.max_written_tokens
+    engine = LlamaCppEngine(
+        LlamaContext(checkpoint.path, context=limit, threads=setting.threads or devices.cores(), gpu=False),
+        label_ids=template.label_ids,
+        stop_ids=template.stop_ids,
+        stop_strings=(),
+        decode=_decode_apart,
+        speculate=speculate,
+    )
+    return engine, [list(one.ids) for one in rendered], template.yes_id
+
+
+def by_llamacpp(setting: Setting) -> Callable[[], list[float]]:
+    """Engine `llamacpp`: the shared prefix once, documents as sequences of one batch."""
+    engine, prompts, _ = _packed(setting)
+
+    def run() -> list[float]:
+        labels = asyncio.run(engine.score(prompts)).labels
+        return [score(*label) if isinstance(label, LabelLogits) else float("nan") for label in labels]
+
+    return run
+
+
 # --- writing: each gives the texts, as token ids ---------------------------------------------------------------------
 
 
@@ -254,7 +291,14 @@ def written(setting: Setting, dtype: Dtype, *, speculate: bool | None = None) ->
     return lambda: asyncio.run(_collect(engine, requests))
 
 
-async def _collect(engine: HfEngine, requests: Sequence[WriteRequest]) -> list[list[int]]:
+def written_by_llamacpp(setting: Setting, *, speculate: bool = True) -> Callable[[], list[list[int]]]:
+    """Engine `llamacpp`, all texts at once."""
+    engine, prompts, yes_id = _packed(setting, speculate)
+    requests = [WriteRequest([*ids, yes_id], setting.max_tokens) for ids in prompts[: setting.texts]]
+    return lambda: asyncio.run(_collect(engine, requests))
+
+
+async def _collect(engine: Engine, requests: Sequence[WriteRequest]) -> list[list[int]]:
     texts: list[list[int]] = [[] for _ in requests]
     async for piece in engine.write(requests):
         texts[piece.index] += [ord(character) - _FIRST_CHARACTER for character in piece.text]
@@ -264,9 +308,19 @@ async def _collect(engine: HfEngine, requests: Sequence[WriteRequest]) -> list[l
 # --- all of it -------------------------------------------------------------------------------------------------------
 
 
-def reranked(setting: Setting, dtype: Dtype, *, tokens: int, top_n: int) -> Callable[[], list[float]]:
-    """Documents of about `tokens` tokens scored and ranked, evidence written for the best `top_n`: their scores."""
-    reranker = Reranker.load(setting.checkpoint, dtype=dtype, device="cpu")
+def reranked(
+    setting: Setting, dtype: Dtype, *, tokens: int, top_n: int, packed: bool = False
+) -> Callable[[], list[float]]:
+    """Documents of about `tokens` tokens scored and ranked, evidence written for the best `top_n`: their scores.
+
+    `packed`: by engine `llamacpp`, else by `hf`.
+    """
+    threads = {"threads": setting.threads}
+    reranker = (
+        Reranker.load(str(setting.gguf), engine="llamacpp", device="cpu", engine_options=threads)
+        if packed
+        else Reranker.load(setting.checkpoint, engine="hf", dtype=dtype, device="cpu", engine_options=threads)
+    )
     per_sentence = reranker.count_tokens(" ".join(SENTENCES)) / len(SENTENCES)
     sentences = max(1, round(tokens / per_sentence))
     asked = documents(setting.documents, (sentences, sentences))

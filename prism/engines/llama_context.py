@@ -108,7 +108,9 @@ class LlamaContext:
 
         self._lib: Any = lib
         self._log = _log()
-        self._model = self._context = self._batch = None
+        self._model: Any = None
+        self._context: Any = None
+        self._batch: Any = None
         self.sequences, self.batch_tokens, self.batch_outputs = sequences, batch_tokens, min(batch_tokens, _OUTPUTS)
         lib.llama_backend_init()
         self._log.forget()
