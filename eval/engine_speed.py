@@ -89,9 +89,10 @@ def main(
     """Measure scoring, writing and both together, in one run."""
     setting = ways.Setting(checkpoint, documents, texts, max_tokens, threads or devices.cpu_threads())
     setting = setting._replace(gguf=str(gguf) if gguf else None)
+    used = versions("torch", "transformers", "llama-cpp-python").items()
     described = (
         f"{checkpoint}, {setting.threads} threads, {platform.machine()}, auto dtype {devices.choose_dtype('cpu')},"
-        f" {', '.join(f'{name} {text}' for name, text in versions('torch', 'transformers', 'llama-cpp-python').items())};"
+        f" {', '.join(f'{name} {text}' for name, text in used)};"
         f" {documents} documents, {texts} texts of at most {max_tokens} tokens; medians of {repeats} rounds in turn"
     )
     chosen = only or list(Section)
@@ -108,7 +109,8 @@ def main(
     def text() -> str:
         parts = [table(title, sections[title][0], lines) for title, lines in record["sections"].items()]
         body = [line for part in parts for line in part]
-        return "\n".join(["# Speed of the transformers engine", "", described, "", *body, f"`{record['command']}`", ""])
+        head = ["# Speed of the engines in this process", "", described, ""]
+        return "\n".join([*head, *body, f"`{record['command']}`", ""])
 
     for title, (_, prepares, count) in sections.items():
         with Turns(prepares) as turns, Console(stderr=True).status(title):
