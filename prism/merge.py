@@ -223,6 +223,10 @@ def _read_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
     settings = read.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "dtype"):
         settings.pop(name, None)
+    said = gguf_file.read_metadata(path)
+    head_size = said.get(f"{said.get(gguf_file.ARCHITECTURE)}.attention.key_length")
+    if head_size is not None:  # transformers takes the default of its class
+        settings["head_dim"] = head_size
     with torch.device("meta"):  # what was read counts as quantized, and would not save: its tensors move
         plain = type(read)(type(read.config)(**settings)).to(dtype)
     plain.load_state_dict(read.state_dict(), assign=True)

@@ -137,6 +137,8 @@ def test_the_checkpoint_travels_in_the_file(tmp_path, tiny_tokenizer):
     )
     path = export(source, tmp_path / "tiny.gguf", "gguf")
     expected = Checkpoint.load(source).config
+    unpacked = Checkpoint.load(path).load_model("float32", "cpu").config
+    assert (unpacked.num_attention_heads, unpacked.head_dim) == (4, 16)
     packed = Checkpoint.load_packed(path)
     assert packed.config == stored_config(path) == Checkpoint.load(path).config == expected
     assert (packed.path, packed.home, packed.context_tokens) == (path, path, 2048)

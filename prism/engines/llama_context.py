@@ -22,10 +22,10 @@ from prism.errors import CheckpointError, EngineError
 
 _logger = logging.getLogger(__name__)
 
-_ERROR = 3
+_ERROR = 4
 """Level of a line in llama.cpp's log."""
-_F32, _F16 = 0, 1
-"""ggml's numbers of types."""
+_F32 = 0
+"""ggml's number of the type."""
 _OUTPUTS = 128
 """After how many tokens of a batch logits can be read: their buffer is this times the vocabulary."""
 
@@ -100,7 +100,7 @@ class LlamaContext:
         gpu: bool = True,
     ) -> None:
         """`context`: as far as the model was trained, if that is less. `exact`: keys and values are held in float32,
-        not float16. `gpu`: use one, where this build of llama.cpp knows how.
+        not float16, and attention is plain. `gpu`: use one, where this build of llama.cpp knows how.
 
         Raises CheckpointError for a file that llama.cpp cannot read, EngineError when there is too little memory.
         """
@@ -140,7 +140,9 @@ class LlamaContext:
         settings.n_batch = settings.n_ubatch = self.batch_tokens
         settings.n_outputs_max = self.batch_outputs
         settings.n_threads = settings.n_threads_batch = threads
-        settings.type_k = settings.type_v = _F32 if exact else _F16
+        if exact:  # flash attention reads float16 whatever is held
+            settings.type_k = settings.type_v = _F32
+            settings.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         settings.kv_unified = True  # a shared prefix is held once
         settings.no_perf = True
         return settings
