@@ -3,6 +3,7 @@ has beside weights.
 
     prism.config                       `prism.json`, whole
     prism.yes_token_id, .no_token_id   the labels, as its tokenizer reads them
+    prism.weights                      what tells the weights that it was made of from others (`prism.score_version`)
     tokenizer.huggingface.json         `tokenizer.json`, whole, so that texts become the very ids they always were
 
 The tensors are llama.cpp's to read.
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken
 
 MAGIC = b"GGUF"
-CONFIG, YES, NO = "prism.config", "prism.yes_token_id", "prism.no_token_id"
+CONFIG, WEIGHTS, YES, NO = "prism.config", "prism.weights", "prism.yes_token_id", "prism.no_token_id"
 TOKENIZER, END, PADDING = "tokenizer.huggingface.json", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.padding_token_id"
 ARCHITECTURE = "general.architecture"
 

@@ -17,7 +17,9 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 
 from prism import gguf_file
+from prism.checkpoint import locate
 from prism.errors import CheckpointError
+from prism.score_version import weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,6 +160,8 @@ def _add_shape(writer: gguf.GGUFWriter, config: Any, name: str) -> None:
 def _add_ours(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
     yes_id, no_id = checkpoint.template.label_ids
     writer.add_string(gguf_file.CONFIG, checkpoint.config.model_dump_json())
+    home = checkpoint.home or checkpoint.path
+    writer.add_string(gguf_file.WEIGHTS, weights(home, locate, checkpoint.config.base_sha256))
     writer.add_uint32(gguf_file.YES, yes_id)
     writer.add_uint32(gguf_file.NO, no_id)
     state = _tokenizer_state(checkpoint)

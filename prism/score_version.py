@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from prism import catalogue, merge
+from prism import catalogue, gguf_file, merge
 from prism.answering import Answering
 from prism.scoring import Calibration
 from prism.template import TemplateSpec
@@ -51,10 +51,15 @@ def name_scores(spec: TemplateSpec, home: Path, locate: Callable[[str], Path], b
     `locate` finds an adapter's base, `base_sha256` is its sum where it is known. Raises CheckpointError as it does.
     """
     prompt = spec.model_dump_json(include={"text", "default_instruction", "yes", "no"})
-    return _short(f"{prompt}\n{_weights(home, locate, base_sha256)}".encode(), 12)
+    return _short(f"{prompt}\n{weights(home, locate, base_sha256)}".encode(), 12)
 
 
-def _weights(home: Path, locate: Callable[[str], Path], base_sha256: str | None) -> str:
+def weights(home: Path, locate: Callable[[str], Path], base_sha256: str | None) -> str:
+    """What tells these weights from others. A GGUF file that Prism wrote says which it was made of: types of weights
+    are arithmetic.
+    """
+    if home.is_file() and (made_of := gguf_file.read_metadata(home).get(gguf_file.WEIGHTS)):
+        return str(made_of)
     if not merge.is_adapter(home):
         return fingerprint(home)
     name = merge.base_of(home)

@@ -144,6 +144,8 @@ def test_the_checkpoint_travels_in_the_file(tmp_path, tiny_tokenizer):
     assert (packed.path, packed.home, packed.context_tokens) == (path, path, 2048)
     assert is_packed(path)
     assert not is_packed(source)
+    versions = {one.score_version for one in (packed, Checkpoint.load(path), Checkpoint.load(source))}
+    assert len(versions) == 1  # thresholds and calibration keep their meaning
     metadata = read_metadata(path)
     assert (metadata[gguf_file.YES], metadata[gguf_file.NO]) == packed.template.label_ids
     other = Checkpoint.load_packed(path, template="qwen3-reranker")
