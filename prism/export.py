@@ -35,14 +35,14 @@ def export(
 ) -> Path:
     """Write the checkpoint `source` (`mini`, a directory, a LoRA adapter's directory, or a hub id) to `target`.
 
-    `dtype`: of the written weights; auto keeps that of the source, in a GGUF file it is q8_0. Nothing is written over:
+    `dtype`: of the written weights; auto keeps that of the source, in a GGUF file it is float16. Nothing is written over:
     `target` must be a new or empty folder, with layout gguf a new file. Raises CheckpointError when the source does not
     load or does not fit the layout, InputError when the target is taken.
     """
     if layout not in get_args(Layout):
         raise InputError(f"no layout {layout!r}: expected {', '.join(get_args(Layout))}")
     if layout == "gguf":
-        return _export_file(source, target, template, "q8_0" if dtype == "auto" else dtype)
+        return _export_file(source, target, template, "float16" if dtype == "auto" else dtype)
     if dtype == "float16" or dtype == "q8_0":  # mypy understands no tuple
         raise InputError(f"dtype {dtype} is layout gguf's: expected auto, float32 or bfloat16 with {layout}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

@@ -369,7 +369,7 @@ def scores(engine: Engine, prompts: Sequence[Sequence[int]]) -> list[float]:
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen2"])
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("float16", 5e-3), ("q8_0", 0.05)])
 def test_scores_and_texts_are_those_of_hf(tmp_path, tiny_tokenizer, kind, dtype, bound):
-    """Random weights of width 64 magnify what q8_0 rounds; of a taught model it moves scores less (mini, below)."""
+    """Random weights of width 64 magnify what q8_0 rounds, of weights and in between."""
     source = save(tmp_path / "checkpoint", kind, tiny_tokenizer)
     path = export(source, tmp_path / "tiny.gguf", "gguf", dtype=dtype)
     checkpoint = Checkpoint.load_packed(path)
@@ -391,16 +391,16 @@ def test_scores_and_texts_are_those_of_hf(tmp_path, tiny_tokenizer, kind, dtype,
 
 @needs_llama_cpp
 @pytest.mark.slow
-def test_mini_in_q8_0_scores_within_two_hundredths_of_hf(tmp_path):
+def test_mini_in_float16_scores_within_half_a_hundredth_of_hf(tmp_path):
     if catalogue.find(catalogue.CATALOGUE[json.loads((MINI / "adapter_config.json").read_text())[BASE]]) is None:
         pytest.skip("mini's base is not here: prism pull mini")
     path = export("mini", tmp_path / "mini.gguf", "gguf")
     checkpoint = Checkpoint.load_packed(path)
-    asked = [ids for _, _, ids in pairs(checkpoint.template, 60, 400)]
+    asked = [ids for _, _, ids in pairs(checkpoint.template, 24, 400)]
     hf = open_engine("hf", Checkpoint.load("mini"), dtype="float32", device="cpu")
     expected, got = scores(hf, asked), scores(open_engine("llamacpp", checkpoint), asked)
-    assert max(expected) - min(expected) > 0.3
-    assert max(abs(a - b) for a, b in zip(got, expected, strict=True)) < 0.02
+    assert max(expected) - min(expected) > 0.2
+    assert max(abs(a - b) for a, b in zip(got, expected, strict=True)) < 0.005
 
 
 @needs_llama_cpp

@@ -68,7 +68,7 @@ def test_transformers_reads_the_weights_back(source, tmp_path, dtype):
 
 def test_the_file_holds_what_llama_cpp_asks_for(tmp_path, tiny_tokenizer):
     source = save(tmp_path / "checkpoint", "qwen3", tiny_tokenizer)
-    path = export(source, tmp_path / "tiny.gguf", "gguf")
+    path = export(source, tmp_path / "tiny.gguf", "gguf", dtype="q8_0")
     reader = GGUFReader(path)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     expected = {
@@ -122,7 +122,7 @@ def test_what_a_block_does_not_divide_is_float16(tmp_path, tiny_tokenizer):
         )
     )
     source = save_float32(tmp_path / "odd", odd, tiny_tokenizer)
-    reader = GGUFReader(export(source, tmp_path / "odd.gguf", "gguf"))
+    reader = GGUFReader(export(source, tmp_path / "odd.gguf", "gguf", dtype="q8_0"))
     kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
     assert (kinds["blk.0.attn_q.weight"], kinds["blk.0.ffn_down.weight"]) == ("F16", "Q8_0")  # rows of 40, of 64
 
