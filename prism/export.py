@@ -35,9 +35,9 @@ def export(
 ) -> Path:
     """Write the checkpoint `source` (`mini`, a directory, a LoRA adapter's directory, or a hub id) to `target`.
 
-    `dtype`: of the written weights; auto keeps that of the source, in a GGUF file it is float16. Nothing is written over:
-    `target` must be a new or empty folder, with layout gguf a new file. Raises CheckpointError when the source does not
-    load or does not fit the layout, InputError when the target is taken.
+    `dtype`: of the written weights; auto keeps that of the source, in a GGUF file it is float16. Nothing is written
+    over: `target` must be a new or empty folder, with layout gguf a new file. Raises CheckpointError when the source
+    does not load or does not fit the layout, InputError when the target is taken.
     """
     if layout not in get_args(Layout):
         raise InputError(f"no layout {layout!r}: expected {', '.join(get_args(Layout))}")

@@ -30,7 +30,7 @@ def export(
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "q8_0"],
         typer.Option(
-            help="Of the weights; auto: as they are, float16 in a GGUF file. The last two are for those only."
+            help="Of the weights; auto: as they are, float16 in a GGUF file; the last two are for those."
         ),
     ] = "auto",
 ) -> None:
