@@ -29,9 +29,7 @@ def export(
     template: Annotated[str | None, typer.Option(help="Prompt of a checkpoint that carries none.")] = None,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "q8_0"],
-        typer.Option(
-            help="Of the weights; auto: as they are, float16 in a GGUF file; the last two are for those."
-        ),
+        typer.Option(help="Of the weights; auto: as they are, float16 in a GGUF file; the last two are for those."),
     ] = "auto",
 ) -> None:
     """Write a checkpoint for other tools: merged, for sentence-transformers, for plain vLLM, or for llama.cpp.
