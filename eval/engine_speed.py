@@ -41,7 +41,7 @@ class Section(StrEnum):
 
 
 def scoring(setting: ways.Setting) -> dict[str, Prepare]:
-    packed = {LLAMACPP: partial(ways.by_llamacpp, setting)} if setting.gguf else {}
+    packed: dict[str, Prepare] = {LLAMACPP: partial(ways.by_llamacpp, setting)} if setting.gguf else {}
     return {
         "float32, one by one, all logits": partial(ways.one_by_one, setting, "float32", all_logits=True),
         "float32, one by one, last logit": partial(ways.one_by_one, setting, "float32", all_logits=False),
@@ -51,11 +51,12 @@ def scoring(setting: ways.Setting) -> dict[str, Prepare]:
         "float32, engine, shared prefix": partial(ways.by_engine, setting, "float32"),
         "bfloat16, engine, shared prefix": partial(ways.by_engine, setting, "bfloat16"),
         "int8, engine, shared prefix": partial(ways.by_engine, setting, "int8"),
-    } | packed
+        **packed,
+    }
 
 
 def writing(setting: ways.Setting) -> dict[str, Prepare]:
-    packed = {
+    packed: dict[str, Prepare] = {
         f"{LLAMACPP}, batched": partial(ways.written_by_llamacpp, setting, speculate=False),
         f"{LLAMACPP}, batched, prompt lookup": partial(ways.written_by_llamacpp, setting),
     }
@@ -65,14 +66,18 @@ def writing(setting: ways.Setting) -> dict[str, Prepare]:
         "float32, engine, batched, prompt lookup": partial(ways.written, setting, "float32"),
         "bfloat16, engine, batched, prompt lookup": partial(ways.written, setting, "bfloat16"),
         "int8, engine, batched, prompt lookup": partial(ways.written, setting, "int8"),
-    } | (packed if setting.gguf else {})
+        **(packed if setting.gguf else {}),
+    }
 
 
 def whole(setting: ways.Setting) -> dict[str, Prepare]:
     asked: dict[str, Any] = {"tokens": WHOLE_TOKENS, "top_n": WHOLE_TOP}
-    packed = {LLAMACPP: partial(ways.reranked, setting, "auto", **asked, packed=True)} if setting.gguf else {}
-    ours = {dtype: partial(ways.reranked, setting, dtype, **asked) for dtype in ("float32", "auto", "int8")}
-    return ours | packed
+    found: dict[str, Prepare] = {
+        dtype: partial(ways.reranked, setting, dtype, **asked) for dtype in ("float32", "auto", "int8")
+    }
+    if setting.gguf:
+        found[LLAMACPP] = partial(ways.reranked, setting, "auto", **asked, packed=True)
+    return found
 
 
 def main(
