@@ -14,12 +14,17 @@ VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check install --quie
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-all clients frameworks lint types unit vllm llamacpp gpu-check gpu-wheels clean
+.PHONY: demo test test-all clients docs frameworks lint types unit vllm llamacpp gpu-check gpu-wheels clean
 
 demo: $(VENV)/.core
 	$(BIN)/prism demo
 
 test: lint types unit
+
+# The documentation site, into site/: every warning is an error, every link is checked. Open site/index.html, no server needed.
+docs: $(VENV)/.test
+	$(BIN)/python -m mkdocs build --quiet --clean
+	$(BIN)/python docs/tools/check_site.py site
 
 # Environments with the client libraries the endpoint is tested with; every version is pinned (by uv: pip takes minutes).
 # `decisions` has those that ask typed questions.
@@ -115,4 +120,4 @@ gpu-wheels:
 	du -sh gpu-wheels
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(LLAMACPP) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(LLAMACPP) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

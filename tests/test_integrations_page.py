@@ -1,4 +1,4 @@
-"""docs/integrations.md: its examples print what the page shows, in process and with a server's URL."""
+"""docs/how-to/integrations.md: its examples print what the page shows, in process and with a server's URL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prism.integrations.adapter import Adapter
 from prism.reranker import Reranker
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "integrations.md").read_text(encoding="utf-8")
 SCORE = re.compile(r"^(0\.\d\d) ", re.MULTILINE)
 FRAMEWORKS = [
     pytest.param(title, marks=pytest.mark.skipif(not find_spec(package), reason="not here: run make frameworks"))

@@ -1,6 +1,6 @@
 """Passages compared with each other: which say the same, which contradict each other, which add something.
 
-A heuristic of words and values, without a model; `docs/passages.md` says how often it is wrong.
+A heuristic of words and values, without a model; `docs/how-to/passages.md` says how often it is wrong.
 
 same        What one passage says the other says too, both ways: each word, number, date and negation of one stands in
             the other beside the same neighbour. Spelling, punctuation, number and date formats and the order of

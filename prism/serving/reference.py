@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from html import escape
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 Schema = Mapping[str, Any]
 _SCALARS = ("boolean", "integer", "number")
@@ -55,19 +55,23 @@ _EXAMPLE = """curl -sS http://127.0.0.1:8000/v1/rerank -H 'Content-Type: applica
 JSON"""
 
 
+class Section(NamedTuple):
+    """One operation, or one model that operations name."""
+
+    anchor: str
+    title: str
+    """Text: `POST /v1/rerank`, or the model's name."""
+    body: str
+    """HTML."""
+
+
 def reference(openapi: Schema) -> str:
-    """The page of an OpenAPI schema: every operation with its fields and answers, then every model they name."""
-    operations = [
-        (method, path, operation) for path, item in openapi["paths"].items() for method, operation in item.items()
-    ]
-    models = openapi.get("components", {}).get("schemas", {})
-    index = [(f"{method}-{path}", f"{method.upper()} {path}") for method, path, _ in operations]
-    index += [(f"model-{name}", name) for name in models]
-    links = "".join(f'<li><a href="#{escape(anchor)}">{escape(text)}</a></li>' for anchor, text in index)
-    body = [
-        *(_operation(*operation) for operation in operations),
-        *(_section(f"model-{name}", escape(name), _model(schema)) for name, schema in models.items()),
-    ]
+    """The page of an OpenAPI schema."""
+    found = sections(openapi)
+    links = "".join(f'<li><a href="#{escape(each.anchor)}">{escape(each.title)}</a></li>' for each in found)
+    body = "".join(
+        f'<section id="{escape(each.anchor)}"><h2>{_title(each.title)}</h2>{each.body}</section>' for each in found
+    )
     info = openapi["info"]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -76,11 +80,27 @@ def reference(openapi: Schema) -> str:
         f'<link rel="icon" href="data:,"><style>{_STYLE}</style></head><body><header><h1>{escape(info["title"])}'
         f' {escape(info["version"])}: API reference</h1><p>For programs: <a href="openapi.json">openapi.json</a>.'
         f' To try it: <a href="./">the playground</a>.</p><pre>{escape(_EXAMPLE)}</pre>'
-        f'<nav aria-label="On this page"><ul>{links}</ul></nav></header><main>{"".join(body)}</main></body></html>'
+        f'<nav aria-label="On this page"><ul>{links}</ul></nav></header><main>{body}</main></body></html>'
     )
 
 
-def _operation(method: str, path: str, operation: Schema) -> str:
+def sections(openapi: Schema) -> list[Section]:
+    """Every operation with its fields and answers, then every model they name."""
+    operations = [
+        Section(f"{method}-{path}", f"{method.upper()} {path}", _operation(operation))
+        for path, item in openapi["paths"].items()
+        for method, operation in item.items()
+    ]
+    models = openapi.get("components", {}).get("schemas", {})
+    return operations + [Section(f"model-{name}", name, _model(schema)) for name, schema in models.items()]
+
+
+def _title(title: str) -> str:
+    method, _, path = title.partition(" ")
+    return f'<span class="method">{escape(method)}</span> <code>{escape(path)}</code>' if path else escape(title)
+
+
+def _operation(operation: Schema) -> str:
     parts = [f"<p>{escape(operation.get('summary', ''))}</p>"]
     sent = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
     if sent is not None:
@@ -91,8 +111,7 @@ def _operation(method: str, path: str, operation: Schema) -> str:
     for text, statuses in same.items():
         names = ", ".join(f"{status} {HTTPStatus(int(status)).phrase}" for status in statuses)
         parts.append(f"<h3>{escape(names)}</h3>{text}")
-    title = f'<span class="method">{escape(method.upper())}</span> <code>{escape(path)}</code>'
-    return _section(f"{method}-{path}", title, "".join(parts))
+    return "".join(parts)
 
 
 def _answer(answer: Schema) -> str:
@@ -106,14 +125,10 @@ def _answer(answer: Schema) -> str:
     return "".join(found)
 
 
-def _section(anchor: str, title: str, body: str) -> str:
-    return f'<section id="{escape(anchor)}"><h2>{title}</h2>{body}</section>'
-
-
 def _model(schema: Schema) -> str:
     said = f"<p>{_said(schema)}</p>" if "description" in schema else ""
     rows = "".join(_row(*field) for field in _fields(schema))
-    return f"{said}<dl>{rows}</dl>" if rows else f"{said}<p>{kind(schema)}</p>"
+    return f'{said}<dl class="fields">{rows}</dl>' if rows else f"{said}<p>{kind(schema)}</p>"
 
 
 def _fields(schema: Schema, prefix: str = "") -> Iterator[tuple[str, Schema, bool]]:
