@@ -38,8 +38,8 @@ def cli_page() -> str:
     parts = [
         "# Command line",
         "`prism COMMAND --help` says the same in a terminal. `python -m prism` is `prism`, `prism-train` is"
-        " `prism train`; `prism --install-completion` teaches the shell to complete commands and options. Errors are one line,"
-        " `error: …`, with exit code 2.",
+        " `prism train`; `prism --install-completion` teaches the shell to complete commands and options. Errors are"
+        " one line, `error: …`, with exit code 2.",
         f"| command | |\n|---|---|\n{table}",
     ]
     parts += [_command(name, command) for name, command in commands]
