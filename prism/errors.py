@@ -1,17 +1,17 @@
 """Every error Prism raises on purpose.
 
-PrismError
-├── InputError         the call itself is wrong: blank query, bad option, wrong type   (HTTP 400/422)
-│   ├── DocumentError  one document cannot be judged; the others still are             (on its own result)
-│   └── TooManyTokens  the call's prompts together are over its limit: send less at once
-├── TemplateError      a template does not fit the tokenizer, or is not a template
-├── CheckpointError    a checkpoint is missing, incomplete, unsafe or fails its self-test
-├── RecipeError        a training recipe does not parse or contradicts itself
-├── DataError          a data file is malformed; names the file and the line
-├── PanelError         a panel file is wrong, or does not fit the votes it would add to
-└── EngineError        the model could not compute what was asked
-    ├── LabelMissing   a label's log-probability was not returned: never replaced by a guess
-    └── ChatError      an LLM behind an API gave no usable answer; its kinds are in prism.llm.chat
+    PrismError
+    ├── InputError         the call itself is wrong: blank query, bad option, wrong type   (HTTP 400/422)
+    │   ├── DocumentError  one document cannot be judged; the others still are             (on its own result)
+    │   └── TooManyTokens  the call's prompts together are over its limit: send less at once
+    ├── TemplateError      a template does not fit the tokenizer, or is not a template
+    ├── CheckpointError    a checkpoint is missing, incomplete, unsafe or fails its self-test
+    ├── RecipeError        a training recipe does not parse or contradicts itself
+    ├── DataError          a data file is malformed; names the file and the line
+    ├── PanelError         a panel file is wrong, or does not fit the votes it would add to
+    └── EngineError        the model could not compute what was asked
+        ├── LabelMissing   a label's log-probability was not returned: never replaced by a guess
+        └── ChatError      an LLM behind an API gave no usable answer; its kinds are in prism.llm.chat
 
 Each message says what was got, what was expected and what to do next, in one line.
 """
