@@ -33,7 +33,7 @@ def cli_page() -> str:
     group = typer.main.get_command(cli.app)
     commands = [(f"prism {name}", command) for name, command in sorted(_commands(group))]
     table = "\n".join(
-        f"| [`{name}`](#{_anchor(name)}) | {_cell(_first_line(command.help))} |" for name, command in commands
+        f"| [`{name}`](#{_anchor(name)}) | {_cell(_first_sentence(command.help))} |" for name, command in commands
     )
     parts = [
         "# Command line",
@@ -74,8 +74,9 @@ def _command(name: str, command: Any) -> str:
     return "\n\n".join(parts)
 
 
-def _first_line(text: str | None) -> str:
-    return inspect.cleandoc(text or "").partition("\n")[0]
+def _first_sentence(text: str | None) -> str:
+    paragraph = " ".join(inspect.cleandoc(text or "").partition("\n\n")[0].split())
+    return re.split(r"(?<=\.) (?=[A-Z])", paragraph)[0]
 
 
 def _anchor(name: str) -> str:
