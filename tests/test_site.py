@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +37,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_every_link_leads_somewhere_and_nothing_comes_from_elsewhere(site: Path) -> None:
     assert list(problems(site)) == []
+
+
+@pytest.mark.slow
+def test_every_page_of_the_navigation_is_in_the_menu(site: Path) -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    pages = {
+        title: uri for section in nav for items in section.values() for item in items for title, uri in item.items()
+    }
+    text = (site / "comparison.html").read_text(encoding="utf-8")
+    menu = text[text.index('<nav class="md-nav md-nav--primary') : text.index('<div class="md-content"')]
+    links = re.findall(r'href="([^"]+)"[^>]*>\s*<span class="md-ellipsis">\s*([^<]+?)\s*<', menu)
+    shown = {title for _, title in links}
+    assert set(pages) <= shown
 
 
 @pytest.mark.slow
