@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SCORE = re.compile(r"(?<![\d.])0\.\d+")
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.DOTALL | re.MULTILINE)
+PRINTED = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LAPTOP = DOCS / "tutorials" / "laptop.md"
 
 
@@ -33,9 +33,9 @@ def blocks(page: Path) -> list[Block]:
 
 
 def examples(page: Path) -> list[tuple[str, str]]:
-    """Programs of a page that are followed by what they print."""
-    pairs = pairwise(blocks(page))
-    return [(code.text, text.text) for code, text in pairs if (code.language, text.language) == ("python", "text")]
+    """Programs of a page that are followed at once by what they print."""
+    found: list[tuple[str, str]] = PRINTED.findall(page.read_text(encoding="utf-8"))
+    return found
 
 
 PAGES = [path for path in sorted(DOCS.rglob("*.md")) if path.name != "integrations.md" and path != LAPTOP]

@@ -272,7 +272,7 @@ def test_pages_of_other_sites_are_refused(server: McpHttp) -> None:
 
 
 def test_the_configurations_of_the_docs_start_the_command() -> None:
-    page = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "mcp.md").read_text(encoding="utf-8")
     blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
     servers = [block.get("mcpServers", block.get("servers"))["prism"] for block in blocks]
     commands = [[server["command"], *server["args"]] for server in servers if "command" in server]

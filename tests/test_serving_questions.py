@@ -460,7 +460,7 @@ def test_answers_say_which_scores_these_are(engine: AskedEngine) -> None:
 
 
 def test_the_page_shows_what_is_answered(client: httpx.Client) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "decisions.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "decisions.md").read_text(encoding="utf-8")
     sent, shown = map(json.loads, re.findall(r"```json\n(.*?)```", page, re.DOTALL))
     body = client.post("/v1/systemone", json=sent).json()
     assert set(body) == set(shown)

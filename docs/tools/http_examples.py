@@ -103,6 +103,32 @@ EXAMPLES: Mapping[str, Example] = {
         "Known by `texts`. The answer is a bare array; warnings stand in the header `X-Prism-Warnings`.",
         {"query": QUERY, "texts": [SHIPPING, WARRANTY], "return_text": True, "raw_scores": False},
     ),
+    "TypeSafe's System One (Jev)": Example(
+        "/v1/systemone",
+        "A noul is the score of the pair; what it means is in [Typed questions](../how-to/decisions.md).",
+        {
+            "model": "jev-latest",
+            "state": {"query": QUERY, "documents": {"shipping": SHIPPING, "warranty": WARRANTY}},
+            "questions": {
+                name: {"type": "noul", "instructions": f"Does `documents.{name}` answer `query`?"}
+                for name in ("shipping", "warranty")
+            },
+        },
+    ),
+    "OpenAI's Decisions": Example(
+        "/v1/decisions",
+        "A predicate is the same number.",
+        {
+            "model": "mini",
+            "input": WARRANTY,
+            "questions": [{"type": "predicate", "name": "warranty", "instructions": QUERY}],
+        },
+    ),
+    "What a call would take": Example(
+        "/v1/rerank",
+        "`dry_run` computes nothing: tokens, time and cuts, before the call is made.",
+        {"query": QUERY, "documents": [SHIPPING, WARRANTY], "dry_run": True},
+    ),
     "An error": Example(
         "/v1/rerank",
         "One body for all dialects but Voyage's and TEI's; the message says what to do.",
