@@ -94,11 +94,11 @@ def module_of(name: str, modules: Collection[str]) -> str | None:
 
 STILL_DEFINED_TWICE = """
     Answer Asked Attempt Candidate Cost Dialect Document Drops Endpoint Estimate Evaluation Failure Finding
-    Judged Labelled Limits Outcome Pair Part Passage Place Query Ranked Reply Report Row Scored Scorer Spent
-    Text Wanted Writer Written
-    ask ask_all check choose command_line compare cut document_text estimate failed judge known load_spec locate
-    majority measure merged messages order place plain read_pairs read_queries read_score read_scores shown
-    spread stem summarise verify words write_report
+    Judged Labelled Limits Outcome Pair Part Passage Place Query Ranked Reading Reply Report Row Scored Scorer
+    Section Spent State Subject Text Wanted Worker Writer Written
+    ask ask_all check choose command_line compare cores cut document_text estimate failed is_packed judge known
+    load_spec locate majority measure merged messages open_checkpoint order place plain read_pairs read_queries
+    read_score read_scores shown spread stem summarise verify words write_report write_rows
 """
 """Public names that two modules define; the list only gets shorter. Commands bear the name of what they call."""
 
