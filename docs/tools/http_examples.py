@@ -25,6 +25,7 @@ class Example(NamedTuple):
     body: Mapping[str, Any]
     language: str = "json"
     """What the answer is written in."""
+    status: int = 200
 
 
 EXAMPLES: Mapping[str, Example] = {
@@ -133,17 +134,20 @@ EXAMPLES: Mapping[str, Example] = {
         "/v1/rerank",
         "One body for all dialects but Voyage's and TEI's; the message says what to do.",
         {"query": "", "documents": [WARRANTY]},
+        status=400,
     ),
 }
 
 
 def asked(examples: Mapping[str, Example]) -> tuple[dict[str, Any], dict[str, tuple[Example, str]]]:
-    """The OpenAPI schema of the endpoint, and each example with its answer."""
+    """The OpenAPI schema of the endpoint, and each example with its answer. Raises ValueError at another status."""
     answers = {}
     with TestClient(create_app(Reranker.load("mini", device="cpu"))) as client:
         for title, example in examples.items():
             answer = client.post(example.path, json=example.body)
             text = answer.text.strip()
+            if answer.status_code != example.status:
+                raise ValueError(f"{title}: expected {example.status}, got {answer.status_code} {text}")
             if example.language == "json":
                 text = json.dumps(answer.json(), ensure_ascii=False, indent=2)
             answers[title] = (example, text)
