@@ -4,7 +4,8 @@
 
 Pairs as `prism calibrate` takes them, scored once (`--scores` keeps them): half of the questions fit, a quarter
 promises, a quarter checks. Then questions from elsewhere: the everyday ones, written as traps, by the scores that
-`eval/everyday.py` has recorded, as they were asked and with the document that answers taken out.
+`eval/everyday.py` has recorded, as they were asked and with the document that answers taken out. With `--data` the four
+error rates of comparing passages (`eval/passage_compare.py`) stand beside them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from prism.reports.report import command_line, versions, write_whole
 from prism.reranker import Reranker
 from prism.score_version import scores_part
 from studies.everyday import read_questions
+from studies.passage_errors import count_all, table
 
 HERE = Path(__file__).parent
 QUALITY = ["| probability | calibration error | Brier score | mean risk |", "|---|---|---|---:|"]
@@ -41,6 +43,9 @@ def main(
     scores: Annotated[Path, Option(help="Where the pairs' scores are kept.")],
     model: Annotated[str, Option(help="mini, or a local checkpoint.")] = "mini",
     everyday: Annotated[Path, Option(help="Report of eval/everyday.py.")] = HERE / "results/everyday/report.json",
+    data: Annotated[
+        Path | None, Option(help="Data folder with pairs/: prints the errors of comparing passages too.")
+    ] = None,
     out: Annotated[Path, Option(help="Folder for report.json and report.md.")] = HERE / "results/answered",
 ) -> None:
     """Print the coverage curve and the promises, on held-out questions and on the everyday ones."""
@@ -73,6 +78,9 @@ def main(
     for name, sets in (("as asked", asked), ("with and without their document", [*asked, *taken])):
         told, body[f"everyday, {name}"] = _elsewhere(f"Everyday questions, {name}", sets, fits, found)
         lines += [*told, ""]
+    if data is not None:
+        body["passages"] = count_all(data, limit=150)
+        lines += ["## Passages compared", "", *table(body["passages"], kinds=False), ""]
     print("\n".join(lines))
     write_whole(out / "report.md", "\n".join([*lines, f"Command: `{command_line()}`", ""]))
     write_whole(out / "report.json", json.dumps(body, indent=1, ensure_ascii=False) + "\n")

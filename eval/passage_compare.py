@@ -15,34 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
-from collections.abc import Iterator
 from pathlib import Path
 
-from prism.evidence.compare import clashes, same, says_all
-from prism.evidence.tokens import Passage
-from studies.passage_pairs import Made, found_pairs, made_pairs, read_groups, scifact_pairs
-
-
-def count(made: Iterator[Made], shown: int) -> dict[str, list[int]]:
-    """Kind of error and of pair -> how often it happened, how often it could."""
-    found: dict[str, list[int]] = {}
-    for what, kind, left, right in made:
-        a, b = Passage(left), Passage(right)
-        alike = says_all(a, b) if what == "held" else same(a, b)
-        errors = {
-            ("missed" if what in ("same", "held") else "false") + " duplicate": alike == (what not in ("same", "held"))
-        }
-        errors[("missed" if what == "conflict" else "false") + " conflict"] = bool(clashes(a, b)) == (
-            what != "conflict"
-        )
-        for error, wrong in errors.items():
-            for name in (error, f"{error}: {kind}"):
-                tally = found.setdefault(name, [0, 0])
-                tally[0], tally[1] = tally[0] + wrong, tally[1] + 1
-                if wrong and ":" in name and tally[0] <= shown:
-                    print(f"--- {name}\n  {left!r}\n  {right!r}\n  {clashes(a, b)}")
-    return found
+from studies.passage_errors import count_all, table
 
 
 def main() -> None:
@@ -53,17 +28,8 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=0, help="print so many errors of each kind")
     parser.add_argument("--out", type=Path, default=Path("eval/results/passage_compare"))
     args = parser.parse_args()
-    found = {}
-    for language in ("en", "zh", "ja", "de", "ru"):
-        groups = list(read_groups(args.data, language, args.limit, args.half))
-        found[language] = count(made_pairs(groups, language, random.Random(7)), args.show)
-    found["en, found"] = count(found_pairs(args.data, args.half, args.limit), args.show)
-    found["SciFact"] = count(scifact_pairs(args.data / "beir" / "scifact", args.half), args.show)
-    names = sorted({name for rates in found.values() for name in rates})
-    lines = [f"| | {' | '.join(found)} |", "|---|" + "---|" * len(found)]
-    for name in names:
-        cells = ("{} of {}".format(*rates[name]) if name in rates else "" for rates in found.values())
-        lines.append(f"| {name if ':' in name else f'**{name}**'} | {' | '.join(cells)} |")
+    found = count_all(args.data, args.limit, args.half, args.show)
+    lines = table(found)
     print("\n".join(lines))
     if args.half == 1:
         args.out.mkdir(parents=True, exist_ok=True)
