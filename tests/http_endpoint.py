@@ -10,9 +10,8 @@ from app_thread import AppThread
 
 from prism.reranker import Reranker
 from prism.serving.app import create_app
-from prism.serving.keys import Keys
-from prism.serving.limits import Limits
-from prism.serving.tracing import Trace
+from prism.serving.limits import Keys, Limits
+from prism.serving.observability import Trace
 
 
 class Server:

@@ -16,7 +16,7 @@ from http_endpoint import Server
 
 from prism.integrations.adapter import KEY
 from prism.reranker import Reranker
-from prism.serving.keys import Keys
+from prism.serving.limits import Keys
 from prism.template import PRISM, Template
 
 os.environ.update(HAYSTACK_TELEMETRY_ENABLED="False", DO_NOT_TRACK="1", LANGSMITH_TRACING="false")

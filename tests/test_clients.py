@@ -15,7 +15,7 @@ from fakes import FakeEngine
 from http_endpoint import Server
 
 from prism.reranker import Reranker
-from prism.serving.keys import Keys
+from prism.serving.limits import Keys
 from prism.template import PRISM, Template
 
 ROOT = Path(__file__).parents[1]

@@ -104,7 +104,7 @@ def expressions(value: Any) -> Iterator[str]:
 
 
 def test_the_dashboard_asks_for_metrics_that_exist():
-    from prism.serving.metrics import Metrics
+    from prism.serving.observability import Metrics
 
     board = json.loads((SERVE / "grafana" / "prism.json").read_text(encoding="utf-8"))
     metrics = Metrics(lambda: 0)

@@ -22,7 +22,7 @@ from prism.errors import EngineError, InputError
 from prism.integrations.adapter import KEY, Adapter, Finding, Passage
 from prism.llm.failures import KeyRefused, Rejected, Unavailable, WrongEndpoint
 from prism.reranker import Reranker
-from prism.serving.keys import Keys
+from prism.serving.limits import Keys
 from prism.template import PRISM, Template
 
 ROOT = Path(__file__).parents[1]

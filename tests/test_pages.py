@@ -18,8 +18,7 @@ from http_endpoint import Server
 
 from prism.demo import DOCUMENTS, QUERIES
 from prism.reranker import Reranker
-from prism.serving.keys import Keys
-from prism.serving.limits import Limits
+from prism.serving.limits import Keys, Limits
 from prism.serving.pages import playground
 from prism.serving.reference import kind
 from prism.template import PRISM, Template

@@ -21,7 +21,7 @@ from prism.engines.base import WritePiece, WriteRequest
 from prism.errors import EngineError
 from prism.reranker import Reranker
 from prism.scoring import Calibration
-from prism.serving.keys import Keys
+from prism.serving.limits import Keys
 from prism.template import PRISM, Template
 
 QUERY = "when does the harbour freeze?"

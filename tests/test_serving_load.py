@@ -27,10 +27,9 @@ from prism.engines.turns import TakingTurns, Turn, on_scored, urgency
 from prism.errors import EngineError, InputError
 from prism.reranker import Reranker
 from prism.scoring import Calibration
-from prism.serving.admission import Admission
-from prism.serving.keys import Keys
-from prism.serving.logs import JsonLines
-from prism.serving.refusal import Refused
+from prism.serving.failures import Refused
+from prism.serving.limits import Admission, Keys
+from prism.serving.observability import JsonLines
 from prism.template import PRISM, Template
 
 QUERY = "when does the harbour freeze?"

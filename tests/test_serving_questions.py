@@ -20,7 +20,7 @@ from prism.engines.base import LabelLogits, ScoreOutput
 from prism.errors import DocumentError, EngineError
 from prism.reranker import Reranker
 from prism.scoring import level_probabilities, option_probabilities
-from prism.serving.keys import Keys
+from prism.serving.limits import Keys
 from prism.serving.questions import Option, Posed, TypedQuestion, read_question
 from prism.serving.subject import Subject
 from prism.template import PRISM, Template

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from prism.errors import EngineError, InputError
 from prism.reranker import Reranker
-from prism.serving.tracing import exporter, spans
+from prism.serving.observability import exporter, spans
 from prism.template import PRISM, Template
 
 BODY = {"query": "when does the harbour freeze?", "documents": ["p=0.9 The harbour froze in 1963. Yes.", "p=0.2 No."]}

@@ -27,9 +27,8 @@ from prism.cli.models import (
 if TYPE_CHECKING:
     from prism.backends import EngineName
     from prism.reranker import Reranker
-    from prism.serving.keys import Keys
-    from prism.serving.limits import Limits
-    from prism.serving.tracing import Trace
+    from prism.serving.limits import Keys, Limits
+    from prism.serving.observability import Trace
     from prism.types import EvidenceChoice
 
 
@@ -95,7 +94,7 @@ def serve(
 
 
 def _keys(path: Path | None, host: str) -> Keys:
-    from prism.serving.keys import Keys
+    from prism.serving.limits import Keys
 
     keys = Keys.read(path)
     if not keys and not _is_loopback(host):
@@ -111,7 +110,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _exporter() -> Trace:
-    from prism.serving.tracing import exporter
+    from prism.serving.observability import exporter
 
     return exporter()
 

@@ -21,23 +21,27 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from prism.reranker import Reranker
-from prism.serving.admission import Admission
 from prism.serving.body import peek
 from prism.serving.decisions import DecisionRequest, DecisionResponse
 from prism.serving.dialects import WARNINGS, Dialect, RerankResponse, TeiItem
 from prism.serving.endpoint import COHERE, Endpoint
-from prism.serving.error_bodies import ErrorBody, SystemOneErrorBody, TeiErrorBody, VoyageErrorBody, error_body
-from prism.serving.failures import failure
-from prism.serving.keys import Keys
-from prism.serving.limits import Limits
-from prism.serving.metrics import CONTENT_TYPE, Metrics
+from prism.serving.failures import (
+    INVALID,
+    ErrorBody,
+    Refused,
+    SystemOneErrorBody,
+    TeiErrorBody,
+    VoyageErrorBody,
+    error_body,
+    failure,
+)
+from prism.serving.limits import Admission, Keys, Limits
+from prism.serving.observability import CONTENT_TYPE, Metrics, Trace
 from prism.serving.pages import add_pages
-from prism.serving.refusal import INVALID, Refused
 from prism.serving.schema import inlined_schema, request_schema
 from prism.serving.score import ScoreResponse, score_schema
 from prism.serving.stream import EVENT_SCHEMA
 from prism.serving.systemone import SystemOneRequest, SystemOneResponse
-from prism.serving.tracing import Trace
 from prism.version import __version__
 
 _KINDS = {404: "not_found", 405: "method_not_allowed"}
@@ -51,7 +55,7 @@ def create_app(
 ) -> FastAPI:
     """The app around a loaded reranker, which it closes when it shuts down.
 
-    `trace` is told of every request when it is over (`prism.serving.tracing`).
+    `trace` is told of every request when it is over (`prism.serving.observability`).
     `app.state.admission` counts the requests under way; setting its `draining` refuses new ones.
     """
     limits, keys = limits or Limits(), keys or Keys()

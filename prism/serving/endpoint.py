@@ -25,24 +25,18 @@ from prism.inputs import read_count
 from prism.options import Options
 from prism.reranker import Reranker
 from prism.result import Event, Ranked, RerankResult
-from prism.serving.admission import Admission, Place
 from prism.serving.body import parse_json, peek, read_body, read_request
 from prism.serving.decide import Decided, decide, read_all
 from prism.serving.decisions import decisions_answer, read_decisions
 from prism.serving.dialects import Dialect, answer, headers, preflight_answer, recognise
-from prism.serving.disconnect import until_disconnect
-from prism.serving.failures import Failure, failure
-from prism.serving.keys import Keys
-from prism.serving.limits import Limits
-from prism.serving.logs import NAME
-from prism.serving.metrics import Metrics, tokens_saved
+from prism.serving.failures import INVALID, Failure, Refused, failure
+from prism.serving.limits import Admission, Keys, Limits, Place
+from prism.serving.observability import NAME, Metrics, Phase, Served, Trace, tokens_saved
 from prism.serving.questions import Questions
-from prism.serving.refusal import INVALID, Refused
 from prism.serving.schema import RerankRequest
 from prism.serving.score import Asked, read_score, score_answer
-from prism.serving.stream import Emit, EventStream, encode, told
+from prism.serving.stream import Emit, EventStream, encode, told, until_disconnect
 from prism.serving.systemone import read_system_one, system_one_answer
-from prism.serving.tracing import Phase, Served, Trace
 from prism.types import EvidenceChoice, Judgment, Usage
 
 COHERE = "/v2/rerank"

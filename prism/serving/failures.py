@@ -1,4 +1,4 @@
-"""What went wrong, as a status and an error body.
+"""What went wrong, as a status and an error body; each dialect's clients read errors their own way.
 
 400 a request that makes no sense, 401 no key, 404, 405, 413 too large, 415 not JSON, 422 wrong types, 429 too many
 requests, 499 the client hung up, 500 a defect, 503 the model could not compute or the server drains, 504 out of time.
@@ -14,10 +14,76 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from prism.errors import EngineError, InputError, LabelMissing, TooManyTokens
-from prism.serving.dialects import Dialect, spelled
-from prism.serving.error_bodies import error_body
-from prism.serving.logs import NAME
-from prism.serving.refusal import INVALID, Refused
+from prism.serving.dialects import Dialect, ErrorOut, spelled
+from prism.serving.observability import NAME
+from prism.text import clean
+from prism.types import Record
+
+INVALID = "invalid_request_error"
+
+
+class Refused(Exception):
+    """A request that is not served. The message is for the caller and quotes no document."""
+
+    def __init__(self, status: int, message: str, kind: str, **headers: str) -> None:
+        """`headers` with `_` for `-`: what the client may do about it, such as `Retry_After="1"`."""
+        super().__init__(message)
+        self.status, self.kind = status, kind
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+class ErrorBody(Record):
+    """One body for the clients of every dialect but three."""
+
+    id: str
+    message: str
+    detail: str
+    error: ErrorOut
+
+
+class VoyageErrorBody(Record):
+    """What Voyage's clients read of an error."""
+
+    detail: str
+    message: str
+
+
+class SystemOneDetail(Record):
+    error_type: str
+    message: str
+
+
+class SystemOneErrorBody(Record):
+    """What TypeSafe's clients read of an error."""
+
+    id: str
+    message: str
+    detail: SystemOneDetail
+    error: ErrorOut
+
+
+class TeiErrorBody(Record):
+    """What the clients of Text Embeddings Inference read of an error."""
+
+    error: str
+    error_type: str
+    message: str
+    detail: str
+    id: str
+
+
+def error_body(request_id: str, message: str, kind: str, dialect: Dialect = Dialect.COMMON) -> dict[str, Any]:
+    """What a failed request answers."""
+    text = clean(message)
+    if dialect is Dialect.VOYAGE:
+        return {"detail": text, "message": text}
+    if dialect is Dialect.TEI:
+        return {"error": text, "error_type": kind, "message": text, "detail": text, "id": request_id}
+    if dialect is Dialect.SYSTEM_ONE:
+        detail, error = SystemOneDetail(error_type=kind, message=text), ErrorOut(message=text, type=kind)
+        return SystemOneErrorBody(id=request_id, message=text, detail=detail, error=error).model_dump()
+    return ErrorBody(id=request_id, message=text, detail=text, error=ErrorOut(message=text, type=kind)).model_dump()
+
 
 UNAVAILABLE = "model_unavailable"
 TOO_MANY_TOKENS = "max_tokens_exceeded"

@@ -19,8 +19,7 @@ from starlette.responses import HTMLResponse
 
 from prism.demo import DOCUMENTS, QUERIES
 from prism.reranker import Reranker
-from prism.serving.keys import Keys
-from prism.serving.limits import Limits
+from prism.serving.limits import Keys, Limits
 from prism.serving.reference import reference
 from prism.version import __version__
 

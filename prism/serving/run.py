@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from prism.serving import logs
+from prism.serving import observability
 
 
 class DrainingServer(uvicorn.Server):
@@ -61,7 +61,7 @@ def address(host: str, port: int) -> str:
 def open_browser(url: str) -> None:
     """Opens `url`; where there is no browser, says where to go."""
     if not webbrowser.open(url):
-        logging.getLogger(logs.NAME).warning("no browser to open: go to %s", url)
+        logging.getLogger(observability.NAME).warning("no browser to open: go to %s", url)
 
 
 def run(
@@ -74,7 +74,7 @@ def run(
     ready: Callable[[str], object] | None = None,
 ) -> None:
     """Serves until a signal; requests still under way after `finish_within_s` are cut off. `ready`: see the server."""
-    logs.configure()
+    observability.configure()
     config = uvicorn.Config(
         app,
         host=host,

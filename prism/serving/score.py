@@ -17,7 +17,7 @@ from prism.errors import InputError
 from prism.judging import cut_off
 from prism.serving.body import check_count, spellings, validated
 from prism.serving.dialects import Meta, UsageOut, common_names, told_score, usage
-from prism.serving.refusal import INVALID, Refused
+from prism.serving.failures import INVALID, Refused
 from prism.serving.schema import RerankRequest, ignored, request_schema
 from prism.text import clean
 from prism.types import Judgment, Record, Usage

@@ -14,11 +14,12 @@ A slow reader holds nothing up: what is written waits for it in memory.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from anyio import create_memory_object_stream, create_task_group
+from anyio import CancelScope, create_memory_object_stream, create_task_group
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -26,7 +27,6 @@ from starlette.types import Receive, Scope, Send
 from prism.context import PromptContext
 from prism.result import Contributed, Event, Judged, Ranked, RerankResult
 from prism.serving.dialects import Dialect, dump, head, meta, result_out, usage
-from prism.serving.disconnect import until_disconnect
 from prism.serving.schema import RerankRequest
 
 Emit = Callable[[bytes], None]
@@ -108,3 +108,23 @@ class EventStream(Response):
                 async for chunk in reader:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+_T = TypeVar("_T")
+
+
+async def until_disconnect(request: Request, work: Awaitable[_T]) -> _T:
+    """What `work` gives. Raises ClientDisconnect when the client hangs up first, which cancels the work."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    with CancelScope() as scope:
+        watcher = asyncio.create_task(watch())
+        try:
+            return await work
+        finally:
+            watcher.cancel()
+    raise ClientDisconnect

@@ -17,8 +17,8 @@ from pydantic_core import PydanticCustomError
 from prism.errors import InputError
 from prism.serving.decide import Decided, meta_of
 from prism.serving.dialects import Meta
+from prism.serving.failures import INVALID, Refused
 from prism.serving.questions import Option, Questions, TypedAnswer, TypedQuestion
-from prism.serving.refusal import INVALID, Refused
 from prism.serving.schema import Maybe, Text
 from prism.serving.subject import IMAGE, CannotSay, Subject, written_out
 from prism.types import Record, first_problem
