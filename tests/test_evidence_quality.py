@@ -308,7 +308,7 @@ def test_prism_is_asked_at_threshold_zero_and_its_errors_are_failures():
 
 
 def pruner(server: HttpServer) -> HttpPruner:
-    return HttpPruner("pruner", f"{server.url}/prune", timeout_s=5, wait_s=0.01)
+    return HttpPruner("pruner", f"{server.url}/prune", timeout_s=5, sleep=lambda _: None)
 
 
 def test_http_pruner_by_text_and_by_spans():
@@ -348,7 +348,7 @@ def test_http_pruner_answers_that_make_no_sense_are_failures(body):
 
 
 def test_http_pruner_that_is_not_there_is_a_failure():
-    system = HttpPruner("gone", "http://127.0.0.1:9/prune", attempts=2, wait_s=0.01)
+    system = HttpPruner("gone", "http://127.0.0.1:9/prune", attempts=2, sleep=lambda _: None)
     assert "gone: " in str(system.extract(case()).failure)
     system.close()
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -23,6 +23,8 @@ from prism.errors import InputError
 from prism.evaluation.evidence_quality import Extract
 from prism.evaluation.evidence_sets import Case
 from prism.evidence.sentences import sentences
+from prism.llm.failures import Stop, Undelivered
+from prism.llm.http import Address, ask_now
 from prism.retrieval.bm25 import Bm25
 from prism.retrieval.dense import MINILM, embedder_path
 from prism.text import UNSPACED
@@ -208,48 +210,33 @@ _RANKERS: dict[Ranker, Any] = {"bm25": _ByBm25, "tfidf": _ByTfidf, "embedding": 
 class HttpPruner:
     """Any pruner behind a small HTTP interface (see the module); passing troubles are retried."""
 
-    def __init__(self, name: str, url: str, *, timeout_s: float = 60.0, attempts: int = 4, wait_s: float = 0.5) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        *,
+        timeout_s: float = 60.0,
+        attempts: int = 4,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         import httpx
 
         self.name = name
         self.identity = f"{name} {url}"
-        self._url = url
-        self._attempts, self._wait_s = attempts, wait_s
-        self._http = httpx.Client(timeout=timeout_s)
+        self._address = Address(url, None, attempts=attempts, longest_wait_s=30.0, check="--pruner")
+        self._http, self._sleep = httpx.Client(timeout=timeout_s), sleep
 
     def extract(self, case: Case) -> Extract:
-        import httpx
-
         start = time.perf_counter()
+        asked = {"query": case.query, "document": case.document, "title": case.title}
+        url = self._address.url
         try:
-            body = self._ask({"query": case.query, "document": case.document, "title": case.title})
+            body = ask_now(lambda: self._http.post(url, json=asked), lambda body: body, self._address, self._sleep)
             evidence = _read_answer(body, case.document)
-        except (httpx.HTTPError, ValueError) as error:
+        except (Undelivered, Stop, ValueError) as error:
             why = " ".join(str(error).split())[:200] or type(error).__name__
             return Extract(evidence=None, outcome=Outcome.MALFORMED, failure=f"{self.name}: {why}")
         return Extract(evidence=evidence or None, seconds=time.perf_counter() - start)
-
-    def _ask(self, request: dict[str, Any]) -> Any:
-        import httpx
-        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
-
-        def passing(error: BaseException) -> bool:
-            if isinstance(error, httpx.HTTPStatusError):
-                return error.response.status_code == 429 or error.response.status_code >= 500
-            return isinstance(error, httpx.TransportError)
-
-        retrying = Retrying(
-            retry=retry_if_exception(passing),
-            stop=stop_after_attempt(self._attempts),
-            wait=wait_exponential(multiplier=self._wait_s, max=30),
-            reraise=True,
-        )
-        return retrying(self._post, request)
-
-    def _post(self, request: dict[str, Any]) -> Any:
-        response = self._http.post(self._url, json=request)
-        response.raise_for_status()
-        return response.json()
 
     def close(self) -> None:
         self._http.close()

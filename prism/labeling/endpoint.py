@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prism.errors import EngineError
-from prism.llm.classify import Caller, read_error, without_key
-from prism.llm.failures import Evidence, KeyRefused, Stop, Unavailable, Undelivered
-from prism.llm.http import Address, retrying
+from prism.llm.classify import without_key
+from prism.llm.failures import Evidence, KeyRefused, Stop, Undelivered
+from prism.llm.http import Address, ask
 from prism.llm.rerank_api import rerank_url
 from prism.text import clean
 from prism.types import Document, Judgment
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import httpx
 
     from prism.labeling.panel import EndpointJuror
-
-_LONGEST_WAIT_S = 30.0
 
 
 class Scored(NamedTuple):
@@ -43,11 +41,16 @@ class Endpoint:
         self._evidence = Evidence()
 
     @property
-    def _caller(self) -> Caller:
-        settings, variable = self._settings, self._settings.key_env
-        key = os.environ.get(variable, "").strip() if variable else ""
-        shown = variable or "no variable (the panel names none in key_env)"
-        return Caller(settings.name, key, shown, settings.max_wait_s, "url and model")
+    def _address(self) -> Address:
+        settings = self._settings
+        return Address(
+            rerank_url("jina", settings.url),
+            self._key(),
+            settings.key_env or "no variable (the panel names none in key_env)",
+            settings.max_attempts,
+            settings.max_wait_s,
+            "url and model",
+        )
 
     async def arerank(
         self, query: str, documents: Sequence[Document], *, instruction: str | None = None, evidence: bool = False
@@ -71,8 +74,6 @@ class Endpoint:
     async def _scored(
         self, query: str, documents: Sequence[Document], instruction: str | None, evidence: bool
     ) -> Scored:
-        from tenacity import AsyncRetrying
-
         body: dict[str, Any] = {
             "model": self._settings.model,
             "query": clean(query),
@@ -83,45 +84,35 @@ class Endpoint:
         }
         if instruction:
             body["instruction"] = instruction
-        settings = self._settings
-        address = Address(settings.url, None, attempts=settings.max_attempts, longest_wait_s=_LONGEST_WAIT_S)
-        answer: Any = await AsyncRetrying(**retrying(address))(self._post, body)
+        address = self._address
+        headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
+        http = self._client()
+        answer = await ask(lambda: http.post(address.url, json=body, headers=headers), lambda body: body, address)
         self._evidence.answered()
         return Scored(self._read(answer, len(documents)))
 
-    async def _post(self, body: Mapping[str, Any]) -> Any:
+    def _client(self) -> httpx.AsyncClient:
         import httpx
 
         if self._http is None:
             self._http = httpx.AsyncClient(timeout=self._settings.timeout_s)
-        name = self._settings.name
-        try:
-            response = await self._http.post(rerank_url("jina", self._settings.url), json=body, headers=self._headers())
-        except httpx.HTTPError as error:
-            why = " ".join(str(error).split())[:200] or type(error).__name__
-            raise Unavailable("connection", f"{name}: no answer from {self._settings.url}: {why}") from None
-        if response.status_code != 200:
-            raise read_error(self._caller, response.status_code, response.headers, response.content)
-        try:
-            return json.loads(response.content)
-        except ValueError:
-            raise Unavailable("cut_body", f"{name}: the answer is not whole JSON") from None
+        return self._http
 
-    def _headers(self) -> dict[str, str]:
+    def _key(self) -> str | None:
         variable = self._settings.key_env
         if variable is None:
-            return {}
+            return None
         key = os.environ.get(variable, "").strip()
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             raise KeyRefused(f"{self._settings.name}: no key in the environment variable {variable}")
-        return {"Authorization": f"Bearer {key}"}
+        return key
 
     def _read(self, answer: Any, count: int) -> list[Judgment]:
         """One judgment for each document. A score is taken as it is, or not at all."""
         results = answer.get("results") if isinstance(answer, dict) else None
         found = [_judgment(result, count) for result in results] if isinstance(results, list) else []
         if sorted(judgment.index for judgment in found if judgment) != list(range(count)):
-            said = without_key(json.dumps(answer)[:200], self._caller.key)
+            said = without_key(json.dumps(answer)[:200], self._key() or "")
             raise EngineError(f"{self._settings.name}: expected one result for each of {count} documents, got {said}")
         return [judgment for judgment in found if judgment]
 
