@@ -95,7 +95,7 @@ def module_of(name: str, modules: Collection[str]) -> str | None:
 STILL_DEFINED_TWICE = """
     Answer Asked Attempt Candidate Cost Dialect Document Drops Endpoint Estimate Evaluation Failure Finding
     Judged Labelled Limits Outcome Pair Part Passage Place Query Ranked Reading Reply Report Row Scored Scorer
-    Section Spent State Subject Text Wanted Worker Writer Written
+    Spent State Subject Text Wanted Worker Writer Written
     ask ask_all check choose command_line compare cores cut document_text estimate failed is_packed judge known
     load_spec locate majority measure merged messages open_checkpoint order place plain read_pairs read_queries
     read_score read_scores shown spread stem summarise verify words write_report write_rows

@@ -55,7 +55,7 @@ _EXAMPLE = """curl -sS http://127.0.0.1:8000/v1/rerank -H 'Content-Type: applica
 JSON"""
 
 
-class Section(NamedTuple):
+class Described(NamedTuple):
     """One operation, or one model that operations name."""
 
     anchor: str
@@ -84,15 +84,15 @@ def reference(openapi: Schema) -> str:
     )
 
 
-def sections(openapi: Schema) -> list[Section]:
+def sections(openapi: Schema) -> list[Described]:
     """Every operation with its fields and answers, then every model they name."""
     operations = [
-        Section(f"{method}-{path}", f"{method.upper()} {path}", _operation(operation))
+        Described(f"{method}-{path}", f"{method.upper()} {path}", _operation(operation))
         for path, item in openapi["paths"].items()
         for method, operation in item.items()
     ]
     models = openapi.get("components", {}).get("schemas", {})
-    return operations + [Section(f"model-{name}", name, _model(schema)) for name, schema in models.items()]
+    return operations + [Described(f"model-{name}", name, _model(schema)) for name, schema in models.items()]
 
 
 def _title(title: str) -> str:
