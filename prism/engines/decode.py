@@ -7,6 +7,7 @@ a rejected draft is simply overwritten and rows of different lengths need no pad
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
@@ -60,15 +61,20 @@ class LanguageModel:
         self.context: int = self.config.max_position_embeddings
         self.attention: str = self.config._attn_implementation
         self.layer_kinds = {type(layer) for layer in DynamicCache(config=self.config).layers}
+        # its name from transformers 5.24 on; the old one goes with 5.40
+        renamed = "cache" in inspect.signature(model.forward).parameters
+        self._cache_argument = "cache" if renamed else "past_key_values"
 
     @property
     def slotted(self) -> bool:
         """Every layer keeps plain keys and values, and attention takes a mask of our own."""
         return self.layer_kinds == {DynamicLayer} and self.attention in ("sdpa", "eager")
 
-    def hidden(self, ids_BT: Tensor, **inputs: Any) -> Tensor:
-        """Last hidden states [B, T, H]."""
-        hidden_BTH: Tensor = self.body(input_ids=ids_BT, **inputs).last_hidden_state
+    def hidden(self, ids_BT: Tensor, *, cache: Any = None, **inputs: Any) -> Tensor:
+        """Last hidden states [B, T, H]; keys and values are read from `cache`, if there is one, and added to it."""
+        if cache is not None:
+            inputs[self._cache_argument] = cache
+        hidden_BTH: Tensor = self.body(input_ids=ids_BT, use_cache=cache is not None, **inputs).last_hidden_state
         return hidden_BTH
 
     def best(self, hidden_BTH: Tensor) -> list[list[int]]:
@@ -163,8 +169,7 @@ class _SlottedRows:
             ids_BT,
             position_ids=slots.positions,
             attention_mask=mask_B1TS,
-            past_key_values=self._cache,
-            use_cache=True,
+            cache=self._cache,
         )
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -197,8 +202,7 @@ class _PaddedRows:
             ids_BT,
             position_ids=positions_BT,
             attention_mask=self._mask,
-            past_key_values=self._cache,
-            use_cache=True,
+            cache=self._cache,
         )
 
     def keep(self, rows: Sequence[int]) -> None:

@@ -165,7 +165,7 @@ class HfEngine:
             return _Prefix(0, None)
         cache = DynamicCache(config=model.config)
         try:
-            model.hidden(pad([prompts[0][:shared]], model.pad_id, model.device), past_key_values=cache, use_cache=True)
+            model.hidden(pad([prompts[0][:shared]], model.pad_id, model.device), cache=cache)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -247,9 +247,9 @@ def _read(parts: Sequence[_Part]) -> dict[tuple[int, ...], LabelLogits | Documen
 def _after_prefix(model: LanguageModel, ids_BT: Tensor, prefix: _Prefix) -> Tensor:
     """Hidden states [B, T, H] of rows that go on after the prefix, if there is one."""
     if prefix.cache is None:
-        return model.hidden(ids_BT, use_cache=False)
+        return model.hidden(ids_BT)
     cache = spread(prefix.cache, len(ids_BT), joined=not prefix.apart)
     if not prefix.apart:
-        return model.hidden(ids_BT, past_key_values=cache, use_cache=True)
+        return model.hidden(ids_BT, cache=cache)
     with reads_prefix_apart(model.config):
-        return model.hidden(ids_BT, past_key_values=cache, use_cache=True, prefix=cache.layers)
+        return model.hidden(ids_BT, cache=cache, prefix=cache.layers)
