@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
@@ -43,6 +43,7 @@ def main(
     scores: Annotated[Path, Option(help="Where the pairs' scores are kept.")],
     model: Annotated[str, Option(help="mini, or a local checkpoint.")] = "mini",
     everyday: Annotated[Path, Option(help="Report of eval/everyday.py.")] = HERE / "results/everyday/report.json",
+    method: Annotated[Literal["isotonic", "platt"], Option(help="How scores of pairs are fitted.")] = "platt",
     data: Annotated[
         Path | None, Option(help="Data folder with pairs/: prints the errors of comparing passages too.")
     ] = None,
@@ -55,7 +56,7 @@ def main(
             judged, failures = score_pairs(
                 reranker, rows, KeptScores(scores, scores_part(reranker.score_version or ""))
             )
-        result = measure(judged, "isotonic", failures=failures)
+        result = measure(judged, method, failures=failures)
         stored = Checkpoint.load(model).config
         asked, taken = read_everyday(everyday, model)
     except PrismError as error:

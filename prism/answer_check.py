@@ -12,6 +12,7 @@ from typing import NamedTuple
 from prism.answering import DEFAULT_CUT, Answering
 from prism.errors import InputError
 from prism.scoring import Calibration
+from prism.text import language_of
 from prism.types import Conflict, Judgment, Outcome, Unanswered
 
 
@@ -20,6 +21,11 @@ class AnswerFit(NamedTuple):
 
     calibration: Calibration | None = None
     answering: Answering | None = None
+
+    def for_query(self, query: str) -> AnswerFit:
+        """What is known of the scores under a query in this language: nothing, where none was seen in the fitting."""
+        seen = self.calibration.languages if self.calibration else ()
+        return self if not seen or language_of(query) in seen else AnswerFit()
 
     def probability(self, scores: Sequence[float]) -> float | None:
         """That one of the documents answers; None without a calibration. Nothing answers where there is nothing."""

@@ -209,7 +209,7 @@ class Reranker:
             pairs = await to_thread.run_sync(mark_held, pairs, held)
         ranked = sorted((pair for pair in pairs if pair.windows), key=rank)[: call.top_n]
         judgments = [pair.judgment for pair in ranked]
-        check = AnswerCheck(self._fit, cut, [pair.judgment for pair in pairs if pair.windows])
+        check = AnswerCheck(self._fit.for_query(asked.text), cut, [pair.judgment for pair in pairs if pair.windows])
         result = self._result(asked, call, pairs, judgments, usage, warnings, check)
         yield Ranked(result=result.model_copy(update=check.answer()._asdict()))
         if call.evidence:
@@ -309,7 +309,7 @@ class Reranker:
     async def _prepare(self, query: object, documents: object, options: Mapping[str, Any]) -> _Prepared:
         call = read_options(self.threshold, self.evidence_source, options)
         asked = await to_thread.run_sync(read_query, query, call.max_query_tokens, self.template)
-        answer_cut = self._fit.cut(call.answer_risk, self.name)
+        answer_cut = self._fit.for_query(asked.text).cut(call.answer_risk, self.name)
         read, warnings = await to_thread.run_sync(read_documents, documents)
         warnings += [*self._notes, *stale(call.score_version, self.score_version, "the thresholds were chosen")]
         pairs = await self._render(asked, read, call)

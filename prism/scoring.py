@@ -52,6 +52,9 @@ class Calibration(Record):
     """Share of relevant pairs in the data it was fitted on; what probabilities assume unless told otherwise."""
     pairs: int = Field(ge=1)
     """How many pairs it was fitted on."""
+    languages: tuple[str, ...] = ()
+    """Of the queries it was fitted on, as `prism.text.language_of` tells them; empty: not noted. A model's scores mean
+    other things in a language that it knows less of, so nothing is said of queries in others."""
     knots: tuple[tuple[float, float], ...] = ()
     """Isotonic: (score, probability), both growing; straight lines between them, flat outside."""
     slope: float = 1.0

@@ -198,6 +198,14 @@ def test_an_old_calibration_speaks_of_the_best_document():
     assert AnswerFit(SAME, BEST).probability([]) == 0.0
 
 
+def test_nothing_is_said_in_a_language_the_fit_has_not_seen(reranker: Reranker):
+    fit = AnswerFit(SAME.model_copy(update={"languages": ("en", "ja")}), BEST)
+    assert fit.for_query("When did the harbour freeze?") is fit
+    assert fit.for_query("港が凍ったのはいつですか") is fit
+    assert fit.for_query("港口什么时候结冰的？") == AnswerFit()
+    assert AnswerFit(SAME, BEST).for_query("港口什么时候结冰的？") == AnswerFit(SAME, BEST), "not noted: any"
+
+
 def test_error_rates_that_can_be_promised():
     fit = AnswerFit(SAME, BEST.model_copy(update={"bounds": BOUNDS}))
     assert [fit.cut(risk, "m") for risk in (None, 0.1, 0.5)] == [0.5, 0.8, 0.6]

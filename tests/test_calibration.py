@@ -237,6 +237,16 @@ def test_measure_splits_by_query_and_improves(tmp_path):
     assert saved["calibration"]["method"] == "isotonic"
 
 
+def test_the_fit_notes_the_languages_of_its_queries():
+    made = [
+        Judged(f"{asked} {n}", f"{asked} {n}", 0.9 if relevant else 0.1, relevant)
+        for asked, count in (("where is it", 60), ("港口什么时候结冰的", 20), ("где она находится", 1))
+        for n in range(count)
+        for relevant in (True, False)
+    ]
+    assert measure(made, "platt").calibration.languages == ("en", "zh")  # one query in 81 is too few
+
+
 def test_no_pair_is_scored_twice(tmp_path):
     pairs = read_pairs(write_pairs(tmp_path / "pairs.jsonl", queries=4))
     fake, path = Fake(), tmp_path / "scores.sqlite"

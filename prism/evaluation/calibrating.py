@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,7 +21,7 @@ from prism.files.ledger import Kept
 from prism.measures import calibration as fitting
 from prism.measures.calibration import Cut, Quality
 from prism.scoring import Calibration
-from prism.text import stable_id
+from prism.text import language_of, stable_id
 from prism.types import Document, Record
 
 
@@ -196,7 +197,8 @@ def measure(
             raise InputError(
                 f"the {name} half has {sum(pair.relevant for pair in side)} relevant of {len(side)} pairs: more queries"
             )
-    calibration = fitting.fit(*_columns(fitted), method)
+    languages = _languages([pair.query for pair in fitted])
+    calibration = fitting.fit(*_columns(fitted), method).model_copy(update={"languages": languages})
     scores, relevant = _columns(held)
     groups = [pair.group for pair in held]
     said = [calibration.probability(score) for score in scores]
@@ -214,6 +216,12 @@ def measure(
         failures=failures,
         sets=_measure_sets(judged, calibration),
     )
+
+
+def _languages(queries: Sequence[str]) -> tuple[str, ...]:
+    """Those of at least one pair in twenty: fewer do not move a fit."""
+    counts = Counter(map(language_of, queries))
+    return tuple(sorted(name for name, count in counts.items() if count * 20 >= len(queries)))
 
 
 def _columns(pairs: Sequence[Judged]) -> tuple[list[float], list[bool]]:
