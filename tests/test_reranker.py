@@ -410,5 +410,5 @@ def test_load_from_a_directory(tiny_checkpoint: Path) -> None:
 def test_load_says_what_is_wrong(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         Reranker.load(str(tmp_path))
-    with pytest.raises(InputError, match="expected hf, vllm, openai"):
+    with pytest.raises(InputError, match="expected auto, hf, vllm, openai, llamacpp"):
         Reranker.load(str(tiny_checkpoint), engine="warp", template="prism")  # type: ignore[arg-type]
