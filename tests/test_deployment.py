@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,10 @@ def test_the_load_script_measures_a_running_endpoint():
     assert done.returncode == 0, done.stderr
     assert re.search(r"[1-9]\d* requests, .* documents/s", done.stdout)
     assert "429 x" in done.stdout
+
+
+def test_what_serves_without_torch_has_all_that_the_extra_serve_asks_for():
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = pyproject["project"]["optional-dependencies"]
+    listed = (ROOT / "serve" / "llamacpp-requirements.txt").read_text(encoding="utf-8")
+    assert [each for extra in ("serve", "llamacpp") for each in extras[extra] if each not in listed.splitlines()] == []

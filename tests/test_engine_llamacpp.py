@@ -411,7 +411,7 @@ def test_a_reranker_of_a_file_ranks_and_quotes_like_the_checkpoint(exported):
     found = {}
     for name, place in exported.items():
         with Reranker.load(str(place), dtype="auto" if name == "file" else "float32", self_test=False) as reranker:
-            assert type(reranker._engine).__name__ == ("LlamaCppEngine" if name == "file" else "HfEngine")
+            assert type(reranker._engine._engine).__name__ == ("LlamaCppEngine" if name == "file" else "HfEngine")
             found[name] = reranker.rerank("when", documents, threshold=0.0, evidence="quoted")
     theirs, ours = found["checkpoint"], found["file"]
     assert [one.index for one in ours] == [one.index for one in theirs]
