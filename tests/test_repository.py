@@ -212,3 +212,13 @@ def test_every_mutant_still_has_its_line():
     for name, mutant in yaml.safe_load((ROOT / "eval" / "mutants.yaml").read_text(encoding="utf-8")).items():
         assert (ROOT / mutant["file"]).read_text(encoding="utf-8").count(mutant["old"]) == 1, name
         assert all((ROOT / "tests" / f"test_{file}.py").is_file() for file in mutant["tests"]), name
+
+
+def test_results_are_slim():
+    """Markdown, slim JSON and figures, under 5 MB; runs and HTML pages are made, not kept."""
+    listed = subprocess.run(["git", "ls-files", "eval/results"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in listed.stdout.splitlines()]
+    assert {path.suffix for path in files} <= {".md", ".json", ".svg", ".csv"}
+    assert sum(path.stat().st_size for path in files if path.is_file()) < 5_000_000
