@@ -214,3 +214,39 @@ def test_dense_text_supports_itself(text: str) -> None:
 def test_adversarial_repetition_ends(piece: str) -> None:
     found = fidelity(piece * 20_000, "nothing")  # what counts is that it ends
     assert len(found.unsupported) <= found.checked
+
+
+# --- numbers in words ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("document", "written", "absent"),
+    [
+        ("It holds for two years.", "It holds for three years.", ["three"]),
+        ("It holds for two years.", "It holds for 2 years.", []),
+        ("It holds for 2 years.", "It holds for two years.", []),
+        ("It takes twenty-five days.", "It takes 25 days, not five days.", ["five"]),  # twenty-five is one number
+        ("Die Garantie gilt zwei Jahre.", "Sie gilt drei Jahre.", ["drei"]),
+        ("Die Frist sind 14 Tage.", "Die Frist sind vierzehn Tage.", []),
+        ("Гарантия действует два года.", "Она действует три года.", ["три"]),
+        ("Гарантия действует 3 года.", "Она действует в течение трёх лет.", []),
+        ("保修期为两年。", "保修期为三年。", ["三"]),
+        ("保修期为25年。", "保修期为二十五年。", []),
+        ("保証は2年間です。", "保証は三年間です。", ["三"]),
+        ("It lists a, b and c.", "It names three ways, and nine people.", []),  # counted, not measured
+        ("It was built 300 years ago.", "It was built three hundred years ago.", []),  # larger ones are not read
+        ("三年级的学生", "三年级有两个班", []),  # a form at school
+        ("", "", []),
+    ],
+)
+def test_numbers_in_words_before_a_measure_are_looked_up(document, written, absent):
+    assert [item.text for item in fidelity(written, document).unsupported] == absent
+
+
+@given(st.integers(min_value=2, max_value=99))
+def test_han_numbers_are_read_by_value(number):
+    digits = "零一二三四五六七八九"
+    tens, ones = divmod(number, 10)
+    written = (digits[tens] if tens > 1 else "") + ("十" if tens else "") + (digits[ones] if ones else "")
+    if written != "一":
+        assert fidelity(f"保修期为{written}年", f"保修期为{number}年").unsupported == ()

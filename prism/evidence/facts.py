@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from prism.evidence.numbers import GAP, GROUP_GAP, NUMBER, values
+from prism.evidence.numbers import GAP, GROUP_GAP, NUMBER, SPELT_MEASURE, spelt_value, values
 from prism.text import CASED, language_of, normalised, straight
 
 Kind = Literal["number", "date", "url", "code", "name"]
@@ -138,6 +138,10 @@ def _number(match: re.Match[str]) -> Fact | None:
     return Fact("number", raw.replace(GAP, " "), values(match))
 
 
+def _spelt(match: re.Match[str]) -> Fact | None:
+    return Fact("number", match[0], frozenset({spelt_value(match)}))
+
+
 # --- names -----------------------------------------------------------------------------------------------------------
 
 _TITLE = re.compile(r"《([^《》\n\x00]{1,80})》")
@@ -241,6 +245,7 @@ def facts(text: str, language: str | None = None) -> tuple[Fact, ...]:
     take(_CODE_TOKEN, _code)
     take(_TITLE, _title)
     take(NUMBER, _number)
+    take(SPELT_MEASURE, _spelt)
     for fact in _names(rest, language):
         found.setdefault((fact.kind, fact.keys), fact)
     return tuple(sorted(found.values(), key=lambda fact: KINDS.index(fact.kind)))

@@ -25,7 +25,7 @@ from prism.evidence.facts import (
     facts,
     prepared_text,
 )
-from prism.evidence.numbers import ANY_NUMBER, GAP, values
+from prism.evidence.numbers import ANY_NUMBER, GAP, spelt_values, values
 from prism.evidence.words import shared_start
 from prism.text import language_of
 from prism.types import Fidelity, Unsupported
@@ -45,7 +45,7 @@ class Haystack:
         self.text = " ".join(plain.casefold().split())
         self.urls = {key for m in URL.finditer(plain) if (fact := as_url(m)) for key in fact.keys}
         self.dates: set[Date] = set()
-        self.numbers: set[str] = set()
+        self.numbers = spelt_values(plain)
         for source in (plain, prepared.replace(GAP, "")):  # "5 300" may be one number or two
             for match in ANY_NUMBER.finditer(source):
                 self.numbers |= values(match)
@@ -144,9 +144,9 @@ def verify(texts: Iterable[tuple[tuple[Fact, ...], tuple[Haystack, ...]]]) -> Fi
 def fidelity(text: str, document: str, *, query: str | None = None, language: str | None = None) -> Fidelity:
     """Look up every fact of `text` in the document and, if given, the query.
 
-    A number is compared by value ("1,000" is "1000", "3.5" is "3,5"), without its unit. A date may be less precise
-    than the document's and written in another format. A URL is compared whole, without its scheme. Code must occur
-    whole. A name is supported when each of its words occurs, give or take an inflected ending.
+    A number is compared by value ("1,000" is "1000", "3.5" is "3,5", "three years" has 3), without its unit. A date may
+    be less precise than the document's and written in another format. A URL is compared whole, without its scheme. Code
+    must occur whole. A name is supported when each of its words occurs, give or take an inflected ending.
     """
     haystacks = tuple(Haystack(source, language) for source in (document, query) if source is not None)
     return verify([(facts(text, language), haystacks)])

@@ -88,3 +88,84 @@ def readings(raw: str) -> frozenset[str]:
 
 def _whole(digits: str) -> str:
     return digits.lstrip("0") or "0"
+
+
+# --- in words --------------------------------------------------------------------------------------------------------
+
+_SPELLED = """
+2 two zwei два две двух двум двумя
+3 three drei три трех трем тремя
+4 four vier четыре четырех четырем
+5 five fünf пять пяти
+6 six sechs шесть шести
+7 seven sieben семь семи
+8 eight acht восемь восьми
+9 nine neun девять девяти
+10 ten zehn десять десяти
+11 eleven elf одиннадцать одиннадцати
+12 twelve zwölf двенадцать двенадцати
+13 thirteen dreizehn тринадцать тринадцати
+14 fourteen vierzehn четырнадцать четырнадцати
+15 fifteen fünfzehn пятнадцать пятнадцати
+16 sixteen sechzehn шестнадцать шестнадцати
+17 seventeen siebzehn семнадцать семнадцати
+18 eighteen achtzehn восемнадцать восемнадцати
+19 nineteen neunzehn девятнадцать девятнадцати
+20 twenty zwanzig двадцать двадцати
+30 thirty dreißig dreissig тридцать тридцати
+40 forty vierzig сорок сорока
+50 fifty fünfzig пятьдесят пятидесяти
+60 sixty sechzig шестьдесят шестидесяти
+70 seventy siebzig семьдесят семидесяти
+80 eighty achtzig восемьдесят восьмидесяти
+90 ninety neunzig девяносто девяноста
+"""
+_WORDS = {word: row.split()[0] for row in _SPELLED.strip().splitlines() for word in row.split()[1:]}
+_WORD = "|".join(word.replace("е", "[её]") for word in sorted(_WORDS, key=len, reverse=True))
+_LARGER = r"(?:hundred|thousand|million|billion|hundert|tausend|million|milliard|сот|сто|тысяч|миллион|миллиард)"
+_MEASURES = (
+    r"(?:years?|months?|weeks?|days?|hours?|minutes?|seconds?|percent|per\scent|degrees?|dollars?|euros?|pounds?|met(?:er|re)s?"
+    r"|kilomet(?:er|re)s?|miles?|feet|inches|kilograms?|grams?|lit(?:er|re)s?|gigabytes?|megabytes?"
+    r"|Jahren?|Monaten?|Wochen?|Tagen?|Stunden?|Minuten?|Sekunden?|Prozent|Grad|Euro|Metern?|Kilometern?|Gramm|Litern?"
+    r"|лет|год\w{0,3}|месяц\w{0,3}|недел\w{0,3}|дн\w{1,3}|час\w{0,3}|минут\w{0,3}|секунд\w{0,3}|процент\w{0,3}|рубл\w{0,3}"
+    r"|метр\w{0,3}|километр\w{0,3})"
+)
+_SPELT = re.compile(rf"(?<![\w-])(?P<word>{_WORD})(?![\w])(?![\s-]{_LARGER})(?!-(?:{_WORD})\b)", re.IGNORECASE)
+SPELT_MEASURE = re.compile(
+    rf"{_SPELT.pattern}(?=[\s-]{_MEASURES}(?!\w))"
+    r"|(?<![一二两兩三四五六七八九十百千万萬億亿])(?P<han>[二两兩三四五六七八九十百][一二三四五六七八九十百]{0,4})"
+    r"(?=年(?![级級生])|[个個か箇ヶ]月|天(?!下)|日間|小[时時]|時間|分[钟鐘間]|秒|[周週]間|星期|週間|元(?!素)|[米公]里|メートル|%)",
+    re.IGNORECASE,
+)
+"""A number in words before a measure: "three years", "drei Jahre", "три года", "三年". One is as often an article."""
+_HAN = re.compile("(?<![一二两兩三四五六七八九十百千万萬億亿])[二两兩三四五六七八九十百][一二三四五六七八九十百]{0,4}")
+_HAN_DIGITS = {"一": 1, "二": 2, "两": 2, "兩": 2, "三": 3, "四": 4, "五": 5, "六": 6, "七": 7, "八": 8, "九": 9}
+_TENS_AND_ONES = re.compile(rf"(?<!\w)({_WORD})[- ]({_WORD})(?!\w)", re.IGNORECASE)
+
+
+def spelt_value(match: re.Match[str]) -> str:
+    """What a match of `SPELT_MEASURE` says, as a plain decimal string."""
+    return _word_value(match["word"]) if match["word"] else _han_value(match["han"])
+
+
+def spelt_values(text: str) -> set[str]:
+    """Every number that a text has in words, before a measure or not."""
+    words = {_word_value(match["word"]) for match in _SPELT.finditer(text)}
+    pairs = [(int(_word_value(tens)), int(_word_value(ones))) for tens, ones in _TENS_AND_ONES.findall(text)]
+    words |= {str(tens + ones) for tens, ones in pairs if tens >= 20 and ones < 10}
+    return words | {_han_value(match[0]) for match in _HAN.finditer(text)}
+
+
+def _word_value(word: str) -> str:
+    return _WORDS[word.lower().replace("ё", "е")]
+
+
+def _han_value(text: str) -> str:
+    """The value of Han digits with tens and hundreds: 二十五 is 25."""
+    total = unit = 0
+    for character in text:
+        if character in _HAN_DIGITS:
+            unit = _HAN_DIGITS[character]
+        else:
+            total, unit = total + (unit or 1) * (10 if character == "十" else 100), 0
+    return str(total + unit)
