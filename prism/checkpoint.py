@@ -22,6 +22,7 @@ from prism import catalogue, gguf_file, merge, score_version, scoring, symptoms
 from prism.answering import Answering
 from prism.chat_template import INSTRUCT, NAMES, choose_spec
 from prism.errors import CheckpointError, DocumentError, InputError, TemplateError
+from prism.gguf_file import tokenizer_errors
 from prism.template import Template, TemplateSpec
 from prism.types import Document, EvidenceSource, Record, first_problem
 
@@ -375,23 +376,15 @@ def load_tokenizer(path: str | Path, source: str | Path, trust_remote_code: bool
 
     Raises CheckpointError when there is none that can be read.
     """
-    from importlib.metadata import version
-
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
-        if Path(path).is_file():
-            return PreTrainedTokenizerFast(tokenizer_file=str(path))
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        with tokenizer_errors(f"the tokenizer.json of {source}"):
+            if Path(path).is_file():
+                return PreTrainedTokenizerFast(tokenizer_file=str(path))
+            return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot load the tokenizer of {source}: {_one_line(error)}") from error
-    except Exception as error:
-        if type(error) is not Exception:  # the tokenizers library raises bare Exceptions; all else is another's fault
-            raise
-        raise CheckpointError(
-            f"tokenizers {version('tokenizers')} cannot read the tokenizer.json of {source}: it is none, or a newer"
-            f" version has written it: upgrade tokenizers, or fetch the file again ({_one_line(error)})"
-        ) from error
 
 
 def _config(

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -151,15 +154,26 @@ def tokenizer_of(metadata: Metadata, path: Path) -> PackedTokenizer:
     """The tokenizer that Prism put into a file. Raises CheckpointError where it cannot be read."""
     ids = {name: metadata.get(name) for name in (END, PADDING)}
     eos, pad = (value if isinstance(value, int) else None for value in ids.values())
-    try:
-        return PackedTokenizer(str(metadata[TOKENIZER]), eos_token_id=eos, pad_token_id=pad)
-    except KeyError:
+    if TOKENIZER not in metadata:
         refuse_foreign(path, TOKENIZER)
+    with tokenizer_errors(f"{TOKENIZER} of {path}"):
+        return PackedTokenizer(str(metadata[TOKENIZER]), eos_token_id=eos, pad_token_id=pad)
+
+
+@contextmanager
+def tokenizer_errors(source: str) -> Iterator[None]:
+    """What the tokenizers library cannot read becomes a CheckpointError that calls it `source`.
+
+    The library raises bare Exceptions; whatever else is raised within is another's fault, and passes.
+    """
+    try:
+        yield
     except Exception as error:
-        if type(error) is not Exception:  # the tokenizers library raises bare Exceptions; all else is another's fault
+        if type(error) is not Exception:
             raise
         raise CheckpointError(
-            f"{path}: the tokenizers library cannot read {TOKENIZER} ({error}): upgrade it"
+            f"tokenizers {version('tokenizers')} cannot read {source}: it is none, or a newer version has written it:"
+            f" upgrade tokenizers, or fetch the file again ({' '.join(str(error).split())[:300]})"
         ) from error
 
 

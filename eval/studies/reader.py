@@ -10,7 +10,7 @@ Without a reader, whether the context *holds* an answer bounds from above what a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,14 @@ import numpy as np
 from prism.evaluation.answers import contains_answer, exact_match, token_f1
 from prism.evaluation.evidence_quality import SAMPLES, Count, Value, truncated
 from prism.evaluation.evidence_sets import Case
+from prism.evaluation.judge import Asker
 from prism.llm.failures import BadAnswer
-from prism.llm.money import Price
 from prism.llm.replies import own_words
 from prism.measures.agreement import interval, resample
 from prism.text import stable_id
 from prism.types import Record
 
 if TYPE_CHECKING:
-    from prism.evaluation.chat_models import ChatModel
     from prism.llm.chat import Messages
 
 PROMPT = """\
@@ -46,21 +45,10 @@ class Answer(Record):
     cost_usd: Decimal = Decimal(0)
 
 
-class Reader:
+class Reader(Asker):
     """A model that answers questions from a context."""
 
-    def __init__(
-        self,
-        client: ChatModel,
-        model: str,
-        *,
-        price: Price | None = None,
-        params: Mapping[str, Any] | None = None,
-        max_tokens: int = MAX_TOKENS,
-    ) -> None:
-        self.model = model
-        self.client = client
-        self._price, self._params, self._max_tokens = price or Price(), dict(params or {}), max_tokens
+    longest = MAX_TOKENS
 
     def key(self, question: str, context: str) -> str:
         """Same key, same question: prompt and texts. Systems that give the same context pay once."""
@@ -74,9 +62,7 @@ class Reader:
             {"role": "user", "content": json.dumps({"context": context, "question": question}, ensure_ascii=False)},
         ]
         try:
-            completion = await self.client.complete(
-                asked, model=self.model, max_tokens=self._max_tokens, price=self._price, params=self._params
-            )
+            completion = await self.complete(asked)
         except BadAnswer as error:
             return Answer(text=None, failure=error.kind, cost_usd=error.cost_usd)
         return Answer(text=own_words(completion.text), cost_usd=completion.cost_usd)

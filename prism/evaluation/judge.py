@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -32,7 +32,7 @@ from prism.types import Record
 
 if TYPE_CHECKING:
     from prism.evaluation.chat_models import ChatModel
-    from prism.llm.chat import Messages
+    from prism.llm.chat import Completion, Messages
 
 Criterion = Literal["accuracy", "coverage", "faithfulness", "self_containedness", "concision"]
 OF_CONTRIBUTION: tuple[Criterion, ...] = ("accuracy", "coverage")
@@ -95,8 +95,11 @@ class Rating(Record):
     cost_usd: Decimal = Decimal(0)
 
 
-class RubricJudge:
-    """One judging model."""
+class Asker:
+    """A model behind an API, and what goes into every call of it."""
+
+    longest: ClassVar[int] = MAX_TOKENS
+    """Tokens of an answer where the caller does not say."""
 
     def __init__(
         self,
@@ -105,11 +108,22 @@ class RubricJudge:
         *,
         price: Price | None = None,
         params: Mapping[str, Any] | None = None,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
     ) -> None:
         self.model = model
         self.client = client
-        self._price, self._params, self._max_tokens = price or Price(), dict(params or {}), max_tokens
+        self._price, self._params = price or Price(), dict(params or {})
+        self._max_tokens = self.longest if max_tokens is None else max_tokens
+
+    async def complete(self, asked: Messages) -> Completion:
+        """Raises Stop, Undelivered or BadAnswer."""
+        return await self.client.complete(
+            asked, model=self.model, max_tokens=self._max_tokens, price=self._price, params=self._params
+        )
+
+
+class RubricJudge(Asker):
+    """One judging model."""
 
     def key(self, case: Case, extract: Extract) -> str:
         """Same key, same question: rubric, pair and texts."""
@@ -119,13 +133,7 @@ class RubricJudge:
         """Ask once. Raises Stop or Undelivered when no answer came; a bad answer is a Rating without scores."""
         case, extract = pair
         try:
-            completion = await self.client.complete(
-                messages(case, extract),
-                model=self.model,
-                max_tokens=self._max_tokens,
-                price=self._price,
-                params=self._params,
-            )
+            completion = await self.complete(messages(case, extract))
         except BadAnswer as error:
             return Rating(scores=None, failure=error.kind, cost_usd=error.cost_usd)
         scores, failure = read_scores(completion.text, wants_contribution=bool(extract.contribution))
