@@ -10,7 +10,6 @@ Or all of it in one GGUF file (`prism export --layout gguf`), which engine `llam
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field, ValidationError, model_validator
 
-from prism import catalogue, gguf_file, merge, score_version, scoring, symptoms
+from prism import gguf_file, merge, score_version, scoring, symptoms
 from prism.answering import Answering
 from prism.chat_template import INSTRUCT, NAMES, choose_spec
 from prism.errors import CheckpointError, DocumentError, InputError, TemplateError
 from prism.gguf_file import tokenizer_errors
+from prism.location import in_one_line, json_object, locate, plain_weights, read_json_object, refuse_pointers
 from prism.template import Template, TemplateSpec
 from prism.types import Document, EvidenceSource, Record, first_problem
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from prism.devices import Dtype
 
 CONFIG_NAME = "prism.json"
-MINI = Path(__file__).parent / "mini"
 
 _OBVIOUS_QUERY = "how to rotate access keys"
 _OBVIOUS_YES = (
@@ -119,11 +118,11 @@ class Checkpoint:
         format, TemplateError when no template fits.
         """
         home = locate(source, revision)
-        _refuse_pointers(home, source)
+        refuse_pointers(home, source)
         stored = stored_config(home)
         if stored is None and merge.is_adapter(home):
             stored = stored_config(locate(merge.base_of(home)))
-        path = _plain(home, source, stored)
+        path = plain_weights(home, source, stored.base_sha256 if stored else None)
         tokenizer = load_tokenizer(path, source, trust_remote_code)
         config = _config(path, source, tokenizer, template, stored)
         return cls(path, config, tokenizer, Template(config.template, tokenizer), trust_remote_code, home)
@@ -148,7 +147,7 @@ class Checkpoint:
             raise InputError(
                 f"engine llamacpp reads GGUF files, got {source}: run `prism export {source} FILE.gguf --layout gguf`"
             )
-        _refuse_pointers(home, source)
+        refuse_pointers(home, source)
         metadata = gguf_file.read_metadata(home)
         stored = _packed_config(home, metadata)
         if stored is None:
@@ -189,7 +188,7 @@ class Checkpoint:
                     output_loading_info=True,
                 )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(f"cannot load the weights of {self.name}: {_one_line(error)}") from error
+            raise CheckpointError(f"cannot load the weights of {self.name}: {in_one_line(error)}") from error
         self._require_whole(model, found["missing_keys"])
         return devices.place(model, target, self.name).eval()
 
@@ -267,110 +266,6 @@ def is_packed(source: str | Path) -> bool:
     return path.suffix.lower() == ".gguf" and path.is_file() and gguf_file.CONFIG in gguf_file.read_metadata(path)
 
 
-def locate(source: str | Path, revision: str | None = None) -> Path:
-    """Where a checkpoint lies: a folder (plain or adapter), or a base's GGUF file.
-
-    `source`: `mini`, a directory, a file, a name of the catalogue, or a hub id, in this order. Raises CheckpointError.
-    """
-    if str(source) == "mini":
-        return MINI
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        if path.suffix.lower() != ".gguf":
-            raise CheckpointError(f"{source} is a file: pass the folder that holds the checkpoint, or a GGUF file")
-        return path
-    if known := catalogue.CATALOGUE.get(str(source)):
-        return catalogue.locate(known)
-    if path.suffix.lower() == ".gguf":
-        raise CheckpointError(f"no GGUF file {source}: check the path, or pull a base (`prism pull` lists them)")
-    return _download(str(source), revision)
-
-
-def _plain(home: Path, source: str | Path, stored: PrismConfig | None) -> Path:
-    """The folder with the weights that engines read."""
-    if home.is_file():
-        return merge.plain_from_gguf(home)
-    if merge.is_adapter(home):
-        return merge.plain_from_adapter(home, locate, stored.base_sha256 if stored else None)
-    if not (home / "config.json").is_file():
-        raise CheckpointError(f"{source} is not a checkpoint: neither config.json nor {merge.ADAPTER} is in it")
-    _require_safe_weights(home, source)
-    _require_whole(home, source)
-    return home
-
-
-def _download(source: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        # Weights as safetensors only: pickles run code when they load.
-        wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-        return Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
-    except HFValidationError as error:
-        raise CheckpointError(f"no checkpoint {source!r}: no such directory, and not a hub id (owner/name)") from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(f"no checkpoint {source!r}: no such directory, and the hub does not know it") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(
-            f"no checkpoint {source!r}: no such directory, and the hub could not be reached ({_one_line(error)})"
-        ) from error
-
-
-def _require_safe_weights(path: Path, source: str | Path) -> None:
-    if any(path.glob("*.safetensors")):
-        return
-    unsafe = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in path.glob(pattern))
-    found = f"only {unsafe[0]}, which can run code when loaded; convert it" if unsafe else "no weights"
-    raise CheckpointError(f"{source} has {found}: expected *.safetensors")
-
-
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
-
-
-def _refuse_pointers(home: Path, source: str | Path) -> None:
-    for file in sorted(item for item in home.iterdir() if item.is_file()) if home.is_dir() else [home]:
-        with file.open("rb") as content:
-            if content.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                raise CheckpointError(
-                    f"{source}: {file.name} is a Git LFS pointer, not the file itself: run `git lfs pull` there"
-                )
-
-
-def _require_whole(path: Path, source: str | Path) -> None:
-    """Raises CheckpointError for an index whose shards are not there, and for a missing tokenizer."""
-    _read_object(path / "config.json")
-    index = path / "model.safetensors.index.json"
-    shards = _read_object(index).get("weight_map") if index.is_file() else {}
-    for shard in sorted({str(name) for name in shards.values()} if isinstance(shards, dict) else ()):
-        if not (path / shard).is_file():
-            raise CheckpointError(f"{source} lacks {shard}, which {index.name} names: is the download complete?")
-    if not any(any(path.glob(name)) for name in _TOKENIZER_FILES):
-        raise CheckpointError(f"{source} has no tokenizer: expected {', '.join(_TOKENIZER_FILES[:3])} or the like")
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    return _object(path.read_bytes(), path)
-
-
-def _object(text: str | bytes, where: Path | str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where} is not JSON: {_one_line(error)}: is the download complete?") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{where}: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
 def load_tokenizer(path: str | Path, source: str | Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer in a folder, in a `tokenizer.json`, or of a name on the hub; errors call it `source`.
 
@@ -384,7 +279,7 @@ def load_tokenizer(path: str | Path, source: str | Path, trust_remote_code: bool
                 return PreTrainedTokenizerFast(tokenizer_file=str(path))
             return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot load the tokenizer of {source}: {_one_line(error)}") from error
+        raise CheckpointError(f"cannot load the tokenizer of {source}: {in_one_line(error)}") from error
 
 
 def _config(
@@ -417,7 +312,7 @@ def _context(path: Path) -> int | None:
         metadata = gguf_file.read_metadata(path)
         packed = metadata.get(f"{metadata.get(gguf_file.ARCHITECTURE)}.context_length")
         return packed if isinstance(packed, int) else None
-    config = _read_object(path / "config.json")
+    config = read_json_object(path / "config.json")
     context = config.get("text_config", config).get("max_position_embeddings")
     return context if isinstance(context, int) else None
 
@@ -427,14 +322,14 @@ def stored_config(home: Path) -> PrismConfig | None:
     if home.is_file():
         return _packed_config(home, gguf_file.read_metadata(home))
     path = home / CONFIG_NAME
-    return _valid_config(_read_object(path), path) if path.is_file() else None
+    return _valid_config(read_json_object(path), path) if path.is_file() else None
 
 
 def _packed_config(path: Path, metadata: gguf_file.Metadata) -> PrismConfig | None:
     if gguf_file.CONFIG not in metadata:
         return None
     where = f"{path}: {gguf_file.CONFIG}"
-    return _valid_config(_object(str(metadata[gguf_file.CONFIG]), where), where)
+    return _valid_config(json_object(str(metadata[gguf_file.CONFIG]), where), where)
 
 
 def _valid_config(content: dict[str, Any], where: Path | str) -> PrismConfig:
@@ -442,8 +337,3 @@ def _valid_config(content: dict[str, Any], where: Path | str) -> PrismConfig:
         return PrismConfig.model_validate(content)
     except ValidationError as error:
         raise CheckpointError(f"{where}: {first_problem(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:299] + "…"

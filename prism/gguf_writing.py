@@ -17,8 +17,8 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 
 from prism import gguf_file
-from prism.checkpoint import locate
 from prism.errors import CheckpointError
+from prism.location import locate
 from prism.score_version import weights
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from prism.answer_check import AnswerCheck, AnswerFit
 from prism.answering import AnswerBound, Answering, features
-from prism.checkpoint import MINI, Checkpoint, PrismConfig, locate, stored_config
+from prism.checkpoint import Checkpoint, PrismConfig, stored_config
 from prism.errors import InputError
+from prism.location import MINI, locate
 from prism.measures.set_fit import CANDIDATES, ScoredSet, choose, fit_sets
 from prism.reranker import Reranker
 from prism.score_version import fingerprint, name_scores, scores_part, stale

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from prism.checkpoint import MINI, Checkpoint
+from prism.checkpoint import Checkpoint
 from prism.engines.base import LabelLogits, ScoreOutput
 from prism.errors import CheckpointError, DocumentError, InputError, TemplateError
+from prism.location import MINI
 from prism.template import PRISM, QWEN3_RERANKER, Template
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*incorrect regex pattern.*")

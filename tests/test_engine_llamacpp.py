@@ -21,12 +21,13 @@ from vllm_support import pairs
 
 from prism import catalogue, devices
 from prism.backends import choose_engine, open_engine
-from prism.checkpoint import MINI, Checkpoint
+from prism.checkpoint import Checkpoint
 from prism.engines.base import Engine, LabelLogits, WritePiece, WriteRequest
 from prism.engines.llama_context import Run, Wants
 from prism.engines.llamacpp import LlamaCppEngine, _batches
 from prism.errors import CheckpointError, DocumentError, EngineError, InputError
 from prism.export import export
+from prism.location import MINI
 from prism.reranker import Reranker
 from prism.scoring import score
 

@@ -21,7 +21,17 @@ FLOORS = (
     {"files", "llm", "measures", "reports"},
     {
         *("retrieval", "engines"),
-        *("template", "chat_template", "checkpoint", "catalogue", "merge", "export", "symptoms", "score_version"),
+        *(
+            "template",
+            "chat_template",
+            "checkpoint",
+            "catalogue",
+            "merge",
+            "location",
+            "export",
+            "symptoms",
+            "score_version",
+        ),
         *("gguf_file", "gguf_writing"),
     },
     {"evidence"},

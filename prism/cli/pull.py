@@ -44,8 +44,8 @@ def pull(
 def _base(name: str) -> Base:
     """The base of that name, or of the adapter of that name. Raises InputError when there is none to fetch."""
     from prism.catalogue import CATALOGUE
-    from prism.checkpoint import locate
     from prism.errors import InputError
+    from prism.location import locate
     from prism.merge import base_of, is_adapter
 
     wanted = name

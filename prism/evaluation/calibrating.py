@@ -247,7 +247,8 @@ def _measure_sets(judged: Sequence[Judged], calibration: Calibration) -> SetRepo
 
 def target_of(checkpoint: str, out: Path, in_place: bool) -> tuple[Path, Path]:
     """(where the checkpoint is, where the calibrated one goes)."""
-    from prism.checkpoint import CONFIG_NAME, MINI
+    from prism.checkpoint import CONFIG_NAME
+    from prism.location import MINI
 
     source = MINI if checkpoint == "mini" else Path(checkpoint)
     if not (source / CONFIG_NAME).is_file():

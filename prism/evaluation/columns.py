@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from prism.checkpoint import MINI
 from prism.errors import DataError, InputError
 from prism.evaluation import fusion, ranking
 from prism.evaluation.ranking import QueryReranker
@@ -21,6 +20,7 @@ from prism.evaluation.specs import parse_spec
 from prism.files.beir import BeirSet
 from prism.files.ledger import Kept
 from prism.files.trec import by_score, line_with, read_scores
+from prism.location import MINI
 from prism.reports.report import shown
 from prism.types import Run
 from prism.version import __version__

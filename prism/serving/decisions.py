@@ -20,8 +20,8 @@ from prism.serving.decide import Decided, meta_of
 from prism.serving.dialects import Meta
 from prism.serving.failures import INVALID, Refused
 from prism.serving.questions import Option, Questions, TypedAnswer, TypedQuestion
-from prism.serving.schema import Maybe, Text
 from prism.serving.subject import IMAGE, CannotSay, Subject, written_out
+from prism.serving.values import Maybe, Text
 from prism.types import Record, first_problem
 
 _HEARD = {"prompt_cache_key", "prompt_cache_options", "safety_identifier"}

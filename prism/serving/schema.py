@@ -10,159 +10,30 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from prism.context import ContextFormat
 from prism.errors import InputError
 from prism.inputs import yaml_text
 from prism.options import OnLongDocument, Options
-from prism.query import ROLES
-from prism.text import clean
-from prism.types import EvidenceChoice, Record, Side
-
-_NUMERAL = r"^\s*[+-]?\d+(\.0*)?\s*$"
-_DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
-_TRUTHS = dict.fromkeys(("true", "yes", "on", "t", "y", "1"), True)
-_TRUTHS |= dict.fromkeys(("false", "no", "off", "f", "n", "0"), False)
-
-
-def _encodable(value: object) -> object:
-    return clean(value) if isinstance(value, str) else value
-
-
-def _unsaid(value: object) -> object:
-    """What a form leaves empty was not said."""
-    return None if isinstance(value, str) and not value.strip() else value
-
-
-def _switched(value: object) -> object:
-    """true and false, and what stands for them."""
-    if isinstance(value, str):
-        return _unsaid(_TRUTHS.get(value.strip().lower(), value))
-    return bool(value) if isinstance(value, int | float) and value in (0, 1) else value
-
-
-def _number(value: object) -> object:
-    if isinstance(value, bool):
-        raise PydanticCustomError("number_type", "Input should be a number")
-    return value
-
-
-def _query_read(value: object) -> object:
-    """A text, or an object of fields, which `Reranker` reads; Jina's clients may send `{"text": ...}`."""
-    if isinstance(value, dict):
-        if isinstance(value.get("text"), str) and "question" not in value:
-            return clean(value["text"])
-        if "question" in value:
-            return value
-    elif isinstance(value, str):
-        return clean(value)
-    raise PydanticCustomError("query_type", "Input should be a valid string or {question, reason, conversation}")
-
-
-def _published(*kinds: dict[str, Any]) -> WithJsonSchema:
-    """JSON schema of an optional scalar, with all that is read as one."""
-    return WithJsonSchema({"anyOf": [*kinds, {"type": "string", "pattern": r"^\s*$"}, {"type": "null"}]})
-
-
-def _published_whole(least: int) -> WithJsonSchema:
-    return _published({"type": "integer", "minimum": least}, {"type": "string", "pattern": _NUMERAL})
-
-
-Text = Annotated[str, BeforeValidator(_encodable)]
-"""A string; a lone surrogate, legal in JSON but in no encoding, is replaced one for one."""
-_SAID = {"type": "string", "pattern": r"\S"}
-_FIELD_LIMIT = {"max_tokens": {"type": "integer", "minimum": 1}}
-_FIELD = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "object", "properties": {"text": {"type": "string"}, **_FIELD_LIMIT}, "required": ["text"]},
-        {"type": "null"},
-    ]
-}
-_TURNS = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "properties": {"role": {"enum": list(ROLES)}, "content": {"type": "string"}},
-        "required": ["role", "content"],
-    },
-}
-_TALK = {
-    "anyOf": [
-        *_FIELD["anyOf"],
-        _TURNS,
-        {"type": "object", "properties": {"text": _TURNS, **_FIELD_LIMIT}, "required": ["text"]},
-    ]
-}
-Query = Annotated[
-    str | dict[str, Any],
-    BeforeValidator(_query_read),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                _SAID,
-                {"type": "object", "properties": {"text": _SAID}, "required": ["text"]},
-                {
-                    "type": "object",
-                    "properties": {
-                        "question": {"anyOf": [_SAID, _FIELD["anyOf"][1]]},
-                        "reason": _FIELD,
-                        "conversation": _TALK,
-                    },
-                    "required": ["question"],
-                    "additionalProperties": False,
-                },
-            ]
-        }
-    ),
-]
-Maybe = Annotated[Text | None, BeforeValidator(_unsaid)]
-"""A string; a blank one counts as none."""
-# Scalars are read as FastAPI's servers read them, which clients were written against: "true" and 1 are true, "3" and
-# 3.0 are 3. Bounds are published here and kept by `Reranker`, which answers 400 in words of its own.
-Whole = Annotated[int, Field(strict=False), BeforeValidator(_number)]
-Real = Annotated[float, Field(strict=False), BeforeValidator(_number)]
-Count = Annotated[Whole | None, BeforeValidator(_unsaid), _published_whole(1)]
-CountOrZero = Annotated[Whole | None, BeforeValidator(_unsaid), _published_whole(0)]
-AnyWhole = Annotated[
-    Whole | None, BeforeValidator(_unsaid), _published({"type": "integer"}, {"type": "string", "pattern": _NUMERAL})
-]
-CountOrAll = Annotated[Whole | None, BeforeValidator(_unsaid), _published_whole(-1)]
-Fraction = Annotated[
-    Real | None,
-    BeforeValidator(_unsaid),
-    _published({"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": _DECIMAL}),
-]
-Switch = Annotated[bool | None, BeforeValidator(_switched), _published({"type": "boolean"}, {"enum": [*_TRUTHS, 1, 0]})]
-SideIn = Annotated[
-    Side | None,
-    BeforeValidator(lambda value: value.strip().lower() or None if isinstance(value, str) else value),
-    _published({"enum": ["left", "right", "Left", "Right"]}),
-]
-AnyDocument = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {
-                    "type": "object",
-                    "properties": {
-                        "text": {"type": "string"},
-                        "id": {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]},
-                        "title": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-                    },
-                },
-                {},
-            ],
-            "description": "A text (YAML is one) or an object. With `rank_fields` an object's text is made of the"
-            " fields named there; an object without `text` is read as YAML (id and title apart), nested objects too."
-            " Anything else is an `error` on its own result.",
-        }
-    ),
-]
+from prism.serving.values import (
+    AnyDocument,
+    AnyWhole,
+    Count,
+    CountOrAll,
+    CountOrZero,
+    Fraction,
+    Maybe,
+    Query,
+    SideIn,
+    Switch,
+    Text,
+    encodable,
+    not_truth,
+    switched,
+    unsaid,
+)
+from prism.types import EvidenceChoice, Record
 
 
 def _chosen(document: Mapping[str, Any], rank_fields: list[str]) -> dict[str, Any]:
@@ -238,11 +109,11 @@ class SpansIn(BaseModel):
 
     mode: Literal["enabled", "disabled"]
     threshold: Annotated[
-        Annotated[float, Field(strict=False, ge=0, le=1), BeforeValidator(_number)] | None, BeforeValidator(_unsaid)
+        Annotated[float, Field(strict=False, ge=0, le=1), BeforeValidator(not_truth)] | None, BeforeValidator(unsaid)
     ] = None
     """Spans with at least this score; 0.1 by default."""
     max_spans: Annotated[
-        Annotated[int, Field(strict=False, ge=0), BeforeValidator(_number)] | None, BeforeValidator(_unsaid)
+        Annotated[int, Field(strict=False, ge=0), BeforeValidator(not_truth)] | None, BeforeValidator(unsaid)
     ] = None
 
     def choose(self, spans: tuple[SpanOut, ...]) -> tuple[SpanOut, ...]:
@@ -300,12 +171,12 @@ class RerankRequest(BaseModel):
     use_activation: Switch = None
     """vLLM: false means `raw_scores`."""
     relevant_spans: SpansIn | None = None
-    evidence: Annotated[Evidence | None, BeforeValidator(_switched)] = None
+    evidence: Annotated[Evidence | None, BeforeValidator(switched)] = None
     """True or `auto`: from where the model prefers; `written` by it; `quoted` from the document, which every model can;
     false: scores only."""
     evidence_tokens: CountOrZero = None
     """Short for `evidence.max_tokens`."""
-    context_format: Annotated[ContextFormat | None, BeforeValidator(_unsaid)] = None
+    context_format: Annotated[ContextFormat | None, BeforeValidator(unsaid)] = None
     """The evidence as it goes into a prompt, in `context`: `text` (Markdown), `xml`, `json`, or `anthropic`: the
     `search_result` blocks of the Messages API, citations on."""
     context_tokens: Count = None
@@ -318,7 +189,7 @@ class RerankRequest(BaseModel):
     threshold: Fraction = None
     """Scores from here on mean yes."""
     max_prompt_tokens: Count = None
-    on_long_document: Annotated[OnLongDocument | None, BeforeValidator(_unsaid)] = None
+    on_long_document: Annotated[OnLongDocument | None, BeforeValidator(unsaid)] = None
     """`truncate` (default) cuts a long document, `window` reads it in windows, `refuse` refuses the request."""
     against: list[Text] | None = None
     """Evidence texts that the caller holds already. A document that adds nothing to one of them comes behind all others
@@ -345,11 +216,11 @@ class RerankRequest(BaseModel):
         if isinstance(sent, dict):
             read = _chosen(sent, self.rank_fields) if self.rank_fields else sent
             if "text" in read:
-                return {**read, "text": _encodable(read["text"])}
+                return {**read, "text": encodable(read["text"])}
             if (text := yaml_text(read)) is not None:
-                return {"text": _encodable(text), "id": read.get("id"), "title": read.get("title")}
+                return {"text": encodable(text), "id": read.get("id"), "title": read.get("title")}
             return read
-        return _encodable(sent)
+        return encodable(sent)
 
     def settings(self) -> EvidenceIn:
         return self.evidence if isinstance(self.evidence, EvidenceIn) else EvidenceIn()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from prism.checkpoint import MINI
 from prism.devices import choose_dtype
 from prism.errors import RecipeError
+from prism.location import MINI
 from prism.merge import ADAPTER, ADAPTER_WEIGHTS, is_adapter
 from prism.training.recipe import Lora, Recipe
 
