@@ -66,8 +66,10 @@ class Answer(NamedTuple):
 class AnswerCheck:
     """Judges one call: its fit, its cut, and the scores of all its documents, returned or not."""
 
-    def __init__(self, fit: AnswerFit, cut: float, judged: Sequence[Judgment]) -> None:
-        """`judged`: all documents that have a score."""
+    def __init__(self, fit: AnswerFit, cut: float, judged: Sequence[Judgment], *, promised: bool = False) -> None:
+        """`judged`: all documents that have a score. `promised`: the cut keeps an error rate that was asked for, and
+        decides alone; else documents none of which got a yes are not taken for an answer."""
+        self._promised = promised
         self._fit, self._cut, self._judged = fit, cut, judged
         self._scores = {each.index: each.score for each in judged if each.score is not None}
         self.probability = fit.probability([*self._scores.values()]) if self._scores else None
@@ -96,7 +98,8 @@ class AnswerCheck:
         if not self._scores:
             return None  # nothing could be judged: the errors of the documents say why
         yes = [each for each in self._judged if each.verdict == "yes"]
-        if self.probability >= self._cut if self.probability is not None else bool(yes):
+        probable = self.probability is None or self.probability >= self._cut
+        if probable and (yes or (self._promised and self.probability is not None)):
             return Unanswered.CONFLICTING if conflicts else None
         best = max(self._judged, key=lambda each: each.score or 0.0)
         if any(each.truncation for each in yes or [best]):

@@ -85,11 +85,11 @@ def kind_of(value: object) -> str:
     return next((name for kind, name in kinds if isinstance(value, kind)), type(value).__name__)
 
 
-def read_text(name: str, value: object) -> str:
+def read_text(name: str, value: object, wanted: str = "say what to look for") -> str:
     if not isinstance(value, str):
         raise InputError(f"{name} must be a string, got {type(value).__name__}")
     if not value.strip():
-        raise InputError(f"{name} is blank: say what to look for")
+        raise InputError(f"{name} is blank: {wanted}")
     return clean(value)
 
 

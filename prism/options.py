@@ -112,7 +112,7 @@ def read_options(default_threshold: float, preferred: EvidenceSource, options: M
         on_long_document=_one_of("on_long_document", said, "truncate", get_args(OnLongDocument)),
         against=_read_against(said.get("against", ())),
         answer_risk=read_fraction("answer_risk", said["answer_risk"]) if "answer_risk" in said else None,
-        score_version=read_text("score_version", said["score_version"]) if "score_version" in said else None,
+        score_version=_read_version(said),
         priority=read_count("priority", said.get("priority", 0), least=None),
     )
     _refuse_contradictions(call, said)
@@ -125,10 +125,17 @@ def _refuse_contradictions(call: Call, said: Mapping[str, Any]) -> None:
         raise InputError(
             f"evidence=False asks for none, and {bounding}={said[bounding]} bounds it: leave one of them out"
         )
-    if call.truncation_side == "left" and call.on_long_document == "window":
+    if call.truncation_side == "left" and call.on_long_document != "truncate":
         raise InputError(
-            "truncation_side='left' says where to cut, on_long_document='window' cuts nothing: leave one of them out"
+            f"truncation_side='left' says where to cut, on_long_document={call.on_long_document!r} cuts nothing: leave"
+            " one of them out"
         )
+
+
+def _read_version(said: Mapping[str, Any]) -> str | None:
+    if "score_version" not in said:
+        return None
+    return read_text("score_version", said["score_version"], "send what an answer said, or leave it out")
 
 
 def _read_against(value: object) -> tuple[str, ...]:

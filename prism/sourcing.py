@@ -85,6 +85,11 @@ class Wanted(NamedTuple):
         why = f"is under one sentence, at least {MIN_EVIDENCE_TOKENS} are needed" if under else "was spent"
         return self.missing(count, f"evidence_tokens={self.budget} {why}")
 
+    def unfinished_by_budget(self, count: int) -> list[str]:
+        """A warning that the budget ended so many texts before their end, if there are any."""
+        some = f"{count} of {len(self.ranks())} documents with verdict yes have evidence that is cut off"
+        return [f"evidence_tokens={self.budget} was spent: {some}"] if count and self.budget is not None else []
+
     def missing(self, count: int, reason: str) -> list[str]:
         """A warning that so many documents have no evidence, if there are any."""
         some = f"{count} of {len(self.ranks())} documents with verdict yes have no evidence"

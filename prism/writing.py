@@ -52,9 +52,13 @@ class Writer:
         self._written: dict[int, list[tuple[_Task, _Text]]] = {}
 
     def warnings(self) -> list[str]:
-        """Says how many documents the budget left without evidence."""
-        missed = sum(self.judgments[rank].outcome is Outcome.NOT_WRITTEN for rank in self._chosen)
-        return self._wanted.missing_by_budget(missed)
+        """Says how many documents the budget left without evidence, and how many texts it ended."""
+        outcomes = Counter(self.judgments[rank].outcome for rank in self._chosen)
+        wanted = self._wanted
+        return [
+            *wanted.missing_by_budget(outcomes[Outcome.NOT_WRITTEN]),
+            *wanted.unfinished_by_budget(outcomes[Outcome.CUT_OFF]),
+        ]
 
     async def events(self) -> AsyncGenerator[Contributed | Judged, None]:
         """A document's contribution as soon as it is written, its judgment when all of it is."""

@@ -188,6 +188,17 @@ def test_sufficient_is_what_was_kept(kept, enough):
     assert check.answer(None).sufficient is None, "no evidence was asked for"
 
 
+def test_documents_without_a_yes_are_no_answer_unless_a_rate_was_asked_for():
+    judgments = [judged(0, 0.45), judged(1, 0.4)]  # probable by a fit that starts low
+    likely = Answering(weights={"best": 1.0}, intercept=3.0, prior=0.5, sets=9)
+    check = AnswerCheck(AnswerFit(SAME, likely), 0.5, judgments)
+    assert check.probability is not None
+    assert check.probability > 0.9
+    assert check.answer(judgments) == (check.probability, Unanswered.NONE_RELEVANT, False)
+    promised = AnswerCheck(AnswerFit(SAME, likely), 0.5, judgments, promised=True)
+    assert promised.answer().reason is None
+
+
 def test_a_set_does_not_become_better_by_losing_a_rival():
     rivals = Answering(weights={"best": 1.0, "second": -1.0}, intercept=0.0, prior=0.5, sets=10)
     check = AnswerCheck(AnswerFit(SAME, rivals), 0.6, [judged(0, 0.9), judged(1, 0.9)])

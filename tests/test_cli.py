@@ -179,11 +179,10 @@ def test_rerank_standard_input(tiny: list[str], text: str, ids: list[str]) -> No
 
 
 def test_rerank_prints_context(tiny: list[str], files: list[str]) -> None:
-    result = run("rerank", "when?", *files, "--no-evidence", "--context", "100", *tiny)
+    fails("--no-evidence leaves nothing for a context", "rerank", "q", *files, "--no-evidence", "--context", "9", *tiny)
+    result = run("rerank", "when?", *files, "--evidence-tokens", "1", "--context", "100", *tiny)
     assert (result.exit_code, result.stdout) == (0, "")  # nothing written, nothing invented
-    assert re.fullmatch(
-        r"no evidence to print: no evidence was made for the \d of \d .*: see --evidence, .*\n", result.stderr
-    )
+    assert "no evidence to print: no evidence was made for the " in result.stderr
     result = run("rerank", "when?", *files, "--threshold", "1", "--context", "100", *tiny)
     assert (result.exit_code, result.stdout) == (0, "")
     assert re.fullmatch(

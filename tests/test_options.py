@@ -220,3 +220,14 @@ def test_an_object_without_text_is_read_as_yaml(reranker: Reranker) -> None:
     assert reranker.rerank(QUERY, [text])[0].score == first.score
     assert [judgment.index for judgment in others if judgment.error] == [1, 2, 3, 4]
     assert result.warnings == ("ignored document fields: note",), "of the one whose text is null"
+
+
+@pytest.mark.parametrize("long", ["window", "refuse"])
+def test_where_to_cut_and_not_to_cut_contradict_each_other(long):
+    with pytest.raises(InputError, match=f"truncation_side='left' .*on_long_document='{long}' cuts nothing"):
+        read_options(0.5, "written", {"truncation_side": "left", "on_long_document": long})
+
+
+def test_a_blank_score_version_says_what_to_send():
+    with pytest.raises(InputError, match="score_version is blank: send what an answer said, or leave it out"):
+        read_options(0.5, "written", {"score_version": " "})

@@ -12,13 +12,18 @@ from prism.context import ContextFormat, PromptContext, named_tokenizer, why_emp
 from prism.errors import InputError
 from prism.inputs import read_count
 from prism.text import printable
+from prism.types import EvidenceChoice
 
 if TYPE_CHECKING:
     from prism.result import RerankResult
 
 
-def context_options(tokens: int | None, format: ContextFormat | None, tokenizer: str | None) -> dict[str, Any] | None:
+def context_options(
+    tokens: int | None, format: ContextFormat | None, tokenizer: str | None, evidence: EvidenceChoice | bool = True
+) -> dict[str, Any] | None:
     """Arguments of `RerankResult.fit_context`; None when no context is asked for. Raises InputError."""
+    if evidence is False and (tokens is not None or format is not None):
+        raise InputError("--no-evidence leaves nothing for a context: leave it or --context out")
     if tokens is None and format is None:
         if tokenizer is not None:
             raise InputError("--context-tokenizer counts the tokens of a context: add --context or --context-format")

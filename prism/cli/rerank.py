@@ -106,11 +106,12 @@ def rerank(
 
     documents, held = _read(files, against)
     options = Options(instruction=instruction, top_n=top_n, threshold=threshold, against=held)
-    options |= Options(evidence=evidence_choice(evidence, no_evidence), evidence_tokens=evidence_tokens)
+    source = evidence_choice(evidence, no_evidence)
+    options |= Options(evidence=source, evidence_tokens=evidence_tokens)
     options |= Options(max_query_tokens=max_query_tokens, max_document_tokens=max_document_tokens)
     options |= Options(truncation_side=truncation_side, on_long_document=on_long_document)
     options |= Options(answer_risk=answer_risk, score_version=score_version)
-    wanted = context_options(context, context_format, context_tokenizer)
+    wanted = context_options(context, context_format, context_tokenizer, source)
     asked = read_fields(query, reason, conversation)
     with load(model, template=template, dtype=dtype, device=device, self_test=self_test) as reranker:
         if dry_run:

@@ -198,7 +198,7 @@ class Endpoint:
 
     async def _preflight(self, ticket: Ticket, asked: RerankRequest) -> dict[str, Any]:
         if ticket.dialect is Dialect.TEI:
-            raise InputError("an answer to `texts` is an array, with no place for a dry_run: send `documents`")
+            raise InputError("an answer to `texts` is an array, with no place for a dry_run: ask as vLLM's clients do")
         options = asked.options(evidence=self._evidence(ticket), max_total_tokens=self._limits.max_tokens)
         found = await self._reranker.apreflight(asked.query, asked.texts(), **options)
         ticket.phase("rank")
@@ -213,7 +213,7 @@ class Endpoint:
         if not asked.wants_context:
             return lambda _: None
         if ticket.dialect is Dialect.TEI:
-            raise InputError("an answer to `texts` is an array, with no place for a context: send `documents`")
+            raise InputError("an answer to `texts` is an array, with no place for a context: ask as vLLM's clients do")
         if asked.context_tokens is not None:
             read_count("context_tokens", asked.context_tokens)
         name = asked.context_tokenizer
