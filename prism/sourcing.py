@@ -88,7 +88,7 @@ class Wanted(NamedTuple):
     def unfinished_by_budget(self, count: int) -> list[str]:
         """A warning that the budget ended so many texts before their end, if there are any."""
         some = f"{count} of {len(self.ranks())} documents with verdict yes have evidence that is cut off"
-        return [f"evidence_tokens={self.budget} was spent: {some}"] if count and self.budget is not None else []
+        return [f"evidence_tokens={self.budget} was spent: {some}"] if count else []
 
     def missing(self, count: int, reason: str) -> list[str]:
         """A warning that so many documents have no evidence, if there are any."""

@@ -54,11 +54,10 @@ class Writer:
     def warnings(self) -> list[str]:
         """Says how many documents the budget left without evidence, and how many texts it ended."""
         outcomes = Counter(self.judgments[rank].outcome for rank in self._chosen)
-        wanted = self._wanted
-        return [
-            *wanted.missing_by_budget(outcomes[Outcome.NOT_WRITTEN]),
-            *wanted.unfinished_by_budget(outcomes[Outcome.CUT_OFF]),
-        ]
+        missing = self._wanted.missing_by_budget(outcomes[Outcome.NOT_WRITTEN])
+        if self._budget is None or self._budget >= MIN_EVIDENCE_TOKENS:
+            return missing  # what is cut off ran into the template's own limit
+        return [*missing, *self._wanted.unfinished_by_budget(outcomes[Outcome.CUT_OFF])]
 
     async def events(self) -> AsyncGenerator[Contributed | Judged, None]:
         """A document's contribution as soon as it is written, its judgment when all of it is."""

@@ -174,6 +174,15 @@ def test_a_small_budget_caps_the_text_and_a_tiny_one_writes_nothing(reranker: Re
     assert engine.calls == [("score", 1)]
 
 
+@pytest.mark.parametrize(("budget", "told"), [(TEXT_TOKENS + 20, True), (TEXT_TOKENS + 40, False)])
+def test_evidence_that_the_budget_ended_is_told(reranker: Reranker, budget: int, told: bool) -> None:
+    """Of a text that is cut off with more left than a sentence takes, the template's own limit was the end."""
+    result = reranker.rerank(QUERY, ["p=0.8 endless words. x"], evidence_tokens=budget)
+    assert result[0].outcome is Outcome.CUT_OFF
+    spent = f"evidence_tokens={budget} was spent: 1 of 1 documents with verdict yes have evidence that is cut off"
+    assert result.warnings == ((spent,) if told else ())
+
+
 def test_outcomes(reranker: Reranker) -> None:
     result = reranker.rerank(QUERY, ["p=0.9 ramble. x", "p=0.8 endless words. x", GOOD.replace("0.9", "0.7")])
     assert [judgment.outcome for judgment in result] == [Outcome.MALFORMED, Outcome.CUT_OFF, Outcome.COMPLETE]
