@@ -55,14 +55,18 @@ class Writer:
         """Says how many documents the budget left without evidence, and how many texts it ended."""
         outcomes = Counter(self.judgments[rank].outcome for rank in self._chosen)
         missing = self._wanted.missing_by_budget(outcomes[Outcome.NOT_WRITTEN])
-        if self._budget is None or self._budget >= MIN_EVIDENCE_TOKENS:
+        if self._affordable():
             return missing  # what is cut off ran into the template's own limit
         return [*missing, *self._wanted.unfinished_by_budget(outcomes[Outcome.CUT_OFF])]
+
+    def _affordable(self) -> bool:
+        """Whether the budget, if there is one, still pays for a text."""
+        return self._budget is None or self._budget >= MIN_EVIDENCE_TOKENS
 
     async def events(self) -> AsyncGenerator[Contributed | Judged, None]:
         """A document's contribution as soon as it is written, its judgment when all of it is."""
         most = self._template.spec.max_written_tokens
-        while self._waiting and (self._budget is None or self._budget >= MIN_EVIDENCE_TOKENS):
+        while self._waiting and self._affordable():
             cap = most if self._budget is None else min(most, self._budget)
             size = len(self._waiting) if self._budget is None else max(1, self._budget // cap)
             wave, self._waiting = self._waiting[:size], self._waiting[size:]
