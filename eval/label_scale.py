@@ -24,7 +24,7 @@ from rich.console import Console
 from typer import Option
 
 from prism.errors import PrismError
-from prism.labeling.reports import Report as LabelReport
+from prism.labeling.reports import LabelingReport as LabelReport
 from prism.reports.report import Report, command_line, versions
 
 PER_QUERY = 20

@@ -20,7 +20,7 @@ from typer import Option
 
 from prism.errors import DataError, PrismError
 from prism.files.label_files import LabelTable, line_up, read_labels
-from prism.labeling.comparison import compare
+from prism.labeling.comparison import compare_judges
 from prism.reports.report import Report, command_line, versions
 from studies.panel_report import add_aggregation, add_judges, add_rag, add_seed, add_sequential, lead
 from studies.panel_study import calibrated_judge, study_panel
@@ -54,7 +54,7 @@ def _study(data: Path, out: Path, limit: int | None, samples: int, seed: int) ->
     table = _llmjudge(data / "llmjudge", limit)
     report = Report("A panel of LLM judges against people", command=command_line(), versions=versions(*PACKAGES))
     with _CONSOLE.status("agreement of the judges") as status:
-        agreement = compare(table, samples, seed)
+        agreement = compare_judges(table, samples, seed)
         study = partial(study_panel, table, samples=samples, seed=seed, say=lambda what: status.update(what))
         panel = {2: study(PANEL, 2, crowd=(*CROWD, *SLOW_CROWD), thresholds=(1.0,))}
         panel |= {cut: study(PANEL, cut, crowd=CROWD) for cut in (1, 3)}
@@ -81,7 +81,7 @@ def _study(data: Path, out: Path, limit: int | None, samples: int, seed: int) ->
 def _rag(folder: Path, report: Report, limit: int | None, samples: int, seed: int) -> dict[str, Any]:
     table = line_up([read_labels(folder / f"{name}.qrels", (0, 4)) for name in ("human", "llm")])
     table = table if limit is None else table.limited(limit)
-    found, calibrated = compare(table, samples, seed), calibrated_judge(table, (1, 2, 3), samples, seed)
+    found, calibrated = compare_judges(table, samples, seed), calibrated_judge(table, (1, 2, 3), samples, seed)
     add_rag(report.section("TREC RAG 2025: one judge, labels 0 to 4"), found, calibrated)
     return {"rag25": found, "rag25_calibrated": {str(cut): pair for cut, pair in calibrated.items()}}
 

@@ -11,7 +11,15 @@ import pytest
 
 from prism.errors import InputError
 from prism.files.label_files import line_up, read_labels
-from prism.labeling.sequential import PosteriorBound, ask, asking_order, decided, majority, replay, when_decided
+from prism.labeling.sequential import (
+    PosteriorBound,
+    ask_in_order,
+    asking_order,
+    decided,
+    majority,
+    replay,
+    when_decided,
+)
 from prism.types import Vote
 from studies.aggregation import (
     CROWD_MODELS,
@@ -259,7 +267,7 @@ def test_posterior_odds_multiply() -> None:
     row = [[1, 1], [1, 1], [0, 0], [1, 1]]
     model = PosteriorBound.fit(row, [True, True, False, False], bound=0.9)
     assert model.probability([1, 1]) == pytest.approx(9 / 13)  # (3/2)^2 = 9 to 4
-    assert ask([1, 1], model.model_copy(update={"bound": 0.65})) == (2, "yes")
+    assert ask_in_order([1, 1], model.model_copy(update={"bound": 0.65})) == (2, "yes")
     extreme = PosteriorBound(bound=0.9, prior_log_odds=0, log_ratios=({0: -5000.0, 1: 5000.0},))
     assert (extreme.probability([0]), extreme.probability([1])) == (0, 1)
 

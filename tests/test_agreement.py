@@ -16,7 +16,7 @@ from statsmodels.stats.inter_rater import fleiss_kappa as fleiss_of_statsmodels
 
 from prism.errors import InputError
 from prism.files.label_files import LabelFile, LabelTable, Place, line_up, read_labels
-from prism.labeling.comparison import binary_kappa, compare, pair_alpha
+from prism.labeling.comparison import binary_kappa, compare_judges, pair_alpha
 from prism.labeling.rankings import compare_rankings, kendall_tau_b, spearman_rho
 from prism.measures.agreement import (
     Estimate,
@@ -247,7 +247,7 @@ def table_of(votes: list[list[float]], query: list[int]) -> LabelTable:
 
 def test_comparison_of_three_judges() -> None:
     votes = [[0, 0, 0], [1, 1, 1], [1, 0, NAN], [2, 2, 1], [0, 0, 0], [2, 2, 2]]
-    found = compare(table_of(votes, [0, 0, 0, 1, 1, 1]), samples=50)
+    found = compare_judges(table_of(votes, [0, 0, 0, 1, 1, 1]), samples=50)
     assert (found.pairs, found.queries, found.labels) == (6, 2, (0, 1, 2))
     first, second = found.compared
     assert (first.pairs, first.unlabelled, second.pairs, second.unlabelled) == (6, 0, 5, 1)
@@ -270,14 +270,14 @@ def test_comparison_of_three_judges() -> None:
 
 def test_comparison_without_samples_has_no_intervals() -> None:
     heard: list[int] = []
-    found = compare(table_of([[0, 0], [1, 1], [1, 0]], [0, 0, 0]), samples=0, progress=heard.append)
+    found = compare_judges(table_of([[0, 0], [1, 1], [1, 0]], [0, 0, 0]), samples=0, progress=heard.append)
     assert found.samples == 0
     assert (found.compared[0].kappa.low, found.group.fleiss.high) == (None, None)
     assert heard == [1]
 
 
 def test_no_complete_pair_leaves_fleiss_undefined() -> None:
-    found = compare(table_of([[0, 0, NAN], [1, NAN, 1], [1, 0, NAN]], [0, 0, 0]), samples=5)
+    found = compare_judges(table_of([[0, 0, NAN], [1, NAN, 1], [1, 0, NAN]], [0, 0, 0]), samples=5)
     assert found.group.complete_pairs == 0
     assert found.group.fleiss.value is None
 
@@ -339,7 +339,7 @@ def test_llmjudge_as_published() -> None:
     folder = SHARED / "llmjudge"
     rows = [line.split("\t") for line in (folder / "published.tsv").read_text().splitlines()[1:]]
     paths = [folder / "submissions" / f"{row[0]}.qrels" for row in rows]
-    found = compare(line_up([read_labels(path) for path in (folder / "human.qrels", *paths)]), samples=0)
+    found = compare_judges(line_up([read_labels(path) for path in (folder / "human.qrels", *paths)]), samples=0)
     assert (found.pairs, found.queries, len(found.compared)) == (4423, 25, 17)
     for judged, (name, kappa, alpha, *binary) in zip(found.compared, rows, strict=True):
         assert judged.name == name
@@ -351,7 +351,9 @@ def test_llmjudge_as_published() -> None:
 
 @needs_rag25
 def test_rag25_has_labels_0_to_4() -> None:
-    found = compare(line_up([read_labels(SHARED / "rag25" / f"{name}.qrels", (0, 4)) for name in ("human", "llm")]))
+    found = compare_judges(
+        line_up([read_labels(SHARED / "rag25" / f"{name}.qrels", (0, 4)) for name in ("human", "llm")])
+    )
     judged = found.compared[0]
     assert (found.labels, found.pairs, found.queries, judged.pairs) == ((0, 1, 2, 3, 4), 5163, 11, 5163)
     assert [sum(row) for row in judged.confusion] == [1804, 799, 1850, 645, 65]

@@ -153,7 +153,7 @@ def test_label_your_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         panels(server.url)
         for line in commands("configs/panels/README.md"):
             if "--workers" in line or line.startswith("prism train"):
-                continue  # tests/test_labeling_scale.py; a recipe of one's own
+                continue  # tests/test_ray_workers.py; a recipe of one's own
             if line.startswith("prism agree"):  # a person who sees every fifth pair the other way
                 mine = [
                     {**row, "label": row["label"] ^ (place % 5 == 0)}

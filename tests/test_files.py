@@ -27,8 +27,7 @@ from prism.files.lines import likely_encoding
 from prism.files.outputs import require_file, require_folder
 from prism.files.shipped import shipped
 from prism.files.trec import judged_lines, read_label, read_qrels, read_run, write_run
-from prism.labeling.pairs import LabelPair
-from prism.labeling.pairs import read_pairs as read_label_pairs
+from prism.labeling.label_pairs import LabelPair, read_label_pairs
 from prism.labeling.panel import load_panel
 from prism.labeling.recorded import read_recorded
 from prism.text import clean, stable_id

@@ -22,9 +22,9 @@ from prism.data.assemble import build_training_data
 from prism.data.card import Rules, Sources
 from prism.errors import DataError, InputError, PanelError
 from prism.files.examples import read_examples
-from prism.labeling.estimate import estimate
+from prism.labeling.estimate import estimate_cost
 from prism.labeling.panel import load_panel
-from prism.labeling.reports import JurorReport, Report
+from prism.labeling.reports import JurorReport, LabelingReport
 from prism.labeling.run import label
 from prism.labeling.store import Store, read_votes
 
@@ -64,11 +64,11 @@ def panel(path: Path, servers: dict[str, ChatServer], jurors: list[dict[str, Any
     return file
 
 
-def run(panel_file: Path, pairs_file: Path, out: Path, **more: Any) -> Report:
+def run(panel_file: Path, pairs_file: Path, out: Path, **more: Any) -> LabelingReport:
     return anyio.run(lambda: label(load_panel(panel_file), pairs_file, out, **more))
 
 
-def of(report: Report, name: str = "acme") -> JurorReport:
+def of(report: LabelingReport, name: str = "acme") -> JurorReport:
     return next(juror for juror in report.jurors if juror.name == name)
 
 
@@ -265,7 +265,7 @@ def test_the_estimate_asks_nothing_and_counts_what_is_left(tmp_path: Path) -> No
         one = panel(tmp_path, {"acme": server}, [acme()])
         file = pairs(tmp_path, 10)
         run(one, file, tmp_path / "out", limit=4)
-        found = estimate(load_panel(one), file, tmp_path / "out").jurors[0]
+        found = estimate_cost(load_panel(one), file, tmp_path / "out").jurors[0]
         assert len(server.requests) == 4
     assert found.questions == 6
     assert found.expected_usd == (found.usage.prompt_tokens * Decimal("0.15") + 12 * Decimal("0.6")) / 10**6
@@ -333,7 +333,7 @@ def test_killed_and_resumed_no_vote_is_lost_and_none_paid_twice(tmp_path: Path) 
         assert set(kept.values()) == {1}
         done = prism(one, file, out)
         assert done.returncode == 0, done.stderr
-        report = Report.model_validate_json((out / "report.json").read_text(encoding="utf-8"))
+        report = LabelingReport.model_validate_json((out / "report.json").read_text(encoding="utf-8"))
         asked = server.asked()
     assert len(asked) == total
     votes = Counter(vote.pair_id for vote in read_votes(out))

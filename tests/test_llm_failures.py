@@ -23,7 +23,7 @@ from prism.evaluation.services import ServiceReranker
 from prism.evaluation.specs import parse_spec
 from prism.files.jsonl import Line
 from prism.labeling.rubrics import RUBRICS
-from prism.labeling.writing import parse
+from prism.labeling.write_targets import parse
 from prism.llm.allowance import Provider
 from prism.llm.chat import ChatClient
 from prism.llm.classify import Caller, asked_wait_s, read_error

@@ -66,7 +66,7 @@ def agree(
     prism agree people.jsonl labels/labels.jsonl --jurors
     """
     from prism.files.label_files import line_up
-    from prism.labeling.comparison import compare
+    from prism.labeling.comparison import compare_judges
 
     read = _read_files(files, None if scale is None else parse_scale(scale), jurors=jurors)
     table = line_up(read)
@@ -74,7 +74,7 @@ def agree(
     for warning in warnings_of(read, table):
         _say(f"warning: {warning}")
     with _progress(len(read) - 1) as step:
-        agreement = compare(table, samples, seed, step)
+        agreement = compare_judges(table, samples, seed, step)
     rankings = _rankings(read, systems, measure, samples, seed) if runs else ()
     if as_json:
         _print_json(agreement, rankings)

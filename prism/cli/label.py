@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from prism.labeling.estimate import Estimate
+    from prism.labeling.estimate import CostEstimate
     from prism.labeling.panel import Panel
-    from prism.labeling.polling import State
-    from prism.labeling.reports import Report
+    from prism.labeling.reports import LabelingReport
     from prism.labeling.run import Progress
+    from prism.labeling.voting import RunState
 
 _PLAIN_EVERY_S = 30.0
 
@@ -85,16 +85,16 @@ def label(
         raise typer.Exit(1)
 
 
-def _ask(panel: Panel, pairs: Path, out: Path, *, workers: int | None, gpus: float, **options: Any) -> Report:
+def _ask(panel: Panel, pairs: Path, out: Path, *, workers: int | None, gpus: float, **options: Any) -> LabelingReport:
     import anyio
 
-    from prism.labeling.pairs import count_lines
+    from prism.labeling.label_pairs import count_lines
     from prism.labeling.run import label as ask_panel
 
     with _watch(count_lines(pairs)) as progress:
         if workers is None:
             return anyio.run(partial(ask_panel, panel, pairs, out, progress=progress, **options))
-        from prism.labeling.scale import label_over_workers
+        from prism.labeling.ray_workers import label_over_workers
 
         return label_over_workers(panel, pairs, out, workers, gpus=gpus, progress=progress, **options)
 
@@ -115,12 +115,12 @@ def _watch(lines: int) -> Iterator[Progress]:
 
     bar = Progress(TextColumn("lines"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
     task = bar.add_task("lines", total=lines)
-    seen: list[State] = []
+    seen: list[RunState] = []
 
     def view() -> Group:
         return Group(bar, _standings(seen[0])) if seen else Group(bar)
 
-    def progress(state: State) -> None:
+    def progress(state: RunState) -> None:
         seen[:] = [state]
         bar.update(task, completed=state.counts.finished)
 
@@ -131,7 +131,7 @@ def _watch(lines: int) -> Iterator[Progress]:
 def _plain(lines: int) -> Progress:
     start = last = time.monotonic()
 
-    def progress(state: State) -> None:
+    def progress(state: RunState) -> None:
         nonlocal last
         now, done = time.monotonic(), state.counts.finished
         if now - last < _PLAIN_EVERY_S or not done:
@@ -144,7 +144,7 @@ def _plain(lines: int) -> Progress:
     return progress
 
 
-def _standings(state: State) -> Table:
+def _standings(state: RunState) -> Table:
     table = _table("juror", "answers", "failures", "no answer", "spent")
     for standing in state.standings.values():
         table.add_row(
@@ -162,16 +162,16 @@ def _standings(state: State) -> Table:
 
 
 def _estimate(panel: Panel, pairs: Path, out: Path, limit: int | None, *, as_json: bool) -> None:
-    from prism.labeling.estimate import estimate
+    from prism.labeling.estimate import estimate_cost
 
-    found = estimate(panel, pairs, out, limit)
+    found = estimate_cost(panel, pairs, out, limit)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:
         _print_estimate(found)
 
 
-def _print_estimate(found: Estimate) -> None:
+def _print_estimate(found: CostEstimate) -> None:
     table = _table("juror", "questions", "tokens in", "tokens out", "expected", "at most", "spent so far", "key")
     for juror in found.jurors:
         table.add_row(
@@ -196,7 +196,7 @@ def _print_estimate(found: Estimate) -> None:
     _print_bad_lines(found.bad_lines, found.bad_line_count)
 
 
-def _print_report(report: Report, out: Path) -> None:
+def _print_report(report: LabelingReport, out: Path) -> None:
     table = _table("juror", "votes", "failures", "no answer", "calls", "tokens in", "tokens out", "paid", "unsure")
     for juror in report.jurors:
         failures = ", ".join(f"{n:,} {kind}" for kind, n in juror.failures.items())

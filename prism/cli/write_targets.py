@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prism.evaluation.judge import Rating
     from prism.files.jsonl import Drops, Line, OnBad
     from prism.labeling.asking import Asked
-    from prism.labeling.writing import Writer
+    from prism.labeling.write_targets import TargetWriter
     from prism.llm.allowance import Provider
 
 
@@ -88,17 +88,21 @@ def write_targets(
         _report(writer, read, out, asked, judged)
 
 
-def _writer(provider: Provider, model: str, out: Path, limits: tuple[int, float, float, int], price: Any) -> Writer:
+def _writer(
+    provider: Provider, model: str, out: Path, limits: tuple[int, float, float, int], price: Any
+) -> TargetWriter:
     """Goes on where an earlier run stood, its cost included. Limits: attempts, support, compression, unsupported."""
-    from prism.labeling.writing import Limits, Writer, open_kept
+    from prism.labeling.write_targets import TargetLimits, TargetWriter, open_kept
     from prism.llm.chat import ChatClient
 
     kept = open_kept(out, model, _echo)
     spent_usd = sum((attempt.cost_usd for attempt in kept.read().values()), Decimal(0))
     client = ChatClient(provider, name=model, spent_usd=spent_usd)
     attempts, support, compression, unsupported = limits
-    kept_to = Limits(attempts=attempts, min_support=support, max_compression=compression, max_unsupported=unsupported)
-    return Writer(client, model, kept, limits=kept_to, price=price)
+    kept_to = TargetLimits(
+        attempts=attempts, min_support=support, max_compression=compression, max_unsupported=unsupported
+    )
+    return TargetWriter(client, model, kept, limits=kept_to, price=price)
 
 
 def _echo(text: str) -> None:
@@ -131,7 +135,7 @@ class _Reading:
         from itertools import islice
 
         from prism.files.jsonl import read_pairs
-        from prism.labeling.writing import is_yes
+        from prism.labeling.write_targets import is_yes
 
         lines = read_pairs(self.labels, drops, self._on_bad)
         yield from islice((line for line in lines if is_yes(line.row, self._yes_from)), self._limit)
@@ -167,7 +171,7 @@ def _price(text: str) -> Any:
         raise InputError(f"--price {text!r}: expected INPUT:OUTPUT in dollars, such as 0.1:0.4") from error
 
 
-def _write(writer: Writer, read: _Reading) -> Asked:
+def _write(writer: TargetWriter, read: _Reading) -> Asked:
 
     total = sum(1 for _ in read.rows())
     if not total:
@@ -181,14 +185,16 @@ def _write(writer: Writer, read: _Reading) -> Asked:
     return asyncio.run(go())
 
 
-def _judge(writer: Writer, read: _Reading, provider: Provider, model: str, least: int, out: Path) -> dict[str, str]:
+def _judge(
+    writer: TargetWriter, read: _Reading, provider: Provider, model: str, least: int, out: Path
+) -> dict[str, str]:
     """Pair id -> why the judge drops it. A pair without grades is kept: that is the judge's failure, and said."""
     from prism.evaluation.evidence_quality import Extract
     from prism.evaluation.evidence_sets import Case, make_case
     from prism.evaluation.judge import RUBRIC_ID, Rating, RubricJudge
     from prism.files.ledger import Kept
     from prism.labeling.asking import ask_all
-    from prism.labeling.writing import Texts
+    from prism.labeling.write_targets import Texts
     from prism.llm.chat import ChatClient
 
     client = ChatClient(provider, name=model)
@@ -233,11 +239,11 @@ def _graded_low(keys: dict[str, str], ratings: Mapping[str, Rating], least: int)
     return dropped
 
 
-def _report(writer: Writer, read: _Reading, out: Path, asked: Asked, judged: dict[str, str]) -> None:
+def _report(writer: TargetWriter, read: _Reading, out: Path, asked: Asked, judged: dict[str, str]) -> None:
     from prism.cli.data import finish as echo_report
     from prism.files.jsonl import Drops, Written, write_report
     from prism.labeling.asking import Asked
-    from prism.labeling.writing import RUBRIC_ID, finish
+    from prism.labeling.write_targets import RUBRIC_ID, finish
 
     drops = Drops()
     finished = finish(writer, read.lines(drops), out, drops, judged)

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from prism.engines.base import WritePiece, WriteRequest
+from prism.engines.model_thread import Check
 from prism.engines.row import Row, State, TextStream, shared_length, write_rows
-from prism.engines.worker import Check
 from prism.errors import EngineError
 
 _PREFILL_TOKENS = 1024

@@ -25,9 +25,9 @@ from prism.engines.budget import (
     write_tokens,
 )
 from prism.engines.decode import Decoder, LanguageModel, out_of_memory, pad
+from prism.engines.model_thread import Check, Emit, ModelThread, refuse_nan, require_prompts, unscorable
 from prism.engines.prefix import can_attend_apart, reads_prefix_apart, spread
 from prism.engines.row import shared_length
-from prism.engines.worker import Check, Emit, Worker, refuse_nan, require_prompts, unscorable
 from prism.errors import DocumentError, EngineError
 
 _WIDTHS = 32
@@ -95,7 +95,7 @@ class HfEngine:
         )
         self._threads = threads or devices.cpu_threads()
         self._short_waits = devices.short_waits() if on_cpu and self._threads > 1 else None
-        self._worker = Worker("prism-hf")
+        self._worker = ModelThread("prism-hf")
 
     # -- the protocol
 

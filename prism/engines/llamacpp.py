@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.engines.llama_context import Context, Run, Wants
+from prism.engines.model_thread import Check, Emit, ModelThread, refuse_nan, require_prompts, unscorable
 from prism.engines.row import MIN_SHARED_TOKENS, Row, TextStream, common_length, shared_length, write_rows
-from prism.engines.worker import Check, Emit, Worker, refuse_nan, require_prompts, unscorable
 from prism.errors import DocumentError, EngineError
 
 _T = TypeVar("_T")
@@ -42,7 +42,7 @@ class LlamaCppEngine:
         self._stop_ids = frozenset(stop_ids)
         self._text = partial(TextStream, decode, tuple(stop_strings))
         self._speculate = speculate
-        self._worker = Worker("prism-llamacpp")
+        self._worker = ModelThread("prism-llamacpp")
 
     async def score(self, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
         """See `Engine.score`. A prompt that is empty or too long answers a DocumentError."""

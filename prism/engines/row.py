@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal, Protocol
 
 from prism.engines.base import WritePiece
-from prism.engines.worker import Check
+from prism.engines.model_thread import Check
 
 MIN_SHARED_TOKENS = 16
 """A shared prefix shorter than this costs more to set up than it saves."""

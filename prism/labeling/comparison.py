@@ -88,7 +88,7 @@ class Agreement(Record):
     group: GroupAgreement
 
 
-def compare(
+def compare_judges(
     table: LabelTable, samples: int = SAMPLES, seed: int = 0, progress: Callable[[int], None] = lambda done: None
 ) -> Agreement:
     """Compare every judge with the first, every two with each other, and all together.

@@ -6,14 +6,14 @@ import os
 from decimal import Decimal
 from pathlib import Path
 
-from prism.labeling.pairs import BadLine, LabelPair, Repeated, read_pairs
+from prism.labeling.label_pairs import BadLine, LabelPair, Repeated, read_label_pairs
 from prism.labeling.panel import ApiJuror, Juror, Panel
 from prism.labeling.store import Store
 from prism.llm.chat import estimate_tokens
 from prism.types import Record, Usage
 
 
-class JurorEstimate(Record):
+class JurorCost(Record):
     """One juror's part."""
 
     name: str
@@ -30,7 +30,7 @@ class JurorEstimate(Record):
     """What is known of its key."""
 
 
-class Estimate(Record):
+class CostEstimate(Record):
     """The whole panel's: an upper bound for a sequential panel, which asks fewer."""
 
     pairs: int
@@ -39,10 +39,10 @@ class Estimate(Record):
     """The first few."""
     bad_line_count: int
     sequential: bool
-    jurors: tuple[JurorEstimate, ...]
+    jurors: tuple[JurorCost, ...]
 
 
-def estimate(panel: Panel, pairs: Path, out: Path, limit: int | None = None) -> Estimate:
+def estimate_cost(panel: Panel, pairs: Path, out: Path, limit: int | None = None) -> CostEstimate:
     """Read the pairs once and count tokens for every vote that `out` does not hold. Nothing is asked or written."""
     file = out / "votes.sqlite"
     store = Store(file) if file.is_file() else None
@@ -51,7 +51,7 @@ def estimate(panel: Panel, pairs: Path, out: Path, limit: int | None = None) -> 
     bad_count = 0
     sums = {juror.name: [0, 0] for juror in panel.jurors}
     try:
-        for item in read_pairs(pairs):
+        for item in read_label_pairs(pairs):
             if isinstance(item, BadLine):
                 bad_count += 1
                 bad += [f"line {item.line}: {item.problem}"] if len(bad) < 20 else []
@@ -66,7 +66,7 @@ def estimate(panel: Panel, pairs: Path, out: Path, limit: int | None = None) -> 
     finally:
         if store:
             store.close()
-    return Estimate(
+    return CostEstimate(
         **counts, bad_lines=tuple(bad), bad_line_count=bad_count, sequential=bool(panel.sequential), jurors=jurors
     )
 
@@ -80,7 +80,7 @@ def _add(panel: Panel, pair: LabelPair, store: Store | None, sums: dict[str, lis
             sum_[1] += tokens
 
 
-def _juror(panel: Panel, juror: Juror, sums: list[int], store: Store | None) -> JurorEstimate:
+def _juror(panel: Panel, juror: Juror, sums: list[int], store: Store | None) -> JurorCost:
     questions, tokens = sums
     expected = most = Usage()
     price, key = None, "none needed"
@@ -92,7 +92,7 @@ def _juror(panel: Panel, juror: Juror, sums: list[int], store: Store | None) -> 
         variable = panel.providers[juror.provider].key_env
         if variable:
             key = f"{variable} is set" if os.environ.get(variable) else f"{variable} IS NOT SET"
-    return JurorEstimate(
+    return JurorCost(
         name=juror.name,
         questions=questions,
         usage=expected,

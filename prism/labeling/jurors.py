@@ -15,16 +15,17 @@ from typing import Protocol
 from anyio import to_thread
 
 from prism.errors import InputError, PrismError
-from prism.labeling.answers import Answer, dated, failed
-from prism.labeling.endpoint import Endpoint
-from prism.labeling.pairs import LabelPair
+from prism.labeling.label_pairs import LabelPair
 from prism.labeling.panel import ApiJuror, EndpointJuror, LocalJuror, Panel
 from prism.labeling.recorded import FileJuror
+from prism.labeling.rerank_client import RerankClient
 from prism.labeling.rubrics import Rubric
 from prism.labeling.store import Committer, Store
+from prism.labeling.votes import CastVote, dated, failed_vote
 from prism.llm.allowance import Allowance
 from prism.llm.chat import ChatClient
 from prism.llm.failures import BadAnswer, Broken, Rejected, Stop, Unavailable, Undelivered
+from prism.result import RerankResult
 from prism.text import clean
 from prism.types import Document, Judgment, Vote
 
@@ -43,7 +44,7 @@ class Juror(Protocol):
         """Read what it needs. Raises PrismError when it cannot work, before anything is paid."""
         ...
 
-    async def ask(self, pair: LabelPair) -> Answer:
+    async def ask(self, pair: LabelPair) -> CastVote:
         """Raises Stop or Undelivered."""
         ...
 
@@ -63,7 +64,7 @@ def make_jurors(panel: Panel, allowances: Mapping[str, Allowance], committer: Co
         elif isinstance(settings, LocalJuror):
             jurors.append(ModelJuror(settings, panel.rubric, partial(_load, settings)))
         elif isinstance(settings, EndpointJuror):
-            jurors.append(ModelJuror(settings, panel.rubric, partial(Endpoint, settings)))
+            jurors.append(ModelJuror(settings, panel.rubric, partial(RerankClient, settings)))
         else:
             jurors.append(FileJuror(settings, panel.rubric))
     return jurors
@@ -86,10 +87,10 @@ class ChatJuror:
     async def open(self) -> None:
         """Nothing to read: a key that is missing shows at the first question, and stops this juror alone."""
 
-    async def ask(self, pair: LabelPair) -> Answer:
+    async def ask(self, pair: LabelPair) -> CastVote:
         vote = Vote(pair_id=pair.id, juror=self.name, label=None, rubric=self._rubric.key)
         if not pair.has_text:
-            return Answer(failed(vote, "no_text"))
+            return CastVote(failed_vote(vote, "no_text"))
         log = _CallLog(self._committer, vote, self._settings.provider)
         try:
             completion = await self._client.complete(
@@ -103,7 +104,7 @@ class ChatJuror:
         except BadAnswer as error:
             self._in_a_row = 0
             paid = dated(vote, usage=error.usage, cost_usd=error.cost_usd)
-            return Answer(failed(paid, error.kind), log.call)
+            return CastVote(failed_vote(paid, error.kind), log.call)
         except Unavailable as error:
             self._in_a_row += 1
             if self._in_a_row >= self._give_up_after:
@@ -113,7 +114,7 @@ class ChatJuror:
         reading = self._rubric.read(completion.text, completion.finish)
         answer = clean(completion.text[:_MAX_ANSWER_CHARS])
         paid = dated(vote, usage=completion.usage, cost_usd=completion.cost_usd, answer=answer)
-        return Answer(paid.model_copy(update={"label": reading.label, "failure": reading.failure}), log.call)
+        return CastVote(paid.model_copy(update={"label": reading.label, "failure": reading.failure}), log.call)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -137,21 +138,14 @@ class _CallLog:
         self.call = None
 
 
-class Judges(Protocol):
-    """What was asked of a Scorer."""
-
-    @property
-    def judgments(self) -> Sequence[Judgment]: ...
-
-
-class Scorer(Protocol):
+class AsyncReranker(Protocol):
     """A reranker, here or behind an endpoint."""
 
     threshold: float
 
     async def arerank(
         self, query: str, documents: Sequence[Document], *, instruction: str | None, evidence: bool
-    ) -> Judges: ...
+    ) -> RerankResult: ...
 
     async def aclose(self) -> None: ...
 
@@ -159,12 +153,12 @@ class Scorer(Protocol):
 class ModelJuror:
     """A reranker. Waiting pairs with one query are scored together: their prefix is computed once."""
 
-    def __init__(self, settings: LocalJuror | EndpointJuror, rubric: Rubric, load: Callable[[], Scorer]) -> None:
+    def __init__(self, settings: LocalJuror | EndpointJuror, rubric: Rubric, load: Callable[[], AsyncReranker]) -> None:
         self.name = settings.name
         self._settings = settings
         self._rubric = rubric
         self._load = load
-        self._scorer: Scorer | None = None
+        self._scorer: AsyncReranker | None = None
         self._waiting: list[tuple[LabelPair, asyncio.Future[Judgment]]] = []
         self._halves: list[list[tuple[LabelPair, asyncio.Future[Judgment]]]] = []
         """Of batches that were refused."""
@@ -175,19 +169,19 @@ class ModelJuror:
         if self._scorer is None:
             self._scorer = await to_thread.run_sync(self._load)
 
-    async def ask(self, pair: LabelPair) -> Answer:
+    async def ask(self, pair: LabelPair) -> CastVote:
         vote = Vote(pair_id=pair.id, juror=self.name, label=None, rubric=self._rubric.key)
         if not pair.has_text:
-            return Answer(failed(vote, "no_text"))
+            return CastVote(failed_vote(vote, "no_text"))
         future: asyncio.Future[Judgment] = asyncio.get_running_loop().create_future()
         self._waiting.append((pair, future))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
         judgment = await future
         if judgment.score is None:
-            return Answer(failed(vote, "unjudgeable"))
+            return CastVote(failed_vote(vote, "unjudgeable"))
         label = self._label(judgment.score)
-        return Answer(dated(vote, label=label, score=judgment.score, usage=judgment.usage))
+        return CastVote(dated(vote, label=label, score=judgment.score, usage=judgment.usage))
 
     def _label(self, score: float) -> int:
         cuts = self._settings.cuts or (self._scorer.threshold if self._scorer else 0.5,)
@@ -246,7 +240,7 @@ class ModelJuror:
             await self._scorer.aclose()
 
 
-def _load(chosen: LocalJuror) -> Scorer:
+def _load(chosen: LocalJuror) -> AsyncReranker:
     from transformers.utils import logging
 
     from prism.reranker import Reranker

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prism.files.jsonl import write_rows
-from prism.labeling.pairs import Item, LabelPair
+from prism.labeling.label_pairs import Item, LabelPair
 from prism.labeling.panel import Panel
 from prism.labeling.store import Store
 from prism.types import Record, Verdict
@@ -16,7 +16,7 @@ from prism.types import Record, Verdict
 UNDECIDED = "undecided"
 
 
-class Labelled(Record):
+class _Aggregate(Record):
     """What the votes on one pair come to."""
 
     label: int | None
@@ -31,7 +31,7 @@ class Labelled(Record):
     """Jurors whose missing votes could change the verdict."""
 
 
-def judge(panel: Panel, known: Mapping[str, tuple[int | None, str | None]]) -> Labelled:
+def _aggregate(panel: Panel, known: Mapping[str, tuple[int | None, str | None]]) -> _Aggregate:
     """`known`: juror -> (label, failure). Votes of jurors who are not of the panel do not count."""
     names = [juror.name for juror in panel.jurors]
     votes = {name: known[name][0] for name in names if name in known}
@@ -42,7 +42,7 @@ def judge(panel: Panel, known: Mapping[str, tuple[int | None, str | None]]) -> L
     stands = rule(standing, len(missing))
     counts = Counter(labels.values())
     yes = sum(label >= panel.cut for label in labels.values())
-    return Labelled(
+    return _Aggregate(
         label=max(counts, key=lambda label: (counts[label], -label)) if counts else None,
         verdict=stands,
         vote_share=yes / len(labels) if labels else None,
@@ -55,14 +55,14 @@ def judge(panel: Panel, known: Mapping[str, tuple[int | None, str | None]]) -> L
 def write_labels(path: Path, items: Iterable[Item], panel: Panel, store: Store) -> tuple[dict[str, int], bool]:
     """Write the whole file atomically; returns how many pairs got which verdict, and whether it was there already.
 
-    Each line is the pair's own record, with `id`, `rubric`, and what `Labelled` holds.
+    Each line is the pair's own record, with `id`, `rubric`, and what `_Aggregate` holds.
     """
     verdicts = Counter({"yes": 0, "no": 0, UNDECIDED: 0})
 
     def lines() -> Iterator[dict[str, Any]]:
         for pair in items:
             if isinstance(pair, LabelPair):
-                labelled = judge(panel, store.votes_on(pair.id, panel.rubric.key))
+                labelled = _aggregate(panel, store.votes_on(pair.id, panel.rubric.key))
                 verdicts[labelled.verdict or UNDECIDED] += 1
                 yield _line(pair, panel, labelled)
 
@@ -70,5 +70,5 @@ def write_labels(path: Path, items: Iterable[Item], panel: Panel, store: Store) 
     return dict(verdicts), written.unchanged
 
 
-def _line(pair: LabelPair, panel: Panel, labelled: Labelled) -> dict[str, Any]:
+def _line(pair: LabelPair, panel: Panel, labelled: _Aggregate) -> dict[str, Any]:
     return {**pair.record, "id": pair.id, "rubric": panel.rubric.key, **labelled.model_dump(mode="json")}

@@ -29,7 +29,7 @@ from prism.devices import Dtype
 from prism.errors import PanelError
 from prism.files.shipped import shipped
 from prism.labeling.rubrics import RUBRICS, Rubric
-from prism.labeling.sequential import PosteriorBound, Stop, when_decided
+from prism.labeling.sequential import PosteriorBound, StopRule, when_decided
 from prism.llm.allowance import Provider, plain_address
 from prism.llm.money import Price
 from prism.types import Record, Verdict, first_problem
@@ -196,9 +196,9 @@ class Panel(Record):
         """The first label that means yes."""
         return self.rubric.yes_from if self.yes_from is None else self.yes_from
 
-    def stop_rule(self) -> Stop:
+    def stop_rule(self) -> StopRule:
         """Says when a pair's verdict stands: never with fewer than `min_votes` labels."""
-        rule: Stop = when_decided(self.cut)
+        rule: StopRule = when_decided(self.cut)
         if self.sequential and self.sequential.stop == "posterior":
             rule = self._posterior(self.sequential)
 

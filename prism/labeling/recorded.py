@@ -15,10 +15,10 @@ from prism.files.ids import DOCUMENT_IDS, QUERY_IDS, id_in
 from prism.files.jsonl import read_objects
 from prism.files.lines import is_json
 from prism.files.trec import judged_lines, read_label
-from prism.labeling.answers import Answer, dated, failed
-from prism.labeling.pairs import LabelPair
+from prism.labeling.label_pairs import LabelPair
 from prism.labeling.panel import RecordedJuror
 from prism.labeling.rubrics import Rubric
+from prism.labeling.votes import CastVote, dated, failed_vote
 from prism.text import stable_id
 from prism.types import Vote
 
@@ -36,15 +36,15 @@ class FileJuror:
         if self._db is None:
             self._db = await to_thread.run_sync(self._read)
 
-    async def ask(self, pair: LabelPair) -> Answer:
+    async def ask(self, pair: LabelPair) -> CastVote:
         vote = dated(Vote(pair_id=pair.id, juror=self.name, label=None, rubric=self._rubric.key))
         if self._db is None:
             raise InputError(f"juror {self.name} was asked before it was opened")
         for key in (pair.id, stable_id("", pair.query_id or "", pair.doc_id or "")):
             row = self._db.execute("SELECT label, failure FROM recorded WHERE key = ?", (key,)).fetchone()
             if row is not None:
-                return Answer(vote.model_copy(update={"label": row[0], "failure": row[1]}))
-        return Answer(failed(vote, "absent"))
+                return CastVote(vote.model_copy(update={"label": row[0], "failure": row[1]}))
+        return CastVote(failed_vote(vote, "absent"))
 
     def _read(self) -> sqlite3.Connection:
         db = sqlite3.connect("", isolation_level=None, check_same_thread=False)

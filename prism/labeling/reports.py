@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from prism.files.jsonl import write_text
 from prism.labeling.panel import Panel
 from prism.types import Record, Usage
 
 if TYPE_CHECKING:
-    from prism.labeling.polling import State
+    from prism.labeling.voting import RunState
 
 
 class JurorReport(Record):
@@ -48,7 +46,7 @@ class JurorReport(Record):
     """Of those, how many were under way when a program died: these may have been paid twice."""
 
 
-class Report(Record):
+class LabelingReport(Record):
     """One labelling run."""
 
     panel: str
@@ -77,10 +75,10 @@ class Report(Record):
         return any(juror.stopped for juror in self.jurors)
 
 
-def make_report(panel: Panel, state: State, verdicts: dict[str, int], *, interrupted: bool) -> Report:
+def make_report(panel: Panel, state: RunState, verdicts: dict[str, int], *, interrupted: bool) -> LabelingReport:
     outcomes = state.store.outcomes(panel.rubric.key)
     jurors = tuple(_juror(juror.name, outcomes.get(juror.name, {}), state) for juror in panel.jurors)
-    return Report(
+    return LabelingReport(
         panel=panel.name,
         rubric=panel.rubric.key,
         yes_from=panel.cut,
@@ -97,7 +95,7 @@ def make_report(panel: Panel, state: State, verdicts: dict[str, int], *, interru
     )
 
 
-def _juror(name: str, outcomes: dict[str, int], state: State) -> JurorReport:
+def _juror(name: str, outcomes: dict[str, int], state: RunState) -> JurorReport:
     standing, spent = state.standings[name], state.store.spent(juror=name)
     labels = {int(outcome): n for outcome, n in outcomes.items() if outcome.isdecimal()}
     failures = {outcome: n for outcome, n in outcomes.items() if not outcome.isdecimal()}
@@ -119,8 +117,3 @@ def _juror(name: str, outcomes: dict[str, int], state: State) -> JurorReport:
         uncertain_calls=spent.uncertain_calls,
         in_flight=spent.in_flight,
     )
-
-
-def write_report(path: Path, report: Report) -> bool:
-    """Write atomically; returns whether it was there already."""
-    return write_text(path, report.model_dump_json(indent=2) + "\n")

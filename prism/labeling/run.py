@@ -18,18 +18,19 @@ from pathlib import Path
 from typing import Literal
 
 from prism.errors import DataError, InputError
+from prism.files.jsonl import write_text
 from prism.files.outputs import require_folder
 from prism.labeling.jurors import make_jurors
+from prism.labeling.label_pairs import BadLine, Item, LabelPair, read_label_pairs
 from prism.labeling.labels import write_labels
-from prism.labeling.pairs import BadLine, Item, LabelPair, read_pairs
 from prism.labeling.panel import Panel
-from prism.labeling.polling import Counts, Known, Poll, Standing, State, work_through
-from prism.labeling.reports import Report, make_report, write_report
+from prism.labeling.reports import LabelingReport, make_report
 from prism.labeling.store import Committer, Store
+from prism.labeling.voting import Known, PairCounts, RunState, Standing, Voting, work_through
 from prism.llm.allowance import Account, Allowance
 
 OnBadLine = Literal["skip", "stop"]
-Progress = Callable[[State], None]
+Progress = Callable[[RunState], None]
 
 
 async def label(
@@ -41,7 +42,7 @@ async def label(
     retry_failures: bool = False,
     limit: int | None = None,
     progress: Progress = lambda _: None,
-) -> Report:
+) -> LabelingReport:
     """Label the pairs of a file with a panel, into a directory; goes on where an earlier run stopped.
 
     `on_bad_line`: `stop` reads the whole file before the first question and refuses it; `skip` counts and goes on.
@@ -53,7 +54,7 @@ async def label(
         refuse_bad_lines(pairs)
     with open_store(panel, out) as store:
         run = _Run(panel, store, retry_failures=retry_failures, progress=progress)
-        await run.run(first(read_pairs(pairs), limit))
+        await run.run(first(read_label_pairs(pairs), limit))
         return conclude(panel, pairs, out, run.state, limit=limit, interrupted=run.interrupted)
 
 
@@ -75,17 +76,19 @@ def open_store(panel: Panel, out: Path) -> Iterator[Store]:
         raise InputError(f"another run is writing to {out}: wait for it, or choose another OUT") from error
 
 
-def conclude(panel: Panel, pairs: Path, out: Path, state: State, *, limit: int | None, interrupted: bool) -> Report:
+def conclude(
+    panel: Panel, pairs: Path, out: Path, state: RunState, *, limit: int | None, interrupted: bool
+) -> LabelingReport:
     """From the votes in the store to labels.jsonl and report.json."""
-    labels, same_labels = write_labels(out / "labels.jsonl", first(read_pairs(pairs), limit), panel, state.store)
+    labels, same_labels = write_labels(out / "labels.jsonl", first(read_label_pairs(pairs), limit), panel, state.store)
     report = make_report(panel, state, labels, interrupted=interrupted)
-    same_report = write_report(out / "report.json", report)
+    same_report = write_text(out / "report.json", report.model_dump_json(indent=2) + "\n")
     return report.model_copy(update={"unchanged": same_labels and same_report})
 
 
 def refuse_bad_lines(pairs: Path) -> None:
     """Read the whole file; raises DataError naming the first line that is no pair."""
-    for item in read_pairs(pairs):
+    for item in read_label_pairs(pairs):
         if isinstance(item, BadLine):
             raise DataError(f"{pairs}:{item.line}: {item.problem}: fix the line, or pass --on-bad-line skip")
 
@@ -115,14 +118,14 @@ class _Run:
         self._panel = panel
         self._retry_failures = retry_failures
         self._progress = progress
-        self.state = State(Counts(), standings(panel, store), store)
+        self.state = RunState(PairCounts(), standings(panel, store), store)
         self._committer = Committer.for_store(store)
         self._jurors = make_jurors(panel, accounts(panel, store), self._committer)
-        self._poll = Poll(panel, self._jurors, self._committer, self.state.standings, lambda: progress(self.state))
+        self._voting = Voting(panel, self._jurors, self._committer, self.state.standings, lambda: progress(self.state))
 
     @property
     def interrupted(self) -> bool:
-        return self._poll.closed
+        return self._voting.closed
 
     async def run(self, items: Iterator[Item]) -> None:
         try:
@@ -142,9 +145,9 @@ class _Run:
                 return
             counts.note(item)
             if isinstance(item, LabelPair):
-                await self._poll.label(item, self._known(item))
+                await self._voting.label(item, self._known(item))
             counts.finished += 1
-            counts.not_asked = self._poll.not_asked
+            counts.not_asked = self._voting.not_asked
             self._progress(self.state)
             await asyncio.sleep(0)  # let Ctrl-C through where nothing is asked
 
@@ -157,7 +160,7 @@ class _Run:
         loop = asyncio.get_running_loop()
 
         def interrupt() -> None:
-            self._poll.closed = True
+            self._voting.closed = True
             loop.remove_signal_handler(signal.SIGINT)
 
         try:

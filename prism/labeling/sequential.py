@@ -16,7 +16,7 @@ from pydantic import Field
 from prism.errors import InputError
 from prism.types import Record, Verdict
 
-Stop = Callable[[Sequence[int | None], int], Verdict | None]
+StopRule = Callable[[Sequence[int | None], int], Verdict | None]
 """(labels so far in the order asked, jurors still to ask) -> the verdict if it stands, else None.
 
 A label is None when the juror was asked and gave none: that vote counts for neither side."""
@@ -49,7 +49,7 @@ def decided(yes: int, no: int, remaining: int) -> Verdict | None:
     return None
 
 
-def when_decided(cut: int) -> Stop:
+def when_decided(cut: int) -> StopRule:
     """Stop rule: the majority of `label >= cut` is decided."""
 
     def rule(labels: Sequence[int | None], remaining: int) -> Verdict | None:
@@ -106,7 +106,7 @@ class PosteriorBound(Record):
         return 1 / (1 + math.exp(-log_odds)) if log_odds > -700 else 0.0
 
     def __call__(self, labels: Sequence[int | None], remaining: int) -> Verdict | None:
-        """A `Stop`. When everybody was asked, the more probable verdict; None if nobody answered."""
+        """A `StopRule`. When everybody was asked, the more probable verdict; None if nobody answered."""
         if all(label is None for label in labels):
             return None
         probability = self.probability(labels)
@@ -141,7 +141,7 @@ class Replay(Record):
         return 1 - sum(self.calls) / (self.panel_size * len(self.calls))
 
 
-def ask(labels: Sequence[int | None], stop: Stop) -> tuple[int, Verdict | None]:
+def ask_in_order(labels: Sequence[int | None], stop: StopRule) -> tuple[int, Verdict | None]:
     """(jurors asked, verdict) for one pair whose labels are known, in the order of `labels`."""
     for asked in range(1, len(labels) + 1):
         verdict = stop(labels[:asked], len(labels) - asked)
@@ -150,12 +150,12 @@ def ask(labels: Sequence[int | None], stop: Stop) -> tuple[int, Verdict | None]:
     return len(labels), None
 
 
-def replay(rows: Iterable[Sequence[int | None]], stop: Stop) -> Replay:
+def replay(rows: Iterable[Sequence[int | None]], stop: StopRule) -> Replay:
     """Apply a stop rule to recorded votes: one row a pair, labels in the order of asking."""
     table = [tuple(row) for row in rows]
     if not table or len({len(row) for row in table}) > 1 or not table[0]:
         raise InputError("nothing to replay: expected rows of votes, all of the panel's size")
-    known = {row: ask(row, stop) for row in set(table)}  # many rows are alike
+    known = {row: ask_in_order(row, stop) for row in set(table)}  # many rows are alike
     asked = [known[row] for row in table]
     return Replay(
         calls=tuple(calls for calls, _ in asked),

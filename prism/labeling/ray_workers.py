@@ -1,11 +1,11 @@
 """A labelling run spread over Ray workers: for millions of pairs, and for models that want a GPU each.
 
-    pairs file, cut into parts -> Ray Data -> workers (read a part, ask its jurors)
-                                                 |  what is known? may I? here is a vote
-                                              keeper -> votes.sqlite -> labels.jsonl, report.json
+    pairs file, cut into shards -> Ray Data -> workers (read a shard, ask its jurors)
+                                                    |  what is known? may I? here is a vote
+                                                 coordinator -> votes.sqlite -> labels.jsonl, report.json
 
-The keeper runs beside the votes file and is the only one to write it; workers may run on other machines and may die.
-Pairs must lie where every worker can read them, and keys are read from the environment of the workers.
+The coordinator runs beside the votes file and is the only one to write it; workers may run on other machines and may
+die. Pairs must lie where every worker can read them, and keys are read from the environment of the workers.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from prism.errors import DataError, PrismError
-from prism.labeling.keeper import Call, Keeper
-from prism.labeling.pairs import count_lines
+from prism.labeling.coordinator import Call, Coordinator
+from prism.labeling.label_pairs import count_lines
 from prism.labeling.panel import Panel, RecordedJuror
-from prism.labeling.parts import Part, cut
-from prism.labeling.polling import Counts, State
-from prism.labeling.reports import Report
+from prism.labeling.reports import LabelingReport
 from prism.labeling.run import OnBadLine, Progress, conclude, open_store, refuse_bad_lines, standings
-from prism.labeling.worker import PartDone, Worker, share
+from prism.labeling.shards import Shard, cut_into_shards
+from prism.labeling.voting import PairCounts, RunState
+from prism.labeling.worker import ShardDone, Worker, share
 
 _OBJECT_STORE_BYTES = 100 * 2**20
-"""All that goes through Ray is where parts begin and how they went."""
+"""All that goes through Ray is where shards begin and how they went."""
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_LOG_LEVEL": "ERROR", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 """Ray reports nothing to its makers, and leaves the terminal to our own progress; set a variable to have it back."""
 _MOST_LINES = 1024
-"""Of a part: what a dead worker's successor goes through again."""
+"""Of a shard: what a dead worker's successor goes through again."""
 
 
 def label_over_workers(
@@ -47,28 +47,28 @@ def label_over_workers(
     retry_failures: bool = False,
     limit: int | None = None,
     progress: Progress = lambda _: None,
-) -> Report:
+) -> LabelingReport:
     """As `prism.labeling.run.label`, over `workers` processes on this machine or the cluster that RAY_ADDRESS names.
 
     `gpus`: how many each worker gets. What the report says was missed or stopped leaves out what a worker had found
-    out about a part when it died. Ctrl-C ends at once. Raises InputError, PanelError or DataError.
+    out about a shard when it died. Ctrl-C ends at once. Raises InputError, PanelError or DataError.
     """
     share(panel, workers)
     if on_bad_line == "stop":
         refuse_bad_lines(pairs)
     with open_store(panel, out) as store:
-        counts = Counts()
-        parts = cut(pairs, _lines_a_part(count_lines(pairs), workers), counts, limit)
-        state = State(counts, standings(panel, store), store)
-        with _cluster(workers), _keeper(panel, store.path, retry_failures) as keeper:
-            for done in _work(_absolute(panel), pairs.absolute(), parts, keeper, workers, gpus):
+        counts = PairCounts()
+        shards = cut_into_shards(pairs, _lines_a_shard(count_lines(pairs), workers), counts, limit)
+        state = RunState(counts, standings(panel, store), store)
+        with _cluster(workers), _coordinator(panel, store.path, retry_failures) as coordinator:
+            for done in _work(_absolute(panel), pairs.absolute(), shards, coordinator, workers, gpus):
                 _merge(state, done)
                 progress(state)
         return conclude(panel, pairs, out, state, limit=limit, interrupted=False)
 
 
-def _lines_a_part(lines: int, workers: int) -> int:
-    """Enough parts that workers finish together, few enough that starting them costs nothing."""
+def _lines_a_shard(lines: int, workers: int) -> int:
+    """Enough shards that workers finish together, few enough that starting them costs nothing."""
     return min(_MOST_LINES, max(1, lines // (8 * workers)))
 
 
@@ -106,41 +106,41 @@ def _cluster(workers: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _keeper(panel: Panel, votes: Path, retry_failures: bool) -> Iterator[Any]:
-    """The keeper, on this machine. At the end all it was told is written."""
+def _coordinator(panel: Panel, votes: Path, retry_failures: bool) -> Iterator[Any]:
+    """The coordinator, on this machine. At the end all it was told is written."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_concurrency": 10_000, "scheduling_strategy": here}
-    keeper = ray.remote(Keeper).options(**options).remote(panel, votes.absolute(), retry_failures)
-    ray.get(keeper.open.remote())
-    yield keeper
-    ray.get(keeper.aclose.remote())
+    coordinator = ray.remote(Coordinator).options(**options).remote(panel, votes.absolute(), retry_failures)
+    ray.get(coordinator.open.remote())
+    yield coordinator
+    ray.get(coordinator.aclose.remote())
 
 
 def _work(
-    panel: Panel, pairs: Path, parts: Sequence[Part], keeper: Any, workers: int, gpus: float
-) -> Iterator[PartDone]:
-    """Each part once it is done. Raises PrismError when a worker cannot go on."""
+    panel: Panel, pairs: Path, shards: Sequence[Shard], coordinator: Any, workers: int, gpus: float
+) -> Iterator[ShardDone]:
+    """Each shard once it is done. Raises PrismError when a worker cannot go on."""
     import ray.data
 
-    if not parts:
+    if not shards:
         return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    rows = [{"part": part.model_dump_json()} for part in parts]
+    rows = [{"shard": shard.model_dump_json()} for shard in shards]
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _Labels,
-        fn_constructor_args=(panel, pairs, keeper, workers),
+        fn_constructor_args=(panel, pairs, coordinator, workers),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(parts))),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(shards))),
         num_cpus=1,
         num_gpus=gpus,
     )
     for row in done.iter_rows():
-        found = PartDone.model_validate_json(row["done"])
+        found = ShardDone.model_validate_json(row["done"])
         if found.error:
             raise PrismError(found.error)
         yield found
@@ -149,25 +149,25 @@ def _work(
 class _Labels:
     """A worker, as Ray Data calls it."""
 
-    def __init__(self, panel: Panel, pairs: Path, keeper: Any, workers: int) -> None:
-        self._worker = Worker(panel, pairs, _calls(keeper), workers)
+    def __init__(self, panel: Panel, pairs: Path, coordinator: Any, workers: int) -> None:
+        self._worker = Worker(panel, pairs, _calls(coordinator), workers)
         self._runner = asyncio.Runner()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        part = Part.model_validate_json(batch["part"][0])
+        shard = Shard.model_validate_json(batch["shard"][0])
         try:
-            done = self._runner.run(self._worker.label(part))
+            done = self._runner.run(self._worker.label(shard))
         except PrismError as error:  # Ray would wrap it into a traceback
-            done = PartDone(lines=0, error=str(error))
+            done = ShardDone(lines=0, error=str(error))
         return {"done": [done.model_dump_json()]}
 
 
-def _calls(keeper: Any) -> Call:
+def _calls(coordinator: Any) -> Call:
     async def call(method: str, *arguments: Any) -> Any:
         from ray.exceptions import RayActorError, RayTaskError
 
         try:
-            return await getattr(keeper, method).remote(*arguments)
+            return await getattr(coordinator, method).remote(*arguments)
         except RayTaskError as error:
             if isinstance(error.cause, PrismError):
                 raise error.cause from None
@@ -178,14 +178,14 @@ def _calls(keeper: Any) -> Call:
     return call
 
 
-def _merge(state: State, done: PartDone) -> None:
+def _merge(state: RunState, done: ShardDone) -> None:
     state.counts.finished += done.lines
     state.counts.not_asked += done.not_asked
-    for part in done.standings:
-        standing = state.standings[part.name]
-        standing.asked += part.asked
-        standing.failures += part.failures
-        standing.missed += part.missed
-        standing.last_missed = part.last_missed or standing.last_missed
-        standing.spent_usd += part.spent_usd
-        standing.stopped = standing.stopped or part.stopped
+    for new in done.standings:
+        standing = state.standings[new.name]
+        standing.asked += new.asked
+        standing.failures += new.failures
+        standing.missed += new.missed
+        standing.last_missed = new.last_missed or standing.last_missed
+        standing.spent_usd += new.spent_usd
+        standing.stopped = standing.stopped or new.stopped

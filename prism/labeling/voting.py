@@ -11,7 +11,7 @@ from typing import Any
 
 from prism.errors import PrismError
 from prism.labeling.jurors import Juror
-from prism.labeling.pairs import Item, LabelPair, Repeated
+from prism.labeling.label_pairs import Item, LabelPair, Repeated
 from prism.labeling.panel import ApiJuror, EndpointJuror, LocalJuror, Panel
 from prism.labeling.store import Committer, Store
 from prism.llm.failures import Stop, Undelivered
@@ -41,7 +41,7 @@ class Standing:
 
 
 @dataclass
-class Counts:
+class PairCounts:
     """What the pairs file held."""
 
     pairs: int = 0
@@ -67,15 +67,15 @@ class Counts:
 
 
 @dataclass
-class State:
+class RunState:
     """Where a run stands: read it while the run goes on."""
 
-    counts: Counts
+    counts: PairCounts
     standings: dict[str, Standing]
     store: Store
 
 
-class Poll:
+class Voting:
     """Puts pairs to a panel's jurors, and their votes on disk."""
 
     def __init__(

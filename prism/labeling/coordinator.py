@@ -1,7 +1,7 @@
 """The one process that writes a votes file for workers elsewhere, and keeps the providers' accounts for all of them.
 
-Workers hold nothing that cannot be lost: before a part they are told which votes there are, each request is on record
-before it is sent and each vote on disk before it counts, as in a run without workers. A worker that dies has its part
+Workers hold nothing that cannot be lost: before a shard they are told which votes there are, each request is on record
+before it is sent and each vote on disk before it counts, as in a run without workers. A worker that dies has its shard
 done again by another, which asks only what the store does not have.
 """
 
@@ -16,22 +16,22 @@ from typing import Any
 
 from prism.errors import DataError
 from prism.labeling.panel import Panel
-from prism.labeling.polling import Known
 from prism.labeling.run import accounts, still_valid
 from prism.labeling.store import Change, Committer, Store
+from prism.labeling.voting import Known
 from prism.llm.allowance import Allowance
 from prism.types import Usage
 
 _MOST_DEATHS = 5
-"""Of workers, on one part, before the run ends: its pairs may be what kills them."""
+"""Of workers, on one shard, before the run ends: its pairs may be what kills them."""
 
 Attempt = tuple[int, int]
 """Part, and how often it was begun."""
 Call = Callable[..., Awaitable[Any]]
-"""`await call("turn", "provider", usage)`: one of the keeper's methods, wherever it runs."""
+"""`await call("turn", "provider", usage)`: one of the coordinator's methods, wherever it runs."""
 
 
-class Keeper:
+class Coordinator:
     """Lives in one event loop."""
 
     def __init__(self, panel: Panel, votes: Path, retry_failures: bool = False) -> None:
@@ -50,23 +50,23 @@ class Keeper:
         self._committer = Committer.for_store(self._store)
         self._accounts = accounts(self._panel, self._store)
 
-    async def begin(self, part: int, pair_ids: Sequence[str]) -> tuple[Attempt, list[Known]]:
+    async def begin(self, shard: int, pair_ids: Sequence[str]) -> tuple[Attempt, list[Known]]:
         """The attempt, and what is known of each pair.
 
-        A part that was begun before has lost its worker: what that one had under way counts as spent. Raises DataError
-        when a part has cost too many workers.
+        A shard that was begun before has lost its worker: what that one had under way counts as spent. Raises DataError
+        when a shard has cost too many workers.
         """
         if self._store is None:
             raise DataError(f"{self._votes} was asked before it was opened")
-        self._begun[part] += 1
-        if self._begun[part] > _MOST_DEATHS:
-            raise DataError(f"{_MOST_DEATHS} workers died over part {part}: run without --workers to see why")
-        for provider, most_usd in self._aside.pop(part, []):
+        self._begun[shard] += 1
+        if self._begun[shard] > _MOST_DEATHS:
+            raise DataError(f"{_MOST_DEATHS} workers died over part {shard}: run without --workers to see why")
+        for provider, most_usd in self._aside.pop(shard, []):
             self._accounts[provider].settle(most_usd, most_usd)
-        self._aside[part] = []
+        self._aside[shard] = []
         await self._committer.drain()
         votes = (self._store.votes_on(id_, self._panel.rubric.key) for id_ in pair_ids)
-        return (part, self._begun[part]), [still_valid(known, self._retry_failures) for known in votes]
+        return (shard, self._begun[shard]), [still_valid(known, self._retry_failures) for known in votes]
 
     async def commit(self, changes: Sequence[Change]) -> list[Any]:
         """Changes of several workers go into one transaction."""
@@ -82,16 +82,16 @@ class Keeper:
     async def set_aside(self, attempt: Attempt, provider: str, most_usd: Decimal) -> None:
         """Raises OverBudget."""
         await self._accounts[provider].set_aside(most_usd)
-        part, begun = attempt
-        if begun == self._begun[part]:
-            self._aside[part].append((provider, most_usd))
+        shard, begun = attempt
+        if begun == self._begun[shard]:
+            self._aside[shard].append((provider, most_usd))
         else:  # its worker died while it waited
             self._accounts[provider].settle(most_usd, Decimal(0))
 
     async def settle(self, attempt: Attempt, provider: str, most_usd: Decimal, paid_usd: Decimal) -> None:
-        part, begun = attempt
-        if begun == self._begun[part]:
-            self._aside[part].remove((provider, most_usd))
+        shard, begun = attempt
+        if begun == self._begun[shard]:
+            self._aside[shard].remove((provider, most_usd))
             self._accounts[provider].settle(most_usd, paid_usd)
 
     async def aclose(self) -> None:
@@ -132,5 +132,5 @@ class RemoteAccount:
         task.add_done_callback(self._told.discard)
 
     async def drain(self) -> None:
-        """Wait until the keeper has heard everything."""
+        """Wait until the coordinator has heard everything."""
         await asyncio.gather(*self._told)

@@ -6,15 +6,16 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from prism.errors import EngineError
 from prism.llm.classify import without_key
 from prism.llm.failures import Evidence, KeyRefused, Stop, Undelivered
 from prism.llm.http import Address, ask
 from prism.llm.rerank_api import rerank_url
+from prism.result import RerankResult
 from prism.text import clean
-from prism.types import Document, Judgment
+from prism.types import Document, Judgment, Usage
 
 if TYPE_CHECKING:
     import httpx
@@ -22,14 +23,7 @@ if TYPE_CHECKING:
     from prism.labeling.panel import EndpointJuror
 
 
-class Scored(NamedTuple):
-    """The part of a rerank result that a juror reads."""
-
-    judgments: Sequence[Judgment]
-    """In any order; `index` says of which document."""
-
-
-class Endpoint:
+class RerankClient:
     """Asks the server for scores alone. Belongs to one event loop."""
 
     threshold = 0.5
@@ -54,7 +48,7 @@ class Endpoint:
 
     async def arerank(
         self, query: str, documents: Sequence[Document], *, instruction: str | None = None, evidence: bool = False
-    ) -> Scored:
+    ) -> RerankResult:
         """Score documents; passing troubles are tried again with growing waits. Raises ChatError or EngineError."""
         asked_at = time.monotonic()
         try:
@@ -73,7 +67,7 @@ class Endpoint:
 
     async def _scored(
         self, query: str, documents: Sequence[Document], instruction: str | None, evidence: bool
-    ) -> Scored:
+    ) -> RerankResult:
         body: dict[str, Any] = {
             "model": self._settings.model,
             "query": clean(query),
@@ -89,7 +83,8 @@ class Endpoint:
         http = self._client()
         answer = await ask(lambda: http.post(address.url, json=body, headers=headers), lambda body: body, address)
         self._evidence.answered()
-        return Scored(self._read(answer, len(documents)))
+        judgments = tuple(self._read(answer, len(documents)))
+        return RerankResult(query=query, model=self._settings.model, judgments=judgments, usage=Usage())
 
     def _client(self) -> httpx.AsyncClient:
         import httpx

@@ -56,7 +56,7 @@ Item = LabelPair | BadLine | Repeated
 """What a line is."""
 
 
-def read_pairs(path: Path) -> Iterator[Item]:
+def read_label_pairs(path: Path) -> Iterator[Item]:
     """Every line that is not blank, of a file packed or not. Raises DataError when there is no such file."""
     _require_file(path)
     with _Seen() as seen:

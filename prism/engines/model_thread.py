@@ -23,7 +23,7 @@ Emit = Callable[[WritePiece], None]
 _T = TypeVar("_T")
 
 
-class Worker:
+class ModelThread:
     """A thread for one model. Raises EngineError when it is closed, and in a process that was forked off."""
 
     def __init__(self, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from prism.types import Vote
 
 
-class Answer(NamedTuple):
+class CastVote(NamedTuple):
     """A vote, and the call that paid for it."""
 
     vote: Vote
@@ -20,6 +20,6 @@ def dated(vote: Vote, **update: object) -> Vote:
     return vote.model_copy(update={"created_at": datetime.now(UTC), **update})
 
 
-def failed(vote: Vote, kind: str) -> Vote:
+def failed_vote(vote: Vote, kind: str) -> Vote:
     """A recorded failure: never a label."""
     return dated(vote, failure=kind)

@@ -61,7 +61,7 @@ _FINAL: frozenset[Kind] = frozenset({"nothing to write", "refused"})
 """Asking again would not help."""
 
 
-class Limits(Record):
+class TargetLimits(Record):
     """What a text must keep to."""
 
     attempts: int = Field(default=3, ge=1)
@@ -78,7 +78,7 @@ class Limits(Record):
     """Of one answer, thinking included."""
 
 
-class Attempt(Record):
+class PaidAnswer(Record):
     """One paid answer, as it came."""
 
     text: str | None
@@ -122,7 +122,7 @@ def parse(text: str) -> tuple[str, str] | Problem:
     return Problem("malformed", "the answer was not in the form asked for")
 
 
-def check(row: Mapping[str, Any], attempt: Attempt, limits: Limits) -> Texts | list[Problem]:
+def check_answer(row: Mapping[str, Any], attempt: PaidAnswer, limits: TargetLimits) -> Texts | list[Problem]:
     """The texts of an answer, or what is wrong with them. Pure: other limits can be tried on kept answers free."""
     if attempt.text is None:
         return [Problem(attempt.failure or "empty", "there was no answer in it")]
@@ -151,7 +151,7 @@ def check(row: Mapping[str, Any], attempt: Attempt, limits: Limits) -> Texts | l
     return Texts(contribution, evidence, {name: round(value, 4) for name, value in measured.items()})
 
 
-def _form(row: Mapping[str, Any], contribution: str, evidence: str, limits: Limits) -> Iterator[Problem]:
+def _form(row: Mapping[str, Any], contribution: str, evidence: str, limits: TargetLimits) -> Iterator[Problem]:
     from prism.evidence.language import same_language
 
     query, document = str(row["query"]), str(row["document"])
@@ -167,7 +167,7 @@ def _form(row: Mapping[str, Any], contribution: str, evidence: str, limits: Limi
         yield Problem("wrong language", "the contribution must be in the language of the query")
 
 
-def messages(row: Mapping[str, Any], earlier: Attempt | None, problems: Iterable[Problem]) -> Messages:
+def _messages(row: Mapping[str, Any], earlier: PaidAnswer | None, problems: Iterable[Problem]) -> Messages:
     """The question; asked again, with the answer before and its faults."""
     texts = {"query": row["query"], "title": row.get("title"), "document": row["document"]}
     asked = [
@@ -184,21 +184,21 @@ def messages(row: Mapping[str, Any], earlier: Attempt | None, problems: Iterable
 # --- all pairs -------------------------------------------------------------------------------------------------------
 
 
-class Writer:
+class TargetWriter:
     """A model that writes, and the answers it was paid for."""
 
     def __init__(
         self,
         client: ChatClient,
         model: str,
-        kept: Kept[Attempt],
+        kept: Kept[PaidAnswer],
         *,
-        limits: Limits | None = None,
+        limits: TargetLimits | None = None,
         price: Price | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> None:
         self.client, self.model, self.kept = client, model, kept
-        self.limits = limits or Limits()
+        self.limits = limits or TargetLimits()
         self._price, self._params = price or Price(), dict(params or {})
         self.attempts = kept.read()
 
@@ -209,7 +209,7 @@ class Writer:
             attempt = self.attempts.get(_key(row, number))
             if attempt is None:
                 return None
-            found = check(row, attempt, self.limits)
+            found = check_answer(row, attempt, self.limits)
             if isinstance(found, Texts):
                 return found
             problems = found
@@ -236,13 +236,13 @@ class Writer:
         have = sum(_key(row, earlier) in self.attempts for earlier in range(1, self.limits.attempts + 1))
         return have == number - 1 and self.outcome(row) is None
 
-    async def _ask(self, asking: tuple[Row, int]) -> Attempt:
+    async def _ask(self, asking: tuple[Row, int]) -> PaidAnswer:
         row, number = asking
         earlier = self.attempts.get(_key(row, number - 1))
-        found = check(row, earlier, self.limits) if earlier else []
+        found = check_answer(row, earlier, self.limits) if earlier else []
         try:
             completion = await self.client.complete(
-                messages(row, earlier, found if isinstance(found, list) else ()),
+                _messages(row, earlier, found if isinstance(found, list) else ()),
                 model=self.model,
                 max_tokens=self.limits.max_tokens,
                 price=self._price,
@@ -250,10 +250,10 @@ class Writer:
             )
         except BadAnswer as error:
             kind: Any = error.kind
-            return Attempt(text=None, failure=kind, usage=error.usage, cost_usd=error.cost_usd)
+            return PaidAnswer(text=None, failure=kind, usage=error.usage, cost_usd=error.cost_usd)
         if completion.finish == "length":
-            return Attempt(text=None, failure="cut_off", usage=completion.usage, cost_usd=completion.cost_usd)
-        return Attempt(text=completion.text, usage=completion.usage, cost_usd=completion.cost_usd)
+            return PaidAnswer(text=None, failure="cut_off", usage=completion.usage, cost_usd=completion.cost_usd)
+        return PaidAnswer(text=completion.text, usage=completion.usage, cost_usd=completion.cost_usd)
 
 
 def _key(row: Mapping[str, Any], number: int) -> str:
@@ -276,10 +276,10 @@ def is_yes(row: Mapping[str, Any], yes_from: int | None) -> bool:
     return isinstance(label, int | float) and label >= (1 if yes_from is None else yes_from)
 
 
-def open_kept(out: Path, model: str, say: Say = lambda _: None) -> Kept[Attempt]:
+def open_kept(out: Path, model: str, say: Say = lambda _: None) -> Kept[PaidAnswer]:
     """The answers kept for a target file: another model or rubric has a file of its own."""
     name = stable_id(RUBRIC_ID, model)
-    return Kept(out.with_name(out.name + ".state") / f"answers.{name}.sqlite", Attempt, say)
+    return Kept(out.with_name(out.name + ".state") / f"answers.{name}.sqlite", PaidAnswer, say)
 
 
 class Finished(Record):
@@ -299,7 +299,7 @@ class Finished(Record):
 
 
 def finish(
-    writer: Writer, lines: Iterable[Line], out: Path, drops: Drops, judged: Mapping[str, str] | None = None
+    writer: TargetWriter, lines: Iterable[Line], out: Path, drops: Drops, judged: Mapping[str, str] | None = None
 ) -> Finished:
     """Write the target file; what is left out is in `drops`, by reason. `judged`: pair id -> why a judge drops it."""
     pending, taken = 0, Counter[int]()

@@ -18,14 +18,14 @@ import yaml
 from chat_server import ChatServer
 
 from prism.errors import DataError, InputError
-from prism.labeling.keeper import Keeper
-from prism.labeling.pairs import LabelPair, read_pairs
+from prism.labeling.coordinator import Coordinator
+from prism.labeling.label_pairs import LabelPair, read_label_pairs
 from prism.labeling.panel import Panel, load_panel
-from prism.labeling.parts import Part, cut, read_part
-from prism.labeling.polling import Counts
-from prism.labeling.reports import JurorReport, Report
+from prism.labeling.reports import JurorReport, LabelingReport
+from prism.labeling.shards import Shard, cut_into_shards, read_shard
 from prism.labeling.store import read_votes
-from prism.labeling.worker import PartDone, Worker, share
+from prism.labeling.voting import PairCounts
+from prism.labeling.worker import ShardDone, Worker, share
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,7 +45,7 @@ def panel(path: Path, server: ChatServer, **provider: Any) -> Path:
     return file
 
 
-# --- parts -----------------------------------------------------------------------------------------------------------
+# --- shards -----------------------------------------------------------------------------------------------------------
 
 MIXED = (
     b'\xef\xbb\xbf{"query": "q", "document": "one"}\n'
@@ -62,73 +62,73 @@ MIXED = (
 def test_parts_hold_every_pair_once(tmp_path: Path, lines: int) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_bytes(MIXED)
-    counts = Counts()
-    parts = cut(file, lines, counts)
-    found = [pair for part in parts for pair in read_part(file, part)]
-    assert found == [item for item in read_pairs(file) if isinstance(item, LabelPair)]
+    counts = PairCounts()
+    shards = cut_into_shards(file, lines, counts)
+    found = [pair for shard in shards for pair in read_shard(file, shard)]
+    assert found == [item for item in read_label_pairs(file) if isinstance(item, LabelPair)]
     assert [pair.line for pair in found] == [1, 4, 6, 7]
     assert (counts.pairs, counts.repeated, counts.bad_lines) == (4, 1, 1)
-    assert len(parts) == -(-7 // lines)
-    assert sum(part.size for part in parts) == len(MIXED)
+    assert len(shards) == -(-7 // lines)
+    assert sum(shard.size for shard in shards) == len(MIXED)
 
 
 def test_parts_end_with_the_limit(tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_bytes(MIXED)
-    counts = Counts()
-    parts = cut(file, 2, counts, limit=2)
-    assert [pair.line for part in parts for pair in read_part(file, part)] == [1, 4]
+    counts = PairCounts()
+    shards = cut_into_shards(file, 2, counts, limit=2)
+    assert [pair.line for shard in shards for pair in read_shard(file, shard)] == [1, 4]
     assert (counts.pairs, counts.repeated) == (2, 1)
 
 
 def test_a_file_that_changes_under_way_is_noticed(tmp_path: Path) -> None:
     file = pairs(tmp_path, 4)
-    parts = cut(file, 2, Counts())
+    shards = cut_into_shards(file, 2, PairCounts())
     file.write_text("x" * file.stat().st_size)
     with pytest.raises(DataError, match=r"pairs\.jsonl:3: changed"):
-        list(read_part(file, parts[1]))
+        list(read_shard(file, shards[1]))
     with pytest.raises(DataError, match="every worker can read"):
-        list(read_part(tmp_path / "elsewhere.jsonl", parts[1]))
+        list(read_shard(tmp_path / "elsewhere.jsonl", shards[1]))
 
 
-# --- keeper and workers, in this process -----------------------------------------------------------------------------
+# --- coordinator and workers, in this process ------------------------------------------------------------------------
 
 
 def together(
-    panel_file: Path, out: Path, work: Callable[[Keeper, Callable[..., Worker]], Awaitable[Any]], file: Path
+    panel_file: Path, out: Path, work: Callable[[Coordinator, Callable[..., Worker]], Awaitable[Any]], file: Path
 ) -> Any:
-    """Run `work` with a keeper, and a way to make workers that talk to it."""
+    """Run `work` with a coordinator, and a way to make workers that talk to it."""
     chosen = load_panel(panel_file)
     made: list[Worker] = []
 
     async def go() -> Any:
-        keeper = Keeper(chosen, out / "votes.sqlite")
-        await keeper.open()
+        coordinator = Coordinator(chosen, out / "votes.sqlite")
+        await coordinator.open()
 
         async def call(method: str, *arguments: Any) -> Any:
-            return await getattr(keeper, method)(*arguments)
+            return await getattr(coordinator, method)(*arguments)
 
         def worker(workers: int = 1) -> Worker:
             made.append(Worker(chosen, file, call, workers))
             return made[-1]
 
         try:
-            return await work(keeper, worker)
+            return await work(coordinator, worker)
         finally:
             for one in made:
                 await one.aclose()
-            await keeper.aclose()
+            await coordinator.aclose()
 
     return anyio.run(go)
 
 
 def test_a_part_is_asked_once_whoever_has_it(tmp_path: Path) -> None:
     file = pairs(tmp_path, 10)
-    parts = cut(file, 5, Counts())
+    shards = cut_into_shards(file, 5, PairCounts())
 
-    async def work(keeper: Keeper, worker: Callable[..., Worker]) -> list[PartDone]:
+    async def work(coordinator: Coordinator, worker: Callable[..., Worker]) -> list[ShardDone]:
         one, other = worker(), worker()
-        return [await one.label(parts[0]), await other.label(parts[0]), await other.label(parts[1])]
+        return [await one.label(shards[0]), await other.label(shards[0]), await other.label(shards[1])]
 
     with ChatServer(["1", "0", "what?"]) as server:
         done = together(panel(tmp_path, server, concurrency=1), tmp_path / "out", work, file)
@@ -138,24 +138,24 @@ def test_a_part_is_asked_once_whoever_has_it(tmp_path: Path) -> None:
     assert [one.standings[0].failures for one in done] == [1, 0, 0]
     # By hand: 5 x (100 x 0.15 + 2 x 0.6) millionths.
     assert done[0].standings[0].spent_usd == Decimal("0.000081")
-    assert PartDone.model_validate_json(done[0].model_dump_json()) == done[0]
+    assert ShardDone.model_validate_json(done[0].model_dump_json()) == done[0]
     labels = Counter(vote.label for vote in read_votes(tmp_path / "out"))
     assert labels == {1: 8, 0: 1, None: 1}
 
 
 def test_workers_share_one_budget(tmp_path: Path) -> None:
     file = pairs(tmp_path, 80)
-    parts = cut(file, 40, Counts())
+    shards = cut_into_shards(file, 40, PairCounts())
 
-    async def work(keeper: Keeper, worker: Callable[..., Worker]) -> list[PartDone]:
-        done: list[PartDone] = []
+    async def work(coordinator: Coordinator, worker: Callable[..., Worker]) -> list[ShardDone]:
+        done: list[ShardDone] = []
 
-        async def one(part: Part) -> None:
-            done.append(await worker(2).label(part))
+        async def one(shard: Shard) -> None:
+            done.append(await worker(2).label(shard))
 
         async with anyio.create_task_group() as group:
-            for part in parts:
-                group.start_soon(one, part)
+            for shard in shards:
+                group.start_soon(one, shard)
         return done
 
     with ChatServer(delay_s=0.005) as server:
@@ -173,28 +173,28 @@ def test_what_a_dead_worker_had_under_way_counts_as_spent(tmp_path: Path) -> Non
     """0.4 of 1.0 was set aside for a request nobody ends: then 0.6 fit, and 0.7 do not."""
     file = pairs(tmp_path, 1)
 
-    async def work(keeper: Keeper, worker: Callable[..., Worker]) -> None:
-        dead, _ = await keeper.begin(0, [])
-        await keeper.set_aside(dead, "p", Decimal("0.4"))
-        alive, _ = await keeper.begin(0, [])
-        await keeper.settle(dead, "p", Decimal("0.4"), Decimal(0))  # too late to count
+    async def work(coordinator: Coordinator, worker: Callable[..., Worker]) -> None:
+        dead, _ = await coordinator.begin(0, [])
+        await coordinator.set_aside(dead, "p", Decimal("0.4"))
+        alive, _ = await coordinator.begin(0, [])
+        await coordinator.settle(dead, "p", Decimal("0.4"), Decimal(0))  # too late to count
         with pytest.raises(Exception, match=r"\$0\.4 of \$1"):
-            await keeper.set_aside(alive, "p", Decimal("0.7"))
-        await keeper.set_aside(alive, "p", Decimal("0.6"))
-        await keeper.settle(alive, "p", Decimal("0.6"), Decimal("0.1"))
-        await keeper.set_aside(dead, "p", Decimal("0.5"))  # nobody waits for this any more
-        await keeper.set_aside(alive, "p", Decimal("0.5"))
+            await coordinator.set_aside(alive, "p", Decimal("0.7"))
+        await coordinator.set_aside(alive, "p", Decimal("0.6"))
+        await coordinator.settle(alive, "p", Decimal("0.6"), Decimal("0.1"))
+        await coordinator.set_aside(dead, "p", Decimal("0.5"))  # nobody waits for this any more
+        await coordinator.set_aside(alive, "p", Decimal("0.5"))
 
     with ChatServer() as server:
         together(panel(tmp_path, server, budget_usd=1), tmp_path / "out", work, file)
 
 
 def test_pairs_that_kill_workers_end_the_run(tmp_path: Path) -> None:
-    async def work(keeper: Keeper, worker: Callable[..., Worker]) -> None:
+    async def work(coordinator: Coordinator, worker: Callable[..., Worker]) -> None:
         for _ in range(5):
-            await keeper.begin(3, [])
+            await coordinator.begin(3, [])
         with pytest.raises(DataError, match="5 workers died over part 3"):
-            await keeper.begin(3, [])
+            await coordinator.begin(3, [])
 
     with ChatServer() as server:
         together(panel(tmp_path, server), tmp_path / "out", work, pairs(tmp_path, 1))
@@ -225,8 +225,8 @@ def workers_of(process: int) -> list[int]:
     return [int(pid) for pid, _, name in rows if pid in family and name.startswith("ray::MapWorker")]
 
 
-def of(out: Path) -> tuple[Report, JurorReport]:
-    report = Report.model_validate_json((out / "report.json").read_text(encoding="utf-8"))
+def of(out: Path) -> tuple[LabelingReport, JurorReport]:
+    report = LabelingReport.model_validate_json((out / "report.json").read_text(encoding="utf-8"))
     return report, report.jurors[0]
 
 

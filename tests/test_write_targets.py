@@ -23,7 +23,17 @@ from prism.cli import app
 from prism.files.jsonl import Drops, read_pairs
 from prism.files.ledger import Kept
 from prism.labeling.asking import Asked
-from prism.labeling.writing import Attempt, Limits, Problem, Texts, Writer, check, finish, is_yes, parse
+from prism.labeling.write_targets import (
+    PaidAnswer,
+    Problem,
+    TargetLimits,
+    TargetWriter,
+    Texts,
+    check_answer,
+    finish,
+    is_yes,
+    parse,
+)
 from prism.llm.allowance import Provider
 from prism.llm.chat import ChatClient
 from prism.llm.money import Price
@@ -43,12 +53,12 @@ def row(number: int = 0, verdict: str = "yes") -> dict[str, Any]:
     }
 
 
-def written(contribution: str = "It dates the last freeze.", evidence: str = FACT) -> Attempt:
-    return Attempt(text=f"<contribution>{contribution}</contribution><evidence>{evidence}</evidence>")
+def written(contribution: str = "It dates the last freeze.", evidence: str = FACT) -> PaidAnswer:
+    return PaidAnswer(text=f"<contribution>{contribution}</contribution><evidence>{evidence}</evidence>")
 
 
-def faults(attempt: Attempt, of: dict[str, Any] | None = None, **limits: Any) -> list[str]:
-    found = check(of or row(), attempt, Limits(short_chars=0, **limits))
+def faults(attempt: PaidAnswer, of: dict[str, Any] | None = None, **limits: Any) -> list[str]:
+    found = check_answer(of or row(), attempt, TargetLimits(short_chars=0, **limits))
     return [] if isinstance(found, Texts) else [problem.kind for problem in found]
 
 
@@ -84,7 +94,7 @@ def test_a_writer_may_find_nothing():
 
 
 def test_a_faithful_text_passes_with_its_measures():
-    found = check(row(), written(), Limits())
+    found = check_answer(row(), written(), TargetLimits())
     assert isinstance(found, Texts)
     assert found.checks == {"support": 1.0, "fidelity": 1.0, "compression": round(len(FACT) / len(DOCUMENT), 4)}
 
@@ -99,15 +109,15 @@ def test_each_fault_is_found():
     assert "tag in text" in faults(written(evidence=f"{FACT} <evidence>"))
     german = "Der Hafen von Lindau fror damals zu, zum ersten Mal seit sehr langer Zeit, und die Schiffe blieben fern."
     assert "wrong language" in faults(written(evidence=german))
-    assert faults(Attempt(text=None, failure="refused")) == ["refused"]
+    assert faults(PaidAnswer(text=None, failure="refused")) == ["refused"]
 
 
 def test_short_documents_may_be_copied_whole():
     copied = written(evidence=DOCUMENT)
-    texts = check(row(), copied, Limits(short_chars=len(DOCUMENT) + 1))
+    texts = check_answer(row(), copied, TargetLimits(short_chars=len(DOCUMENT) + 1))
     assert isinstance(texts, Texts)
     assert texts.evidence == DOCUMENT
-    (problem,) = check(row(), copied, Limits(short_chars=len(DOCUMENT)))
+    (problem,) = check_answer(row(), copied, TargetLimits(short_chars=len(DOCUMENT)))
     assert isinstance(problem, Problem)
     assert problem.kind == "too long"
 
@@ -143,9 +153,9 @@ class Run:
     def __init__(self, server: HttpServer, labels: Path, folder: Path, **limits: Any) -> None:
         provider = Provider(base_url=f"{server.url}/v1", concurrency=2, max_attempts=2, backoff_s=0.01, timeout_s=5)
         self.client = ChatClient(provider, name="writer")
-        kept = Kept(folder / "answers.sqlite", Attempt)
+        kept = Kept(folder / "answers.sqlite", PaidAnswer)
         price = Price.model_validate({"input": "1", "output": "10"})
-        self.writer = Writer(self.client, "m", kept, limits=Limits(**limits), price=price)
+        self.writer = TargetWriter(self.client, "m", kept, limits=TargetLimits(**limits), price=price)
         self.labels, self.folder = labels, folder
 
     def write(self) -> Asked:

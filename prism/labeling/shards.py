@@ -1,4 +1,4 @@
-"""A pairs file cut into parts that workers elsewhere read for themselves, by place and length in bytes."""
+"""A pairs file cut into shards that workers elsewhere read for themselves, by place and length in bytes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from io import BytesIO
 from pathlib import Path
 
 from prism.errors import DataError
-from prism.labeling.pairs import LabelPair, LineReader, scan
-from prism.labeling.polling import Counts
+from prism.labeling.label_pairs import LabelPair, LineReader, scan
+from prism.labeling.voting import PairCounts
 from prism.types import Record
 
 
-class Part(Record):
+class Shard(Record):
     """Some lines of a pairs file."""
 
     number: int
@@ -26,19 +26,19 @@ class Part(Record):
     """Lines in it that are no pair, or a pair that stood further up."""
 
 
-def cut(path: Path, lines: int, counts: Counts, limit: int | None = None) -> list[Part]:
+def cut_into_shards(path: Path, lines: int, counts: PairCounts, limit: int | None = None) -> list[Shard]:
     """Parts of at most so many lines, as far as the first `limit` pairs; `counts` learns what the lines are.
 
-    In memory are some hundred bytes for each part, and a number for each line to skip. Raises DataError.
+    In memory are some hundred bytes for each shard, and a number for each line to skip. Raises DataError.
     """
-    parts: list[Part] = []
+    shards: list[Shard] = []
     start = size = 0
     first, number = 1, 0
     skip: list[int] = []
 
     def close() -> None:
         nonlocal start, size, first, skip
-        parts.append(Part(number=len(parts), start=start, size=size, first_line=first, skip=tuple(skip)))
+        shards.append(Shard(number=len(shards), start=start, size=size, first_line=first, skip=tuple(skip)))
         start, size, first, skip = start + size, 0, number + 1, []
 
     for number, (line, item) in enumerate(scan(path), start=1):
@@ -53,20 +53,20 @@ def cut(path: Path, lines: int, counts: Counts, limit: int | None = None) -> lis
             close()
     if size:
         close()
-    return parts
+    return shards
 
 
-def read_part(path: Path, part: Part) -> Iterator[LabelPair]:
-    """The pairs of a part. Raises DataError when the file is not the one that was cut."""
-    skip = frozenset(part.skip)
+def read_shard(path: Path, shard: Shard) -> Iterator[LabelPair]:
+    """The pairs of a shard. Raises DataError when the file is not the one that was cut."""
+    skip = frozenset(shard.skip)
     try:
         with path.open("rb") as file:
-            file.seek(part.start)
-            lines = BytesIO(file.read(part.size))
+            file.seek(shard.start)
+            lines = BytesIO(file.read(shard.size))
     except OSError as error:
         raise DataError(f"{path}: {error}: pairs must lie where every worker can read them") from error
     read = LineReader(path)
-    for number, line in enumerate(lines, start=part.first_line):
+    for number, line in enumerate(lines, start=shard.first_line):
         pair = None if number in skip else read(number, line)
         if isinstance(pair, LabelPair):
             yield pair
