@@ -23,7 +23,7 @@ from prism.answer_check import AnswerFit
 from prism.checkpoint import Checkpoint
 from prism.errors import PrismError
 from prism.evaluation.answer_sets import COVERAGES, SetReport, check_bound
-from prism.evaluation.calibrating import KeptScores, measure, read_pairs, score_pairs
+from prism.evaluation.calibrating import KeptScores, fit_and_measure, read_labelled_pairs, score_pairs
 from prism.evaluation.calibration_report import curve_lines, formula
 from prism.measures.calibration import quality
 from prism.measures.selective import at_coverages, outcomes, risk_area, risk_coverage
@@ -51,12 +51,12 @@ def main(
 ) -> None:
     """Print the coverage curve and the promises, on held-out questions and on the everyday ones."""
     try:
-        rows = read_pairs(pairs)
+        rows = read_labelled_pairs(pairs)
         with Reranker.load(model) as reranker:
             judged, failures = score_pairs(
                 reranker, rows, KeptScores(scores, scores_part(reranker.score_version or ""))
             )
-        result = measure(judged, method, failures=failures)
+        result = fit_and_measure(judged, method, failures=failures)
         stored = Checkpoint.load(model).config
         asked, taken = read_everyday(everyday, model)
     except PrismError as error:

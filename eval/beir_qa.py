@@ -42,7 +42,7 @@ def main(
     first: Annotated[str, Option(help="First stage: bm25 or dense:NAME.")] = "bm25",
     run: Annotated[Path | None, Option(help="TREC run with the candidates, instead of --first.")] = None,
     baseline: Annotated[list[str] | None, Option(help="Also retrieve with bm25 or dense:NAME; repeatable.")] = None,
-    fuse: Annotated[list[str] | None, Option(help="rrf:A+B, minmax:A+B, zscore:A+B of columns; repeatable.")] = None,
+    fuse: Annotated[list[str] | None, Option(help="rrf:A+B, minmax:A+B, zscore:A+B of systems; repeatable.")] = None,
     tune_queries: Annotated[int, Option(min=2, help="Train queries to fit the weight of a fusion on.")] = 200,
     top_k: Annotated[int, Option(min=1, help="How many candidates to rerank.")] = 100,
     limit: Annotated[int | None, Option(min=1, help="Only the first N queries.")] = None,
@@ -56,7 +56,7 @@ def main(
     max_prompt_tokens: Annotated[int | None, Option(min=1, help="Where documents are cut.")] = None,
     query_batch: Annotated[int, Option(min=1, help="Queries under way at once.")] = 1,
     api_fields: Annotated[str, Option(help="JSON object sent along with every request to a service.")] = "{}",
-    price: Annotated[list[str] | None, Option(help="COLUMN=DOLLARS/UNIT: search, ksearch, token, Mtoken.")] = None,
+    price: Annotated[list[str] | None, Option(help="SYSTEM=DOLLARS/UNIT: search, ksearch, token, Mtoken.")] = None,
     resume: Annotated[bool, Option("--resume/--fresh", help="Go on with a stopped run, or rank again.")] = True,
     out: Annotated[Path, Option(help="Folder for report, runs, state and cache.")] = Path("eval/results/beir_qa"),
 ) -> None:

@@ -18,7 +18,7 @@ import typer
 from typer import Option
 
 from prism.errors import PrismError
-from prism.evaluation.columns import progress_bar
+from prism.evaluation.systems import progress_bar
 from prism.reports.report import command_line, versions, write_whole
 from prism.reranker import Reranker
 from prism.retrieval.dense import SentenceEncoder

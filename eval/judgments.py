@@ -22,7 +22,7 @@ import typer
 from typer import Option
 
 from prism.errors import InputError, PrismError
-from prism.evaluation.chat_models import parse_endpoint
+from prism.evaluation.chat_models import parse_chat_spec
 from prism.files.outputs import require_folder
 from prism.reports.report import Report, command_line, versions
 from studies.command import taught
@@ -68,7 +68,7 @@ def main(
         report = Report("Relevance judgments", command=command_line(), versions=versions("ir-measures", "scikit-learn"))
         section = report.section("What is judged")
         if beir is not None:
-            steps, chat = _cuts(cuts), [parse_endpoint(text) for text in judge or ()]
+            steps, chat = _cuts(cuts), [parse_chat_spec(text) for text in judge or ()]
             candidates, judges = with_texts(beir, split, depth, limit)
             judges += judge_texts(candidates, reranker or [], steps, embedder, chat, out)
             write_labels(out / "labels", candidates.human, judges)

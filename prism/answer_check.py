@@ -55,7 +55,7 @@ class AnswerFit(NamedTuple):
         return bound.threshold
 
 
-class Answer(NamedTuple):
+class Answerability(NamedTuple):
     """Everything said of one call, under the names it has in a result."""
 
     answerable: float | None
@@ -74,11 +74,11 @@ class AnswerCheck:
         self._scores = {each.index: each.score for each in judged if each.score is not None}
         self.probability = fit.probability([*self._scores.values()]) if self._scores else None
 
-    def answer(self, judgments: Sequence[Judgment] | None = None, conflicts: Sequence[Conflict] = ()) -> Answer:
+    def answer(self, judgments: Sequence[Judgment] | None = None, conflicts: Sequence[Conflict] = ()) -> Answerability:
         """Of the whole call; `judgments`: those returned, with the evidence that was found; None: none was sought."""
         reason = self._reason(conflicts)
         enough = None if judgments is None else self.sufficient([each.index for each in judgments], judgments, reason)
-        return Answer(self.probability, reason, enough)
+        return Answerability(self.probability, reason, enough)
 
     def sufficient(
         self, kept: Collection[int], judgments: Sequence[Judgment], reason: Unanswered | None

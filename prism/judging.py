@@ -39,9 +39,9 @@ def render_pair(
     document = candidate.document
     judgment = Judgment(index=index, id=document.id, title=document.title, score=None, verdict=None)
     if candidate.problem:
-        return failed(document, judgment, candidate.problem)
+        return _failed(document, judgment, candidate.problem)
     if not document.text.strip():
-        return failed(document, judgment, "the document is blank: send its text, or leave it out")
+        return _failed(document, judgment, "the document is blank: send its text, or leave it out")
 
     def render(part: Document) -> Prompt:
         return template.render(
@@ -52,10 +52,10 @@ def render_pair(
     try:
         windows = cut_windows(document, render) if windowed else [whole(document, render(document))]
     except DocumentError as error:
-        return failed(document, judgment, str(error))
+        return _failed(document, judgment, str(error))
     if not windows or windows[0].start == windows[0].end:
         reason = "query, instruction and title leave no room for its text: shorten them or raise max_prompt_tokens"
-        return failed(document, judgment, reason)
+        return _failed(document, judgment, reason)
     cut = _truncation(document.text, windows)
     if cut and call.on_long_document == "refuse":
         raise InputError(
@@ -83,7 +83,7 @@ def cut_off(what: str, indices: Sequence[int], side: Side = "right") -> str:
     return f"{what} longer than the model reads, whose {part} was not read: {shown}"
 
 
-async def ask(engine: Engine, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
+async def score_prompts(engine: Engine, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
     """`Engine.score`, of which an empty list of prompts asks nothing. Raises EngineError for a short answer."""
     if not prompts:
         return ScoreOutput([], 0)
@@ -119,7 +119,7 @@ def judge(pair: Pair, answers: Sequence[LabelLogits | DocumentError], threshold:
         except DocumentError as error:
             problem = str(error)
     if not scored:
-        return failed(pair.document, pair.judgment, problem)
+        return _failed(pair.document, pair.judgment, problem)
     best = max(scored, key=lambda window: window.score)
     shown = [WindowScore(start=window.start, end=window.end, score=window.score) for window in scored]
     update = {
@@ -131,15 +131,15 @@ def judge(pair: Pair, answers: Sequence[LabelLogits | DocumentError], threshold:
     return pair._replace(windows=tuple(scored), judgment=pair.judgment.model_copy(update=update))
 
 
-def failed(document: Document, judgment: Judgment, reason: str) -> Pair:
+def _failed(document: Document, judgment: Judgment, reason: str) -> Pair:
     return Pair(document, (), judgment.model_copy(update={"error": reason, "usage": Usage()}))
 
 
 def rank(pair: Pair) -> tuple[bool, bool, float, int]:
-    """`order` of its judgment."""
-    return order(pair.judgment)
+    """`sort_key` of its judgment."""
+    return sort_key(pair.judgment)
 
 
-def order(judgment: Judgment) -> tuple[bool, bool, float, int]:
+def sort_key(judgment: Judgment) -> tuple[bool, bool, float, int]:
     """Best score first, of one verdict what is held already last; equal scores keep the caller's order."""
     return judgment.verdict != "yes", judgment.held is not None, -(judgment.score or 0.0), judgment.index

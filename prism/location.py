@@ -28,7 +28,7 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
             raise CheckpointError(f"{source} is a file: pass the folder that holds the checkpoint, or a GGUF file")
         return path
     if known := catalogue.CATALOGUE.get(str(source)):
-        return catalogue.locate(known)
+        return catalogue.verified_file(known)
     if path.suffix.lower() == ".gguf":
         raise CheckpointError(f"no GGUF file {source}: check the path, or pull a base (`prism pull` lists them)")
     return _download(str(source), revision)

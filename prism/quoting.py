@@ -17,9 +17,9 @@ from anyio import to_thread
 from prism.engines.base import Engine, LabelLogits
 from prism.errors import DocumentError
 from prism.evidence.sentences import UNSPACED_CHAR, sentences
-from prism.judging import ask, read_score
+from prism.judging import read_score, score_prompts
 from prism.result import Judged
-from prism.sourcing import MIN_EVIDENCE_TOKENS, Wanted
+from prism.sourcing import MIN_EVIDENCE_TOKENS, EvidenceRequest
 from prism.template import Template
 from prism.text import clean
 from prism.types import Document, Judgment, Outcome, Usage
@@ -61,31 +61,33 @@ class Quoter:
     `max_total_tokens` is not quoted.
     """
 
-    def __init__(self, template: Template, engine: Engine, wanted: Wanted) -> None:
-        self._template, self._engine, self._wanted = template, engine, wanted
-        self.judgments = [pair.judgment for pair in wanted.ranked]
+    def __init__(self, template: Template, engine: Engine, request: EvidenceRequest) -> None:
+        self._template, self._engine, self._request = template, engine, request
+        self.judgments = [pair.judgment for pair in request.ranked]
         self.usage = Usage()
-        self._chosen = wanted.ranks()
+        self._chosen = request.ranks()
         self._waiting = list(self._chosen)
-        self._left = wanted.budget
-        limit = wanted.max_total_tokens
-        self._room = None if limit is None else limit - wanted.spent_tokens
+        self._left = request.budget
+        limit = request.max_total_tokens
+        self._room = None if limit is None else limit - request.spent_tokens
         self._past_limit = 0
 
     def warnings(self) -> list[str]:
         """Says how many documents the limit, and how many the budget, left without evidence."""
         missed = sum(self.judgments[rank].outcome is Outcome.NOT_WRITTEN for rank in self._chosen) - self._past_limit
-        wanted = self._wanted
+        request = self._request
         return [
-            *wanted.missing(self._past_limit, f"quoting would have passed max_total_tokens={wanted.max_total_tokens}"),
-            *wanted.missing_by_budget(missed),
+            *request.missing(
+                self._past_limit, f"quoting would have passed max_total_tokens={request.max_total_tokens}"
+            ),
+            *request.missing_by_budget(missed),
         ]
 
     async def events(self) -> AsyncGenerator[Judged, None]:
         """Each document's judgment as soon as its wave is judged."""
         while self._waiting and (self._left is None or self._left >= MIN_EVIDENCE_TOKENS):
             wave = await to_thread.run_sync(self._next_wave)
-            output = await ask(self._engine, [ids for asked in wave for ids in asked.prompts])
+            output = await score_prompts(self._engine, [ids for asked in wave for ids in asked.prompts])
             costs = _costs(wave, output.cached_tokens)
             labels = iter(output.labels)
             for asked, cost in zip(wave, costs, strict=True):
@@ -118,17 +120,17 @@ class Quoter:
         return wave
 
     def _quotes(self, rank: int) -> list[Quote]:
-        return sentence_quotes(self._template, self._wanted.ranked[rank].document.text, self._wanted.windows(rank))
+        return sentence_quotes(self._template, self._request.ranked[rank].document.text, self._request.windows(rank))
 
     def _prompts(self, quotes: Sequence[Quote]) -> list[list[int]] | None:
         """A prompt for each as if it were the document, unless they are past `max_total_tokens`; a choice of one needs
         none."""
         if len(quotes) < 2:
             return []
-        wanted, prompts, tokens = self._wanted, list[list[int]](), 0
-        render = partial(self._template.render, instruction=wanted.instruction, max_tokens=wanted.max_prompt_tokens)
+        request, prompts, tokens = self._request, list[list[int]](), 0
+        render = partial(self._template.render, instruction=request.instruction, max_tokens=request.max_prompt_tokens)
         for quote in quotes:
-            prompts.append(render(wanted.query, Document(text=quote.text)).ids)
+            prompts.append(render(request.query, Document(text=quote.text)).ids)
             tokens += len(prompts[-1])
             if self._room is not None and tokens > self._room:
                 return None
@@ -139,7 +141,7 @@ class Quoter:
     def _judgment(self, asked: _Asked, answers: Sequence[LabelLogits | DocumentError], cost: Usage) -> Judgment:
         """With the best sentences in it; their tokens leave the budget."""
         scores = [_score(answer) for answer in answers] if asked.prompts else [1.0 for _ in asked.quotes]
-        taken = choose(asked.quotes, scores, asked.most_tokens)
+        taken = choose_quotes(asked.quotes, scores, asked.most_tokens)
         if self._left is not None:
             self._left -= sum(quote.tokens for quote in taken)
         evidence = passage(taken) or None
@@ -148,7 +150,7 @@ class Quoter:
             "outcome": Outcome.COMPLETE if evidence else Outcome.CUT_OFF,
             "evidence": evidence,
             "evidence_source": "quoted",
-            "check": self._wanted.checked(asked.rank, evidence),
+            "check": self._request.checked(asked.rank, evidence),
             "usage": judgment.usage + cost,
         }
         return judgment.model_copy(update=update)
@@ -182,7 +184,7 @@ def _costs(wave: Sequence[_Asked], cached_tokens: int) -> list[Usage]:
     return [Usage(prompt_tokens=p, cached_tokens=c) for p, c in zip(prompts, cached, strict=True)]
 
 
-def choose(quotes: Sequence[Quote], scores: Sequence[float | None], most_tokens: int) -> list[Quote]:
+def choose_quotes(quotes: Sequence[Quote], scores: Sequence[float | None], most_tokens: int) -> list[Quote]:
     """The best sentence and up to two more that the model says yes to, best first, within `most_tokens` together.
 
     `scores`: in [0, 1], None where the sentence could not be judged. The best one is taken whatever it scores: the

@@ -29,9 +29,9 @@ from prism.engines.loop import Home, LoopThread
 from prism.engines.timed import Timed
 from prism.engines.turns import urgency
 from prism.errors import TooManyTokens
-from prism.evidence.tokens import Passage
+from prism.evidence.tokens import ComparedText
 from prism.inputs import Candidate, read_documents, read_fraction
-from prism.judging import Pair, ask, cut_off, judge, rank, render_pair
+from prism.judging import Pair, cut_off, judge, rank, render_pair, score_prompts
 from prism.options import Call, Options, read_options
 from prism.preflight import DocumentCut, DocumentProblem, Preflight, evidence_bounds
 from prism.query import AskedQuery, read_query
@@ -39,7 +39,7 @@ from prism.quoting import Quoter
 from prism.result import Event, Ranked, RerankResult
 from prism.score_version import stale
 from prism.scoring import Calibration
-from prism.sourcing import EvidenceMaker, Wanted
+from prism.sourcing import EvidenceMaker, EvidenceRequest
 from prism.template import Template
 from prism.types import Document, EvidenceSource, Judgment, Usage
 from prism.writing import Writer
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["RerankResult", "Reranker"]
 
 _RENDERED_AT_ONCE = 16
-_MAKERS: Mapping[EvidenceSource, Callable[[Template, Engine, Wanted], EvidenceMaker]] = {
+_MAKERS: Mapping[EvidenceSource, Callable[[Template, Engine, EvidenceRequest], EvidenceMaker]] = {
     "written": Writer,
     "quoted": Quoter,
 }
@@ -204,7 +204,7 @@ class Reranker:
         asked, call, rendered, warnings, cut = await self._prepare(query, documents, options)
         urgency.set(call.priority)
         pairs, usage = await self._score(rendered, call.threshold)
-        held = [Passage(text) for text in call.against]
+        held = [ComparedText(text) for text in call.against]
         if held:
             pairs = await to_thread.run_sync(mark_held, pairs, held)
         ranked = sorted((pair for pair in pairs if pair.windows), key=rank)[: call.top_n]
@@ -215,7 +215,7 @@ class Reranker:
         result = self._result(asked, call, pairs, judgments, usage, warnings, check)
         yield Ranked(result=result.model_copy(update=check.answer()._asdict()))
         if call.evidence:
-            wanted = Wanted(
+            wanted = EvidenceRequest(
                 asked.text,
                 asked.question,
                 call.instruction,
@@ -346,7 +346,7 @@ class Reranker:
 
     async def _score(self, pairs: Sequence[Pair], threshold: float) -> tuple[list[Pair], Usage]:
         """The pairs with score and verdict, in the same order, and what judging them took."""
-        output = await ask(self._engine, [window.prompt.ids for pair in pairs for window in pair.windows])
+        output = await score_prompts(self._engine, [window.prompt.ids for pair in pairs for window in pair.windows])
         answers = iter(output.labels)
         answered = [[*islice(answers, len(pair.windows))] for pair in pairs]
         judged = [judge(pair, own, threshold) if own else pair for pair, own in zip(pairs, answered, strict=True)]

@@ -22,7 +22,7 @@ EVIDENCE_WINDOWS = 3
 """At most so many windows of one document give evidence."""
 
 
-class Wanted(NamedTuple):
+class EvidenceRequest(NamedTuple):
     """What a call wants evidence for, and what that may cost."""
 
     query: str

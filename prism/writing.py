@@ -12,7 +12,7 @@ from anyio import to_thread
 from prism.engines.base import Engine, WriteRequest
 from prism.errors import EngineError
 from prism.result import Contributed, Judged
-from prism.sourcing import MIN_EVIDENCE_TOKENS, Wanted
+from prism.sourcing import MIN_EVIDENCE_TOKENS, EvidenceRequest
 from prism.template import Template
 from prism.types import Judgment, Outcome, Usage
 from prism.windows import Window
@@ -41,23 +41,23 @@ class Writer:
     A wave holds as many texts as the budget surely covers; what a wave leaves over pays for the next.
     """
 
-    def __init__(self, template: Template, engine: Engine, wanted: Wanted) -> None:
-        self._template, self._engine, self._wanted = template, engine, wanted
-        self._budget = wanted.budget
-        self.judgments = [pair.judgment for pair in wanted.ranked]
+    def __init__(self, template: Template, engine: Engine, request: EvidenceRequest) -> None:
+        self._template, self._engine, self._request = template, engine, request
+        self._budget = request.budget
+        self.judgments = [pair.judgment for pair in request.ranked]
         self.usage = Usage()
-        self._chosen = wanted.ranks()
-        self._waiting = [task for rank in self._chosen for task in _tasks(rank, wanted.windows(rank))]
+        self._chosen = request.ranks()
+        self._waiting = [task for rank in self._chosen for task in _tasks(rank, request.windows(rank))]
         self._open = Counter(task.rank for task in self._waiting)
         self._written: dict[int, list[tuple[_Task, _Text]]] = {}
 
     def warnings(self) -> list[str]:
         """Says how many documents the budget left without evidence, and how many texts it ended."""
         outcomes = Counter(self.judgments[rank].outcome for rank in self._chosen)
-        missing = self._wanted.missing_by_budget(outcomes[Outcome.NOT_WRITTEN])
+        missing = self._request.missing_by_budget(outcomes[Outcome.NOT_WRITTEN])
         if self._affordable():
             return missing  # what is cut off ran into the template's own limit
-        return [*missing, *self._wanted.unfinished_by_budget(outcomes[Outcome.CUT_OFF])]
+        return [*missing, *self._request.unfinished_by_budget(outcomes[Outcome.CUT_OFF])]
 
     def _affordable(self) -> bool:
         """Whether the budget, if there is one, still pays for a text."""
@@ -123,11 +123,11 @@ class Writer:
         evidence = "\n".join(written.evidence for _, written in parsed if written.evidence) or None
         judgment = self.judgments[rank]
         update = {
-            "outcome": self._wanted.outcome(rank, main._replace(evidence=evidence)),
+            "outcome": self._request.outcome(rank, main._replace(evidence=evidence)),
             "contribution": main.contribution,
             "evidence": evidence,
             "evidence_source": "written",
-            "check": self._wanted.checked(rank, evidence, main.contribution),
+            "check": self._request.checked(rank, evidence, main.contribution),
             "usage": judgment.usage + Usage(written_tokens=sum(text.tokens for _, text in texts)),
         }
         return judgment.model_copy(update=update)

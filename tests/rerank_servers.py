@@ -16,7 +16,7 @@ from app_thread import AppThread
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from prism.doctor.pairs import GOLDEN
+from prism.doctor.golden import GOLDEN
 
 ANSWERS = {pair.query: pair.document for pairs in GOLDEN.values() for pair in pairs}
 LIMIT = 20_000

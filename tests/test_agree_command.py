@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from prism import cli
 from prism.errors import DataError, InputError
-from prism.files.label_files import Place, line_up, read_labels
+from prism.files.label_files import PairIds, line_up, read_labels
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data/labels"
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
@@ -288,6 +288,6 @@ def test_judges_of_one_name_stay_apart(files: list[str], tmp_path: Path) -> None
 @pytest.mark.skipif(not (SHARED / "llmjudge").is_dir(), reason="no ../shared/data/labels/llmjudge")
 def test_the_stray_label_of_llmjudge_is_named() -> None:
     path = SHARED / "llmjudge" / "submissions" / "h2oloo-zeroshot2.qrels"
-    assert read_labels(path).outside((0, 3)) == [Place("q2", "p8028")]
+    assert read_labels(path).outside((0, 3)) == [PairIds("q2", "p8028")]
     with pytest.raises(DataError, match=r"h2oloo-zeroshot2.qrels:3187: label 10 is off the scale 0 to 3"):
         read_labels(path, (0, 3))

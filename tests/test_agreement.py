@@ -15,7 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa as fleiss_of_statsmodels
 
 from prism.errors import InputError
-from prism.files.label_files import LabelFile, LabelTable, Place, line_up, read_labels
+from prism.files.label_files import LabelFile, LabelTable, PairIds, line_up, read_labels
 from prism.labeling.comparison import binary_kappa, compare_judges, pair_alpha
 from prism.labeling.rankings import compare_rankings, kendall_tau_b, spearman_rho
 from prism.measures.agreement import (
@@ -307,7 +307,7 @@ def test_rank_correlations_are_those_of_scipy(rows: list[tuple[int, int]]) -> No
 
 
 def file_of(name: str, labels: dict[str, dict[str, int]]) -> LabelFile:
-    flat = {Place(query, document): label for query, judged in labels.items() for document, label in judged.items()}
+    flat = {PairIds(query, document): label for query, judged in labels.items() for document, label in judged.items()}
     return LabelFile(name, Path(name), flat, dict.fromkeys(flat, 1))
 
 

@@ -16,7 +16,7 @@ from prism.answering import AnswerBound, Answering, features
 from prism.checkpoint import Checkpoint, PrismConfig, stored_config
 from prism.errors import InputError
 from prism.location import MINI, locate
-from prism.measures.set_fit import CANDIDATES, ScoredSet, choose, fit_sets
+from prism.measures.set_fit import CANDIDATES, ScoredSet, choose_features, fit_sets
 from prism.reranker import Reranker
 from prism.score_version import fingerprint, name_scores, scores_part, stale
 from prism.scoring import Calibration
@@ -114,7 +114,7 @@ def test_fit_finds_what_made_the_sets():
 
 @pytest.mark.parametrize(("weight", "chosen"), [(0.0, ["best"]), (-2.0, ["best", "second"])])
 def test_the_simplest_features_that_do_are_chosen(weight, chosen):
-    fitted, candidates = choose(drawn_sets(1500, weight), SAME)
+    fitted, candidates = choose_features(drawn_sets(1500, weight), SAME)
     assert list(fitted.weights) == chosen
     assert [one.features for one in candidates] == list(CANDIDATES)
     assert all(one.log_loss < math.log(2) for one in candidates)
@@ -127,7 +127,7 @@ def test_nothing_to_fit():
     with pytest.raises(InputError, match="nothing to fit"):
         fit_sets(upside, SAME, ("best",))
     with pytest.raises(InputError, match="no features of 19 sets"):
-        choose(upside, SAME)
+        choose_features(upside, SAME)
 
 
 # --- one call --------------------------------------------------------------------------------------------------------

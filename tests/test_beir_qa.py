@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 import beir_qa
 from prism.errors import DataError, EngineError, InputError
-from prism.evaluation.columns import State
-from prism.evaluation.ranking import Reranked
+from prism.evaluation.reranking import Reranked
+from prism.evaluation.systems import State
 from prism.files.beir import BEIR_QA, load_beir
 from prism.files.trec import read_run
 from prism.reports.report import command_line
@@ -184,7 +184,7 @@ def test_a_second_model_joins_the_report(run: Go, data: Path, tmp_path: Path) ->
     run()
     make_set(data / "wee", queries=2)
     report, _, said = run(models=("some/other", "mini"))
-    assert {name: list(columns) for name, columns in report["datasets"].items()} == {
+    assert {name: list(systems) for name, systems in report["datasets"].items()} == {
         "tiny": ["bm25", "mini", "other"],
         "wee": ["bm25", "other", "mini"],
     }
@@ -198,7 +198,7 @@ def test_a_second_model_joins_the_report(run: Go, data: Path, tmp_path: Path) ->
     ]
     assert not any("replaces" in line for line in said)
     _, _, said = run(top_k=2, datasets=("wee",))
-    assert "wee mini: replaces the column of an earlier run with other options" in said
+    assert "wee mini: replaces the result of an earlier run with other options" in said
     assert not any(line.startswith("wee bm25: replaces") for line in said)
 
 
@@ -229,7 +229,7 @@ def test_no_path_of_this_machine_gets_into_the_report(run: Go, tmp_path: Path, m
 
 def test_columns_need_different_names(run: Go) -> None:
     for models in (("a/x", "b/x"), ("bm25",)):
-        with pytest.raises(InputError, match=r"column .* is taken"):
+        with pytest.raises(InputError, match=r"system .* is taken"):
             run(models=models)
 
 
@@ -417,15 +417,15 @@ def with_train(data: Path) -> Path:
 def test_fusions_join_the_report(run: Go, data: Path, tmp_path: Path) -> None:
     with_train(data)
     report, reranker, said = run(fuse=("rrf:bm25+mini", "minmax:bm25+mini"), tune_queries=2)
-    columns = report["datasets"]["tiny"]
-    assert list(columns) == ["bm25", "mini", "rrf-bm25-mini", "minmax-bm25-mini"]
+    systems = report["datasets"]["tiny"]
+    assert list(systems) == ["bm25", "mini", "rrf-bm25-mini", "minmax-bm25-mini"]
     # bm25: c, b, a; mini: a, b, c (b and c tie, so by id). rrf: a 1/63 + 1/61, b 2/62, c 1/61 + 1/63: a and c tie
     # above b, since 1/61 + 1/63 > 2/62; a goes first by its id.
     assert read_run(tmp_path / "out" / "tiny.rrf-bm25-mini.run")["q0"] == ["0a", "0c", "0b"]
     # minmax: bm25 gives c 1, a 0; mini gives a 1, c 0. Up to a half on bm25 `a` is first (at a half by its id).
     weight = report["meta"]["tiny"]["minmax-bm25-mini"]["options"]["weight"]
     assert weight == 0.5
-    assert columns["minmax-bm25-mini"]["nDCG@10"] == 1
+    assert systems["minmax-bm25-mini"]["nDCG@10"] == 1
     assert f"tiny minmax:bm25+mini: weight {weight:.2f} on bm25, from 2 train queries" in said
     assert len(reranker.calls) == 4 + 2  # the train queries are ranked once for all fusions
 
@@ -434,16 +434,16 @@ def test_wrong_fusions_and_prices_are_refused_before_anything_runs(run: Go, tmp_
     path = tmp_path / "tiny.dense.run"
     path.write_text("q0 Q0 0b 1 9 x\n")
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"fuse": ("rrf:bm25+other",)}, "no column 'other': this run has bm25, mini"),
+        ({"fuse": ("rrf:bm25+other",)}, "no system 'other': this run has bm25, mini"),
         ({"fuse": ("sum:bm25+mini",)}, "expected rrf:A"),
         ({"fuse": ("minmax:dense+mini",), "run": path, "datasets": ("tiny",)}, "a run file has no train queries"),
         ({"fuse": ("minmax:bm25+mini",), "split": "train"}, "fitted on train"),
-        ({"price": ("other=1/search",)}, "no column 'other'"),
-        ({"price": ("mini=1/day",)}, "expected COLUMN=DOLLARS/UNIT"),
-        ({"price": ("mini=-1/token",)}, "expected COLUMN=DOLLARS/UNIT"),
+        ({"price": ("other=1/search",)}, "no system 'other'"),
+        ({"price": ("mini=1/day",)}, "expected SYSTEM=DOLLARS/UNIT"),
+        ({"price": ("mini=-1/token",)}, "expected SYSTEM=DOLLARS/UNIT"),
         ({"api_fields": "[]"}, "expected a JSON object"),
         ({"first": "splade:x"}, "cannot retrieve with 'splade:x'"),
-        ({"baseline": ("bm25",)}, "column 'bm25' is taken"),
+        ({"baseline": ("bm25",)}, "system 'bm25' is taken"),
     ]
     for changes, message in cases:
         reranker = FakeReranker()
@@ -457,9 +457,9 @@ def test_bm25_as_a_baseline_beside_a_run(run: Go, tmp_path: Path) -> None:
     path = tmp_path / "tiny.dense.run"
     path.write_text("".join(f"q{i} Q0 {i}a 1 9 x\n" for i in range(4)))
     report, _, _ = run(run=path, baseline=("bm25",), datasets=("tiny",), fuse=("rrf:dense+bm25",))
-    columns = report["datasets"]["tiny"]
-    assert list(columns) == ["dense", "bm25", "mini", "rrf-dense-bm25"]
-    assert [columns[name]["nDCG@10"] for name in ("dense", "bm25", "mini")] == [1, 0.5, 1]
+    systems = report["datasets"]["tiny"]
+    assert list(systems) == ["dense", "bm25", "mini", "rrf-dense-bm25"]
+    assert [systems[name]["nDCG@10"] for name in ("dense", "bm25", "mini")] == [1, 0.5, 1]
     # c: 1/61; b: 1/62; a: 1/61 + 1/63.
     assert read_run(tmp_path / "out" / "tiny.rrf-dense-bm25.run")["q0"] == ["0a", "0c", "0b"]
 

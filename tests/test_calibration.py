@@ -15,8 +15,16 @@ from prism.checkpoint import PrismConfig
 from prism.errors import DataError, InputError
 from prism.evaluation import calibrating as command
 from prism.evaluation.answer_sets import SetReport, many_sets, measure_sets, one_set
-from prism.evaluation.calibrating import Judged, KeptScores, held_out, held_to_check, measure, read_pairs, score_pairs
-from prism.evaluation.calibration_report import curve_lines, write_report
+from prism.evaluation.calibrating import (
+    KeptScores,
+    ScoredPair,
+    fit_and_measure,
+    held_out,
+    held_to_check,
+    read_labelled_pairs,
+    score_pairs,
+)
+from prism.evaluation.calibration_report import curve_lines, write_calibration_report
 from prism.measures.calibration import (
     at_cuts,
     brier,
@@ -218,9 +226,9 @@ def write_pairs(path: Path, queries: int = 40, power: float = 2.0) -> Path:
 
 
 def test_measure_splits_by_query_and_improves(tmp_path):
-    pairs = read_pairs(write_pairs(tmp_path / "pairs.jsonl"))
+    pairs = read_labelled_pairs(write_pairs(tmp_path / "pairs.jsonl"))
     judged, failures = score_pairs(Fake(), pairs)
-    result = measure(judged, "isotonic", prior=0.2, failures=failures)
+    result = fit_and_measure(judged, "isotonic", prior=0.2, failures=failures)
     sides = {pair.group: held_out(pair.group) for pair in pairs}
     assert 10 < sum(sides.values()) < 30
     assert (result.fitted + result.held, result.failures, result.prior) == (400, 1, 0.2)
@@ -230,7 +238,7 @@ def test_measure_splits_by_query_and_improves(tmp_path):
     assert result.after.calibration_error.low < result.after.calibration_error.value < result.after.brier.high
     assert result.worse is None
     assert "the bounding part has" in result.sets, "40 queries are too few"
-    report = write_report(result, "mini", tmp_path / "out")
+    report = write_calibration_report(result, "mini", tmp_path / "out")
     assert "Posterior of relevance by score" in report.read_text()
     assert "Not measured: the bounding part has" in report.read_text()
     saved = json.loads((tmp_path / "out/report.json").read_text())
@@ -239,16 +247,16 @@ def test_measure_splits_by_query_and_improves(tmp_path):
 
 def test_the_fit_notes_the_languages_of_its_queries():
     made = [
-        Judged(f"{asked} {n}", f"{asked} {n}", 0.9 if relevant else 0.1, relevant)
+        ScoredPair(f"{asked} {n}", f"{asked} {n}", 0.9 if relevant else 0.1, relevant)
         for asked, count in (("where is it", 60), ("港口什么时候结冰的", 20), ("где она находится", 1))
         for n in range(count)
         for relevant in (True, False)
     ]
-    assert measure(made, "platt").calibration.languages == ("en", "zh")  # one query in 81 is too few
+    assert fit_and_measure(made, "platt").calibration.languages == ("en", "zh")  # one query in 81 is too few
 
 
 def test_no_pair_is_scored_twice(tmp_path):
-    pairs = read_pairs(write_pairs(tmp_path / "pairs.jsonl", queries=4))
+    pairs = read_labelled_pairs(write_pairs(tmp_path / "pairs.jsonl", queries=4))
     fake, path = Fake(), tmp_path / "scores.sqlite"
     first, failures = score_pairs(fake, pairs, KeptScores(path, "v1"))
     assert (fake.asked, failures) == (41, 1)
@@ -273,8 +281,8 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_store_copies_and_keeps_the_rest(tmp_path, checkpoint):
-    pairs = read_pairs(write_pairs(tmp_path / "pairs.jsonl"))
-    result = measure(score_pairs(Fake(), pairs)[0], "platt")
+    pairs = read_labelled_pairs(write_pairs(tmp_path / "pairs.jsonl"))
+    result = fit_and_measure(score_pairs(Fake(), pairs)[0], "platt")
     target = tmp_path / "out/checkpoint"
     target.parent.mkdir()
     config = PrismConfig.model_validate_json((checkpoint / "prism.json").read_text())
@@ -295,8 +303,8 @@ def test_a_fit_that_is_worse_than_none_is_refused(tmp_path, checkpoint):
     for q in range(80):
         for score in map(float, rng.random(10)):
             right = rng.random() < score if held_out(f"q{q}") else score > 0.5
-            judged.append(Judged(f"q{q}", f"q{q}", score, bool(right)))
-    result = measure(judged, "isotonic")
+            judged.append(ScoredPair(f"q{q}", f"q{q}", score, bool(right)))
+    result = fit_and_measure(judged, "isotonic")
     assert "calibration error" in result.worse
     assert "Brier score" in result.worse
     before = (checkpoint / "prism.json").read_bytes()
@@ -305,7 +313,7 @@ def test_a_fit_that_is_worse_than_none_is_refused(tmp_path, checkpoint):
             command.store(checkpoint, target, result, "v1")
     assert (checkpoint / "prism.json").read_bytes() == before
     assert not (tmp_path / "copy").exists()
-    assert "no better than none" in write_report(result, "mini", tmp_path / "out").read_text()
+    assert "no better than none" in write_calibration_report(result, "mini", tmp_path / "out").read_text()
 
 
 # --- sets ------------------------------------------------------------------------------------------------------------
@@ -375,13 +383,13 @@ def test_the_parts_of_a_split_are_apart():
 
 
 def test_store_keeps_the_fit_of_sets(tmp_path, checkpoint):
-    pairs = read_pairs(write_pairs(tmp_path / "pairs.jsonl"))
-    result = measure(score_pairs(Fake(), pairs)[0], "platt")._replace(sets=found_sets())
+    pairs = read_labelled_pairs(write_pairs(tmp_path / "pairs.jsonl"))
+    result = fit_and_measure(score_pairs(Fake(), pairs)[0], "platt")._replace(sets=found_sets())
     assert "only" not in command.store(checkpoint, checkpoint, result, "v1")
     stored = PrismConfig.model_validate_json((checkpoint / "prism.json").read_text())
     assert stored.answering == result.sets.answering
     assert stored.answering.bounds
-    report = write_report(result, "mini", tmp_path / "out").read_text()
+    report = write_calibration_report(result, "mini", tmp_path / "out").read_text()
     assert "Promises, each true with probability 0.9" in report
     swapped = result.sets.model_copy(update={"before": result.sets.after, "after": result.sets.before})
     assert "no better than the best document alone" in command.store(
@@ -410,11 +418,11 @@ def test_bad_pairs_name_the_line(tmp_path, line, message):
     path = tmp_path / "pairs.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(DataError, match=message):
-        read_pairs(path)
+        read_labelled_pairs(path)
 
 
 def test_halves_need_both_labels(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"query": "q", "document": "d 0.5", "label": 1}\n')
     with pytest.raises(InputError, match=r"half has [01] relevant of [01] pairs"):
-        measure(score_pairs(Fake(), read_pairs(path))[0], "platt")
+        fit_and_measure(score_pairs(Fake(), read_labelled_pairs(path))[0], "platt")

@@ -11,7 +11,7 @@ import pytest
 
 from prism.errors import InputError
 from prism.evaluation import judge
-from prism.evaluation.chat_models import LocalChat, parse_endpoint
+from prism.evaluation.chat_models import LocalChat, parse_chat_spec
 from prism.evaluation.evidence_quality import Extract
 from prism.evaluation.evidence_sets import make_case
 from prism.llm.chat import ChatClient
@@ -40,12 +40,12 @@ def ask(chat: LocalChat, content: str = "When did it freeze?", max_tokens: int =
 
 
 def test_names() -> None:
-    served = parse_endpoint("org/m@https://api.example.com/v1#SOME_KEY", concurrency=3)
+    served = parse_chat_spec("org/m@https://api.example.com/v1#SOME_KEY", concurrency=3)
     assert served.provider is not None
     assert (served.model, served.provider.base_url) == ("org/m", "https://api.example.com/v1")
     assert (served.provider.key_env, served.at_once) == ("SOME_KEY", 3)
     assert isinstance(served.open(), ChatClient)
-    local = parse_endpoint("local:models/small-chat")
+    local = parse_chat_spec("local:models/small-chat")
     assert (local.model, local.at_once) == ("small-chat", 1)
     assert isinstance(local.open(), LocalChat)
 
@@ -53,7 +53,7 @@ def test_names() -> None:
 @pytest.mark.parametrize("text", ["model", "@http://x/v1", "local:", "m@ftp://x", "m@http://me:key@host/v1"])
 def test_names_that_say_nothing(text: str) -> None:
     with pytest.raises(InputError, match=r"expected|belong"):
-        parse_endpoint(text)
+        parse_chat_spec(text)
 
 
 def test_a_local_model_answers_as_greedy_decoding_does(model: Path, tiny_qwen3: Any, tiny_tokenizer: Any) -> None:
@@ -101,7 +101,7 @@ def test_models_that_cannot_be_asked(tmp_path: Path, tiny_checkpoint: Path) -> N
 
 def test_a_local_model_as_a_judge_fails_without_becoming_a_grade(model: Path) -> None:
     """A random model writes no JSON: counted, not scored."""
-    endpoint = parse_endpoint(f"local:{model}")
+    endpoint = parse_chat_spec(f"local:{model}")
     case = make_case("t", "When?", "It froze in 1963.")
     rates = judge.RubricJudge(endpoint.open(), endpoint.model, max_tokens=4)
     rating = asyncio.run(rates.rate((case, Extract(evidence="It froze in 1963."))))

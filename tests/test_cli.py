@@ -410,7 +410,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_serve_warns_before_it_is_reachable(monkeypatch: pytest.MonkeyPatch, tiny: list[str]) -> None:
     served: list[Any] = []
-    monkeypatch.setattr("prism.serving.run.run", lambda app, **options: served.append(options))
+    monkeypatch.setattr("prism.serving.serve.run", lambda app, **options: served.append(options))
     result = run("serve", "--host", "0.0.0.0", "--port", "1234", *tiny)
     assert "no API key" in result.stderr
     assert run("serve", *tiny).stderr == ""
@@ -486,7 +486,7 @@ def test_serve_opens_a_browser_once_it_listens(tmp_path: Path, tiny: list[str]) 
     ],
 )
 def test_where_a_browser_goes(host: str, port: int, url: str) -> None:
-    from prism.serving.run import address
+    from prism.serving.serve import address
 
     assert address(host, port) == url
 

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prism.evidence.compare import clashes, said_by, same, says_all
-from prism.evidence.tokens import MAX_SENTENCES, Passage
+from prism.evidence.tokens import MAX_SENTENCES, ComparedText
 
 WARRANTY = "The warranty covers defects in material for two years from the date of purchase."
 LONGER = f"{WARRANTY} Batteries are covered for six months."
 
 
 def kinds(left: str, right: str) -> list[tuple[str, str, str]]:
-    return [(c.kind, c.left_value, c.right_value) for c in clashes(Passage(left), Passage(right))]
+    return [(c.kind, c.left_value, c.right_value) for c in clashes(ComparedText(left), ComparedText(right))]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def kinds(left: str, right: str) -> list[tuple[str, str, str]]:
     ],
 )
 def test_another_dress_says_the_same(other: str) -> None:
-    assert same(Passage(WARRANTY), Passage(other))
+    assert same(ComparedText(WARRANTY), ComparedText(other))
     assert kinds(WARRANTY, other) == []
 
 
@@ -40,7 +40,7 @@ def test_another_dress_says_the_same(other: str) -> None:
     ],
 )
 def test_formats_and_order_do_not_matter(left: str, right: str) -> None:
-    assert same(Passage(left), Passage(right))
+    assert same(ComparedText(left), ComparedText(right))
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_formats_and_order_do_not_matter(left: str, right: str) -> None:
     ],
 )
 def test_what_says_something_else_is_not_the_same(other: str) -> None:
-    assert not same(Passage(WARRANTY), Passage(other))
+    assert not same(ComparedText(WARRANTY), ComparedText(other))
 
 
 def test_the_longer_says_all_of_the_shorter_and_not_the_other_way_round() -> None:
-    assert says_all(Passage(LONGER), Passage(WARRANTY))
-    assert not says_all(Passage(WARRANTY), Passage(LONGER))
-    assert said_by(Passage(WARRANTY), [Passage("Something else."), Passage(LONGER)]) == 1
-    assert said_by(Passage(LONGER), [Passage(WARRANTY)]) is None
+    assert says_all(ComparedText(LONGER), ComparedText(WARRANTY))
+    assert not says_all(ComparedText(WARRANTY), ComparedText(LONGER))
+    assert said_by(ComparedText(WARRANTY), [ComparedText("Something else."), ComparedText(LONGER)]) == 1
+    assert said_by(ComparedText(LONGER), [ComparedText(WARRANTY)]) is None
 
 
 @pytest.mark.parametrize(
@@ -117,15 +117,15 @@ def test_other_things_and_other_conditions_are_none(left: str, right: str) -> No
 def test_spans_are_code_points_of_the_texts_as_sent() -> None:
     left = "😀 Ｆｅｅｓ first. The fee for a new card is 10 euros."
     right = "The fee for a new card is 12 euros."
-    (clash,) = clashes(Passage(left), Passage(right))
+    (clash,) = clashes(ComparedText(left), ComparedText(right))
     assert left[slice(*clash.left)] == "The fee for a new card is 10 euros."
     assert right[slice(*clash.right)] == right
 
 
 def test_a_passage_too_long_to_be_read_whole_is_never_held() -> None:
     long = " ".join(f"The fee for card number {n} is paid in the office." for n in range(2 * MAX_SENTENCES))
-    assert said_by(Passage(long + " So is that."), [Passage(long)]) is None
-    assert said_by(Passage(long), [Passage(long)]) == 0
+    assert said_by(ComparedText(long + " So is that."), [ComparedText(long)]) is None
+    assert said_by(ComparedText(long), [ComparedText(long)]) == 0
 
 
 # --- properties ------------------------------------------------------------------------------------------------------
@@ -138,15 +138,15 @@ texts = st.lists(st.sampled_from(WORDS), max_size=25).map(" ".join) | st.text(ma
 @settings(max_examples=300)
 @given(texts)
 def test_every_passage_is_the_same_as_itself_and_never_contradicts_itself(text: str) -> None:
-    assert same(Passage(text), Passage(text))
-    assert said_by(Passage(text), [Passage(text)]) == 0
-    assert clashes(Passage(text), Passage(text)) == ()
+    assert same(ComparedText(text), ComparedText(text))
+    assert said_by(ComparedText(text), [ComparedText(text)]) == 0
+    assert clashes(ComparedText(text), ComparedText(text)) == ()
 
 
 @settings(max_examples=300)
 @given(texts, texts)
 def test_both_are_symmetric(left: str, right: str) -> None:
-    one, other = Passage(left), Passage(right)
+    one, other = ComparedText(left), ComparedText(right)
     assert same(one, other) == same(other, one)
     assert {clash.turned() for clash in clashes(one, other)} == set(clashes(other, one))
 
@@ -154,7 +154,7 @@ def test_both_are_symmetric(left: str, right: str) -> None:
 @settings(max_examples=300)
 @given(texts, texts)
 def test_what_contradicts_is_never_the_same_and_spans_lie_in_the_texts(left: str, right: str) -> None:
-    one, other = Passage(left), Passage(right)
+    one, other = ComparedText(left), ComparedText(right)
     for clash in clashes(one, other):
         assert not same(one, other)
         assert 0 <= clash.left[0] < clash.left[1] <= len(left)

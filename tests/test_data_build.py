@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from prism import cli
 from prism.data.assemble import build_training_data, losses_for, verdict_of
 from prism.data.card import Rules, Sources
-from prism.data.leakage import Evaluation, LeakageCheck
+from prism.data.leakage import EvaluationTexts, LeakageCheck
 from prism.errors import DataError
 from prism.files.examples import read_examples
 from prism.files.jsonl import write_rows
@@ -116,7 +116,7 @@ def test_everything_is_joined_and_every_drop_has_its_reason(tmp_path: Path) -> N
             {**pair(2), "contribution": "not for a no", "evidence": "document 2"},
         ],
     )
-    check = LeakageCheck(Evaluation({"e": "When does the harbour freeze?"}, {}))
+    check = LeakageCheck(EvaluationTexts({"e": "When does the harbour freeze?"}, {}))
     card = build_training_data(
         Sources(labels=labels, scores=scores, targets=targets),
         Rules(min_majority=0.6, power=0.5, splits=ONE_SPLIT),

@@ -15,7 +15,7 @@ from http_server import HttpServer, Reply, Request
 from typer.testing import CliRunner
 
 from prism import cli
-from prism.data.llm_queries import read_queries, read_rewrite
+from prism.data.llm_queries import queries_in, read_rewrite
 from prism.data.queries import keywords
 from prism.errors import InputError
 from prism.files.jsonl import write_rows
@@ -220,7 +220,7 @@ def test_rewrites_are_checked(answer: str, keywords_: str | None, why: str | Non
 def test_made_queries_are_checked() -> None:
     lines = ["1. when does Lindau freeze?", "- Lindau harbour ice", "", "When does Lindau freeze"]
     answer = "\n".join([*lines, "What does this text say?", '"x"', "!!", "* y"])
-    queries, problems = read_queries(answer, 3)
+    queries, problems = queries_in(answer, 3)
     assert queries == ["when does Lindau freeze?", "Lindau harbour ice", "x"]
     assert Counter(problems) == {"it repeats another": 1, "it speaks of the text itself": 1, "it is no query": 1}
 

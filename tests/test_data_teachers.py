@@ -22,10 +22,10 @@ from prism import cli
 from prism.data.teacher_local import load_teacher
 from prism.data.teacher_store import Cost, TeacherStore, score_key
 from prism.data.teachers import (
+    ApiLimits,
     BudgetReached,
-    Limits,
     document_text,
-    estimate,
+    estimate_calls,
     score_locally,
     score_with_api,
     scored,
@@ -74,7 +74,7 @@ def api(server: HttpServer, dialect: Any = "jina", key: str | None = "secret", a
 def run(
     rows: Sequence[dict[str, Any]], teacher: ApiTeacher, store: TeacherStore, **limits: Any
 ) -> tuple[list[dict[str, Any]], Drops]:
-    failures = score_with_api(lines(rows), teacher, store, Limits(**limits), lambda _: None)
+    failures = score_with_api(lines(rows), teacher, store, ApiLimits(**limits), lambda _: None)
     drops = Drops()
     return list(scored(lines(rows)(), teacher.name, store, failures, "none", drops)), drops
 
@@ -213,13 +213,13 @@ def test_the_budget_is_never_exceeded_over_runs(tmp_path: Path) -> None:
                 run(made(20, 1), teacher, store, price_per_search=1.0, budget=budget)
             assert len(server.requests) == calls
     with pytest.raises(InputError, match="a budget needs a price"):
-        Limits(budget=1.0)
+        ApiLimits(budget=1.0)
 
 
 def test_the_estimate_is_from_above(tmp_path: Path) -> None:
     """2 queries of 7 bytes with 3 documents of 11: 2 x ceil((21 + 33) / 4) = 28 tokens."""
     with TeacherStore(tmp_path / "s", "t") as store:
-        pairs, calls, cost = estimate(lines(made(2, 3)), "t", store, Limits(price_per_million_tokens=1e6))
+        pairs, calls, cost = estimate_calls(lines(made(2, 3)), "t", store, ApiLimits(price_per_million_tokens=1e6))
     assert (pairs, calls, cost) == (6, 2, Cost(28, 2, 28.0))
 
 

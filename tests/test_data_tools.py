@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from prism import cli
 from prism.data.balance import Cell, balance, cap_for, cell_of
-from prism.data.leakage import Evaluation, LeakageCheck, read_evaluation
+from prism.data.leakage import EvaluationTexts, LeakageCheck, read_evaluation
 from prism.data.mixing import mix, parse_weights
 from prism.data.splits import parse_shares, query_key, split_of
 from prism.data.transform import fit_power, power_of
@@ -270,7 +270,7 @@ WINTER = "The harbour at Lindau freezes only in very cold winters, most recently
 
 
 def check(**texts: Any) -> LeakageCheck:
-    return LeakageCheck(Evaluation(texts.get("queries", {}), texts.get("documents", {})))
+    return LeakageCheck(EvaluationTexts(texts.get("queries", {}), texts.get("documents", {})))
 
 
 @pytest.mark.parametrize(

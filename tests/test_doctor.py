@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from prism import symptoms
 from prism.cli import app
-from prism.doctor.examination import CHECKS, Report, chosen, examine
+from prism.doctor.examination import CHECKS, Examination, chosen, examine
+from prism.doctor.golden import DECOYS, GOLDEN, filler, hundred
 from prism.doctor.opening import open_server
-from prism.doctor.pairs import DECOYS, GOLDEN, filler, hundred
 from prism.doctor.request_checks import _fit, _in_units
-from prism.doctor.targets import Item, LocalTarget, Reply
+from prism.doctor.targets import Item, LocalTarget, TargetReply
 from prism.errors import EngineError, InputError
 from prism.llm.failures import KeyRefused
 from prism.reranker import Reranker
@@ -30,7 +30,7 @@ from prism.symptoms import CURES, Failure
 from prism.template import PRISM, Template
 
 
-def report_on(server: RerankServer, **options: Any) -> Report:
+def report_on(server: RerankServer, **options: Any) -> Examination:
     with server:
         target = open_server(server.url, **{"timeout_s": 20.0, **options})
         try:
@@ -124,9 +124,9 @@ class Quadratic:
     name, dialect, limit_tokens = "slow", "in process", 1000
     takes_instruction = takes_top_n = tells_spans = False
 
-    def ask(self, query: str, documents: Sequence[str], **_: object) -> Reply:
+    def ask(self, query: str, documents: Sequence[str], **_: object) -> TargetReply:
         items = [Item(index, judge(query, document)) for index, document in enumerate(documents)]
-        return Reply(items, seconds=float(len(documents) ** 2), tokens=None, warnings=("cut",))
+        return TargetReply(items, seconds=float(len(documents) ** 2), tokens=None, warnings=("cut",))
 
     def prompt(self, query: str, document: str) -> str | None:
         return f"{query} {document}"
@@ -275,7 +275,7 @@ def test_exit_codes_and_output(tmp_path):
         assert "0 passed, 1 failed, 8 skipped" in out
         code, out, _ = run(inverted.url, "--only", "scores", "--json", "-")
         assert code == 1
-        report = Report.model_validate_json(out)
+        report = Examination.model_validate_json(out)
         assert [d.failure for d in report.diagnoses] == [Failure.INVERTED]
     code, _, err = run(f"http://127.0.0.1:{free_port()}")
     assert code == 2

@@ -20,7 +20,7 @@ from prism.engines.base import Engine, LabelLogits, ScoreOutput, WritePiece, Wri
 from prism.engines.decode import Decoder, LanguageModel, out_of_memory
 from prism.engines.hf import HfEngine
 from prism.engines.prefix import PrefixLayer, attend_apart
-from prism.engines.row import Lookup, Row, TextStream, shared_length
+from prism.engines.row import BatchRow, Lookup, TextStream, shared_length
 from prism.errors import DocumentError, EngineError, InputError
 
 YES, NO, STOP, VOCABULARY = 5, 9, 2, 600
@@ -312,7 +312,7 @@ def test_speculation_writes_the_same_in_fewer_steps(looping_qwen3: Any, seed: in
     ],
 )
 def test_a_draft_is_taken_as_far_as_the_model_agrees(draft: list[int], answers: list[int], taken: list[int]) -> None:
-    row = Row(0, [1, 2], 50, TextStream(one_character_each, ()))
+    row = BatchRow(0, [1, 2], 50, TextStream(one_character_each, ()))
     assert row.accept(draft, answers) == taken
 
 

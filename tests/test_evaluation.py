@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism.errors import DataError, EngineError, InputError
-from prism.evaluation.columns import State
-from prism.evaluation.ranking import Reranked, Task, put_on_top, rerank
+from prism.evaluation.reranking import Reranked, Task, put_on_top, rerank
+from prism.evaluation.systems import State
 from prism.files.beir import load_beir, local_sets
 from prism.files.trec import read_qrels, read_run, write_run
 from prism.measures.ranking import MEASURES, measure, measure_queries

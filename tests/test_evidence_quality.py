@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 import evidence_quality as script
 from prism import evidence
 from prism.errors import DataError, InputError
-from prism.evaluation.answers import contains_answer, exact_match, token_f1, words
-from prism.evaluation.evidence_quality import Extract, by_length, choose, measure, summarise
+from prism.evaluation.answers import answer_words, contains_answer, exact_match, token_f1
+from prism.evaluation.evidence_quality import Extract, by_length, chosen_sentences, measure_extract, summarise_extracts
 from prism.evaluation.evidence_sets import Case, load_cases, make_case
 from prism.evidence.language import identify, same_language
 from prism.types import Document, Judgment, Outcome, Span, Usage
@@ -61,14 +61,14 @@ GOLD = ((at(S0), at(S1)), (at(S3),))  # either the first two sentences, or the l
 
 
 def test_a_sentence_counts_only_with_its_whole_rationale():
-    found = choose(case(gold=GOLD), spans(S0, S3))
+    found = chosen_sentences(case(gold=GOLD), spans(S0, S3))
     assert (found.chosen, found.gold, found.touched) == (2, 3, 2)
     assert found.correct == 1  # S3 is a whole rationale, S0 only half of one
     assert found.sufficient
 
 
 def test_half_a_rationale_suffices_for_nothing():
-    found = choose(case(gold=GOLD), spans(S1))
+    found = chosen_sentences(case(gold=GOLD), spans(S1))
     assert (found.chosen, found.correct, found.touched, found.sufficient) == (1, 0, 1, False)
 
 
@@ -76,20 +76,20 @@ def test_a_sentence_is_chosen_from_half_of_its_characters_on():
     start, end = at(S2)
     middle = start + (end - start) // 2
     most, least = Span(start=start, end=middle + 1, support=1), Span(start=start, end=middle - 2, support=1)
-    assert choose(case(gold=GOLD), [most]).chosen == 1
-    assert choose(case(gold=GOLD), [least]).chosen == 0
+    assert chosen_sentences(case(gold=GOLD), [most]).chosen == 1
+    assert chosen_sentences(case(gold=GOLD), [least]).chosen == 0
 
 
 def test_gold_borders_may_differ_by_a_bracket():
     start, end = at(S0)
-    assert choose(case(gold=(((start + 2, end - 1),),)), spans(S0)).correct == 1
+    assert chosen_sentences(case(gold=(((start + 2, end - 1),),)), spans(S0)).correct == 1
 
 
 def test_precision_and_recall_are_over_the_sums_of_all_pairs():
     # Pair 1: chosen 2, correct 1 of 3 gold. Pair 2: chosen 1, correct 0 of 3. Pair 3 wrote nothing: 0, 0 of 3.
     extracts = [f"{S0} {S3}", S1, None]
-    measured = [measure(case(gold=GOLD), Extract(evidence=text), count) for text in extracts]
-    summary = summarise(measured)
+    measured = [measure_extract(case(gold=GOLD), Extract(evidence=text), count) for text in extracts]
+    summary = summarise_extracts(measured)
     assert summary["precision"] == pytest.approx(1 / 3)
     assert summary["recall"] == pytest.approx(1 / 9)
     assert summary["F1"] == pytest.approx(2 / (3 + 9))
@@ -103,7 +103,7 @@ def test_precision_and_recall_are_over_the_sums_of_all_pairs():
 
 
 def test_nothing_measured_is_no_figure():
-    summary = summarise([])
+    summary = summarise_extracts([])
     assert summary.pairs == 0
     assert {v.value for v in summary.measures.values()} == {None}
 
@@ -115,7 +115,7 @@ def test_facts_and_support_of_a_written_text():
     written = Extract(
         evidence=f"{S0} It snowed in 1977.", contribution="Dates the freeze.", generated=True, outcome=Outcome.COMPLETE
     )
-    found = measure(case(answers=("1963",)), written, count)
+    found = measure_extract(case(answers=("1963",)), written, count)
     assert (found.facts, found.unsupported) == (3, 1)  # Lindau and 1963 are there, 1977 is not
     assert found.sufficient is True
     assert found.format == 1.0
@@ -125,11 +125,11 @@ def test_facts_and_support_of_a_written_text():
 
 
 def test_cut_off_text_is_not_in_form_and_failures_are_counted():
-    cut = measure(case(), Extract(evidence=S0, outcome=Outcome.CUT_OFF, generated=True), count)
-    broken = measure(case(answers=("1963",)), Extract(evidence=None, failure="HTTP 500"), count)
+    cut = measure_extract(case(), Extract(evidence=S0, outcome=Outcome.CUT_OFF, generated=True), count)
+    broken = measure_extract(case(answers=("1963",)), Extract(evidence=None, failure="HTTP 500"), count)
     assert cut.format == pytest.approx(1 / 3)  # evidence alone: no contribution, not complete
     assert (broken.failed, broken.written, broken.sufficient, broken.fidelity) == (True, False, False, None)
-    summary = summarise([cut, broken])
+    summary = summarise_extracts([cut, broken])
     assert summary.failures == 1
     assert summary["parse rate"] == 0.0
     assert summary.measures["parse rate"].pairs == 1
@@ -137,37 +137,39 @@ def test_cut_off_text_is_not_in_form_and_failures_are_counted():
 
 
 def test_an_answer_the_document_does_not_hold_is_nobodys_fault():
-    assert measure(case(answers=("1977",)), Extract(evidence=S0), count).sufficient is None
+    assert measure_extract(case(answers=("1977",)), Extract(evidence=S0), count).sufficient is None
 
 
 def test_sufficiency_is_compared_with_the_document_cut_to_as_many_tokens():
     # S3 answers; as many tokens of the document's beginning (8 words: S0 and "Ships") hold 1963, not six weeks.
     asked = case(answers=("six weeks",))
-    found = measure(asked, Extract(evidence=S3), count)
+    found = measure_extract(asked, Extract(evidence=S3), count)
     assert (found.tokens, found.sufficient, found.cut_sufficient, found.concision) == (8, True, False, 1.0)
-    other = measure(case(answers=("1963",)), Extract(evidence=f"{S2} {S3}"), count)
+    other = measure_extract(case(answers=("1963",)), Extract(evidence=f"{S2} {S3}"), count)
     assert (other.sufficient, other.cut_sufficient, other.concision) == (False, True, 0.0)
-    summary = summarise([found, other])
+    summary = summarise_extracts([found, other])
     assert (summary["sufficiency"], summary["cut"], summary["gain"]) == (0.5, 0.5, 0.0)
-    both = measure(asked, Extract(evidence=f"{S2} {S3}"), count)
+    both = measure_extract(asked, Extract(evidence=f"{S2} {S3}"), count)
     assert both.concision == pytest.approx(8 / 12)  # S2 has four words
 
 
 def test_gold_sentences_suffice_where_no_answer_is_known():
-    found = measure(case(gold=GOLD), Extract(evidence=S3), count)
+    found = measure_extract(case(gold=GOLD), Extract(evidence=S3), count)
     assert (found.sufficient, found.cut_sufficient, found.concision) == (True, False, 1.0)
-    assert measure(case(), Extract(evidence=S3), count).concision is None
+    assert measure_extract(case(), Extract(evidence=S3), count).concision is None
 
 
 def test_what_is_said_twice_and_what_contradicts_the_document():
-    twice = measure(case(), Extract(evidence=f"{S0} {S2} {S0}"), count)
+    twice = measure_extract(case(), Extract(evidence=f"{S0} {S2} {S0}"), count)
     assert (twice.repeated, twice.conflicts) == (pytest.approx(1 / 3), False)
-    wrong = measure(case(), Extract(evidence="The harbour at Lindau froze in 1977."), count)
+    wrong = measure_extract(case(), Extract(evidence="The harbour at Lindau froze in 1977."), count)
     assert (wrong.repeated, wrong.conflicts) == (0.0, True)
 
 
 def test_bands_of_length_hold_as_many_pairs_each():
-    measured = [measure(make_case("t", str(n), "word " * n), Extract(evidence="word"), count) for n in (9, 1, 5, 2)]
+    measured = [
+        measure_extract(make_case("t", str(n), "word " * n), Extract(evidence="word"), count) for n in (9, 1, 5, 2)
+    ]
     bands = by_length(measured, 2)
     assert {band: [m.document_tokens for m in pairs] for band, pairs in bands.items()} == {
         "1 to 2 tokens": [1, 2],
@@ -179,7 +181,7 @@ def test_bands_of_length_hold_as_many_pairs_each():
 def test_examples_are_drawn_by_seed_from_the_good_and_the_bad():
     cases = [case(answers=("six weeks",)).model_copy(update={"id": str(n)}) for n in range(8)]
     extracts = [Extract(evidence=S3 if n < 4 else S2) for n in range(8)]
-    measured = [measure(one, extract, count) for one, extract in zip(cases, extracts, strict=True)]
+    measured = [measure_extract(one, extract, count) for one, extract in zip(cases, extracts, strict=True)]
     drawn = draw_examples("Prism", cases, extracts, measured, each=2, seed=1)
     assert [(e.good, e.evidence, e.why) for e in drawn] == [(True, S3, "")] * 2 + [(False, S2, "not enough")] * 2
     assert drawn == draw_examples("Prism", cases, extracts, measured, each=2, seed=1)
@@ -210,7 +212,7 @@ def test_an_answer_is_found_by_whole_words():
     assert not contains_answer("It froze in 19630.", ["1963"])
     assert contains_answer("由光荣和ω-force开发", ["光荣和ω-force"])
     assert not contains_answer("anything", ["the", "..."])  # no words to look for
-    assert words("a \ud800") == ["\ud800"]  # nothing raises
+    assert answer_words("a \ud800") == ["\ud800"]  # nothing raises
 
 
 # --- language --------------------------------------------------------------------------------------------------------
@@ -232,7 +234,9 @@ def test_languages():
 
 
 def test_evidence_in_another_language_counts_against_the_system():
-    found = measure(make_case("t", "q", GERMAN), Extract(evidence=FRENCH, contribution=CHINESE, generated=True), count)
+    found = measure_extract(
+        make_case("t", "q", GERMAN), Extract(evidence=FRENCH, contribution=CHINESE, generated=True), count
+    )
     assert found.language is False
 
 
@@ -411,7 +415,7 @@ def test_scifact_floors():
         counts = [0, 0]
         for one in cases:
             check = evidence.check(str(system.extract(one).evidence), one.document)
-            found = choose(one, check.spans)
+            found = chosen_sentences(one, check.spans)
             counts[0] += 2 * found.correct
             counts[1] += found.chosen + found.gold
         assert counts[0] / counts[1] == pytest.approx(published, abs=0.002)

@@ -57,7 +57,7 @@ def test_the_weight_goes_to_the_column_that_knows() -> None:
     qrels = {f"q{i}": {"good": 1} for i in range(5)}
     knows = {query: {"good": 1.0, "bad": 0.0} for query in qrels}
     errs = {query: {"good": 0.0, "bad": 1.0} for query in qrels}
-    # Above a half the first column decides. All such weights are equally good; the one closest to a half is taken.
+    # Above a half the first system decides. All such weights are equally good; the one closest to a half is taken.
     assert fit_weight(qrels, knows, errs, "minmax") == 0.55
     assert fit_weight(qrels, errs, knows, "zscore") == 0.45
     assert fit_weight(qrels, knows, knows, "minmax") == 0.5

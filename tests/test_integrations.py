@@ -19,7 +19,7 @@ from http_server import HttpServer, Reply, Request
 from pydantic import ValidationError
 
 from prism.errors import EngineError, InputError
-from prism.integrations.adapter import KEY, Adapter, Finding, Passage
+from prism.integrations.adapter import KEY, Adapter, FrameworkDocument, JudgedDocument
 from prism.llm.failures import KeyRefused, Rejected, Unavailable, WrongEndpoint
 from prism.reranker import Reranker
 from prism.serving.limits import Keys
@@ -30,7 +30,12 @@ QUERY = "when does the harbour freeze?"
 BAD = "p=0.2 Nothing to see. Move on."
 GOOD = "p=0.9 The harbour froze in 1963. It rarely does."
 FAIR = "p=0.6 Lindau has a harbour. It is old."
-PASSAGES = [Passage(BAD, {}), Passage(GOOD, {"title": "Lindau"}), Passage(None, {}), Passage(FAIR, {"title": 7})]
+PASSAGES = [
+    FrameworkDocument(BAD, {}),
+    FrameworkDocument(GOOD, {"title": "Lindau"}),
+    FrameworkDocument(None, {}),
+    FrameworkDocument(FAIR, {"title": 7}),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +62,10 @@ def url(engine: FakeEngine) -> Iterator[str]:
 
 
 @pytest.fixture(params=["process, sync", "process, async", "http, sync", "http, async"])
-def ask(request: pytest.FixtureRequest, reranker: Reranker, url: str) -> Callable[..., list[Finding]]:
+def ask(request: pytest.FixtureRequest, reranker: Reranker, url: str) -> Callable[..., list[JudgedDocument]]:
     """`rank` of an adapter with these settings, each way there is."""
 
-    def rank(passages: list[Passage] = PASSAGES, query: str = QUERY, **settings: Any) -> list[Finding]:
+    def rank(passages: list[FrameworkDocument] = PASSAGES, query: str = QUERY, **settings: Any) -> list[JudgedDocument]:
         place: dict[str, Any] = {"url": url} if "http" in request.param else {"reranker": reranker}
         adapter = Adapter(**place, **settings)
         if "async" in request.param:
@@ -70,7 +75,7 @@ def ask(request: pytest.FixtureRequest, reranker: Reranker, url: str) -> Callabl
     return rank
 
 
-def test_yes_comes_back_best_first_with_evidence(ask: Callable[..., list[Finding]]) -> None:
+def test_yes_comes_back_best_first_with_evidence(ask: Callable[..., list[JudgedDocument]]) -> None:
     best, fair = ask()
     assert (best.index, fair.index) == (1, 3)
     assert (best.score, fair.score) == (pytest.approx(0.9), pytest.approx(0.6))
@@ -81,7 +86,7 @@ def test_yes_comes_back_best_first_with_evidence(ask: Callable[..., list[Finding
     assert (best.support, best.broken, best.truncation, best.error) == (1.0, (), None, None)
 
 
-def test_everything_comes_back_if_asked_for(ask: Callable[..., list[Finding]], caplog: Any) -> None:
+def test_everything_comes_back_if_asked_for(ask: Callable[..., list[JudgedDocument]], caplog: Any) -> None:
     found = ask(only_yes=False)
     assert [finding.index for finding in found] == [1, 3, 0, 2]
     assert [finding.verdict for finding in found] == ["yes", "yes", "no", None]
@@ -99,7 +104,7 @@ def test_everything_comes_back_if_asked_for(ask: Callable[..., list[Finding]], c
         ({"threshold": 0.95}, []),
     ],
 )
-def test_how_many(ask: Callable[..., list[Finding]], settings: dict[str, Any], indices: list[int]) -> None:
+def test_how_many(ask: Callable[..., list[JudgedDocument]], settings: dict[str, Any], indices: list[int]) -> None:
     assert [finding.index for finding in ask(**settings)] == indices
 
 
@@ -112,13 +117,13 @@ def test_how_many(ask: Callable[..., list[Finding]], settings: dict[str, Any], i
         ({"evidence_top_n": 1}, ["written", None]),
     ],
 )
-def test_evidence(ask: Callable[..., list[Finding]], settings: dict[str, Any], sources: list[Any]) -> None:
+def test_evidence(ask: Callable[..., list[JudgedDocument]], settings: dict[str, Any], sources: list[Any]) -> None:
     found = ask(**settings)
     assert [finding.evidence_source for finding in found] == sources
     assert [bool(finding.evidence) for finding in found] == [source is not None for source in sources]
 
 
-def test_what_the_model_reads(ask: Callable[..., list[Finding]], engine: FakeEngine) -> None:
+def test_what_the_model_reads(ask: Callable[..., list[JudgedDocument]], engine: FakeEngine) -> None:
     """The instruction, and titles that are texts."""
     ask(instruction="about winters")
     prompts = [engine.template.decode(list(request.ids)) for request in engine.requests]
@@ -131,9 +136,9 @@ def test_what_the_model_reads(ask: Callable[..., list[Finding]], engine: FakeEng
     assert [f"Document: {text}" in prompt for text, prompt in zip((GOOD, FAIR), prompts, strict=True)] == [True, True]
 
 
-def test_a_long_document_is_refused_if_asked_for(ask: Callable[..., list[Finding]]) -> None:
+def test_a_long_document_is_refused_if_asked_for(ask: Callable[..., list[JudgedDocument]]) -> None:
     with pytest.raises((InputError, Rejected), match="long"):
-        ask([Passage("harbour " * 20_000, {})], on_long_document="refuse")
+        ask([FrameworkDocument("harbour " * 20_000, {})], on_long_document="refuse")
 
 
 def test_nothing_asks_nobody() -> None:
@@ -142,12 +147,12 @@ def test_nothing_asks_nobody() -> None:
     assert asyncio.run(adapter.arank(QUERY, [])) == []
 
 
-def test_a_blank_query_is_refused(ask: Callable[..., list[Finding]]) -> None:
+def test_a_blank_query_is_refused(ask: Callable[..., list[JudgedDocument]]) -> None:
     with pytest.raises((InputError, Rejected), match="query is blank"):
         ask(query=" ")
 
 
-def test_an_engine_that_fails(ask: Callable[..., list[Finding]], engine: FakeEngine) -> None:
+def test_an_engine_that_fails(ask: Callable[..., list[JudgedDocument]], engine: FakeEngine) -> None:
     engine.fails = EngineError("out of memory")
     with pytest.raises(EngineError, match="out of memory"):
         ask(attempts=1)
@@ -158,7 +163,7 @@ def test_an_engine_that_fails(ask: Callable[..., list[Finding]], engine: FakeEng
 
 def test_what_metadata_says(reranker: Reranker) -> None:
     adapter = Adapter(reranker=reranker, content="evidence", only_yes=False)
-    best, failed = adapter.rank(QUERY, [Passage(GOOD, {}), Passage(" ", {})])
+    best, failed = adapter.rank(QUERY, [FrameworkDocument(GOOD, {}), FrameworkDocument(" ", {})])
     told = adapter.metadata_of(best)
     assert set(told) == {
         *("score", "verdict", "outcome", "contribution", "evidence", "evidence_source", "spans", "support"),
@@ -195,7 +200,7 @@ def answering(*items: Any, **more: Any) -> HttpServer:
 def test_broken_evidence_never_stands_for_a_document(caplog: Any) -> None:
     with answering(ITEM, meta={"warnings": ["answered by 'mini'"]}) as server:
         adapter = Adapter(url=server.url, content="evidence")
-        (finding,) = adapter.rank(QUERY, [Passage(GOOD, {})])
+        (finding,) = adapter.rank(QUERY, [FrameworkDocument(GOOD, {})])
     assert adapter.text_of(finding, GOOD) == GOOD
     told = adapter.metadata_of(finding)
     assert (told["unsupported"], told["broken"]) == ([{"kind": "number", "text": "1964"}], ["aaaa aaaa aaaa"])
@@ -207,8 +212,8 @@ def test_broken_evidence_never_stands_for_a_document(caplog: Any) -> None:
 # --- servers that are none -------------------------------------------------------------------------------------------
 
 
-def ask_for_one(adapter: Adapter, sync: bool) -> list[Finding]:
-    passages = [Passage(GOOD, {})]
+def ask_for_one(adapter: Adapter, sync: bool) -> list[JudgedDocument]:
+    passages = [FrameworkDocument(GOOD, {})]
     return adapter.rank(QUERY, passages) if sync else asyncio.run(adapter.arank(QUERY, passages))
 
 
@@ -237,7 +242,7 @@ def test_a_server_that_is_busy_is_asked_again() -> None:
         return Reply({"results": [ITEM], "meta": {"warnings": []}})
 
     with HttpServer(answer) as server:
-        (finding,) = Adapter(url=f"{server.url}/v1/", attempts=2).rank(QUERY, [Passage(GOOD, {})])
+        (finding,) = Adapter(url=f"{server.url}/v1/", attempts=2).rank(QUERY, [FrameworkDocument(GOOD, {})])
         assert finding.score == 0.9
         assert [request.path for request in server.requests] == ["/v1/rerank"] * 2
 
@@ -246,7 +251,11 @@ def test_what_a_server_is_sent() -> None:
     settings = {"evidence": "quoted", "evidence_tokens": 90, "evidence_top_n": 2, "instruction": "winters", "top_n": 4}
     with answering(ITEM) as server:
         adapter = Adapter(url=server.url, api_key="right-key", threshold=0.3, on_long_document="window", **settings)
-        adapter.rank(QUERY, [Passage(GOOD, {"title": " ", "id": 7}), Passage(BAD, {"title": "Lindau"})], top_n=1)
+        adapter.rank(
+            QUERY,
+            [FrameworkDocument(GOOD, {"title": " ", "id": 7}), FrameworkDocument(BAD, {"title": "Lindau"})],
+            top_n=1,
+        )
         (request,) = server.requests
     assert request.headers["authorization"] == "Bearer right-key"
     assert request.body == {

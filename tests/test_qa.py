@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from prism import cli
-from prism.data.contributions import contribute, echoes, stated, telling
-from prism.data.placing import Overlap, cut_texts, holds_answer, place
+from prism.data.contributions import contribute, echoes, stated, topic_terms
+from prism.data.placing import Overlap, cut_texts, holds_answer, place_answer
 from prism.data.qa import build
-from prism.data.qa_teacher import Labelled, Teacher, target
+from prism.data.qa_teacher import LabelledPassage, Teacher, target
 from prism.data.splits import query_key
 from prism.errors import DataError
 from prism.evidence.passages import evidence_text
 from prism.files.corpus import Text
 from prism.files.examples import read_examples
 from prism.files.jsonl import Drops
-from prism.files.qa_sets import Asked, gather
+from prism.files.qa_sets import QaQuestion, gather
 from prism.files.qa_settings import Cap, HeldOut, Qa, Windows
 from prism.types import Example
 from studies.held_out import read_groups
@@ -302,9 +302,9 @@ def test_missing_files_are_named(tmp_path):
 # --- windows and places ----------------------------------------------------------------------------------------------
 
 
-def question(query: str, **known: Any) -> Asked:
+def question(query: str, **known: Any) -> QaQuestion:
     fields = {"evidence": (), "answers": (), "verdict": None, "kind": "question", "set": "made", "language": "en"}
-    return Asked(query=query, text_id="t", relevant=True, **{**fields, **known})
+    return QaQuestion(query=query, text_id="t", relevant=True, **{**fields, **known})
 
 
 LONG = Text(
@@ -339,7 +339,7 @@ def test_windows_do_not_depend_on_the_question():
 )
 def test_a_question_falls_on_the_window_with_its_answer(asked, how, evidence):
     windows = cut_texts(Windows(shortest=50, smallest=150, largest=150), [LONG])  # three fillers to a window
-    found = place(asked, windows, range(len(windows)), Overlap(windows))
+    found = place_answer(asked, windows, range(len(windows)), Overlap(windows))
     assert found is not None
     assert found.how == how
     told = ("The bridge opened in 1963.", "It cost 40 million.")
@@ -349,8 +349,8 @@ def test_a_question_falls_on_the_window_with_its_answer(asked, how, evidence):
 def test_an_unknown_place_is_told_apart_from_none():
     windows = cut_texts(Windows(shortest=50, smallest=120, largest=120), [LONG])
     nowhere = question("who painted the opera", answers=("Rembrandt",))
-    assert place(nowhere, windows, range(len(windows)), Overlap(windows)) is None
-    found = place(nowhere, windows[:1], [0], Overlap(windows[:1]))
+    assert place_answer(nowhere, windows, range(len(windows)), Overlap(windows)) is None
+    found = place_answer(nowhere, windows[:1], [0], Overlap(windows[:1]))
     assert found is not None
     assert (found.sentences, found.how) == ((), "unknown")
 
@@ -358,7 +358,7 @@ def test_an_unknown_place_is_told_apart_from_none():
 def test_what_repeats_the_question_is_no_evidence():
     text = LONG._replace(text="To determine whether copper bridges rust in rain. Copper bridges did not rust there.")
     windows = cut_texts(Windows(shortest=50, smallest=300, largest=300), [text])
-    found = place(question("Do copper bridges rust?"), windows, [0], Overlap(windows))
+    found = place_answer(question("Do copper bridges rust?"), windows, [0], Overlap(windows))
     assert found is not None
     assert found.sentences == (1,)
 
@@ -430,7 +430,7 @@ def test_long_evidence_is_cut_at_a_border():
 def test_no_contribution_is_the_query_again(query, evidence, language):
     contribution = contribute(query, evidence, language, answers=[evidence[:20]])
     if contribution is not None:
-        assert telling(contribution, language) - telling(query, language)
+        assert topic_terms(contribution, language) - topic_terms(query, language)
         assert "\n" not in contribution
 
 
@@ -444,7 +444,7 @@ def test_the_teacher_is_calibrated_on_the_labels():
     for number in range(2000):
         relevant = bool(rng.random() < 0.5)
         signal = float(relevant) if rng.random() < 0.75 else 1.0 - float(relevant)
-        labelled.append(Labelled(number, np.array([7, signal, 0, 0, 0, 0], dtype=np.float32), relevant))
+        labelled.append(LabelledPassage(number, np.array([7, signal, 0, 0, 0, 0], dtype=np.float32), relevant))
     teacher = Teacher(labelled)
     high, low = teacher.probabilities(np.array([[7, 1, 0, 0, 0, 0], [7, 0, 0, 0, 0, 0]], dtype=np.float32))
     assert (high, low) == pytest.approx((0.75, 0.25), abs=0.04)

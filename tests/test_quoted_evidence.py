@@ -22,7 +22,7 @@ from prism.checkpoint import Checkpoint
 from prism.engines.base import LabelLogits
 from prism.errors import CheckpointError, DocumentError, InputError
 from prism.evidence.sentences import sentences
-from prism.quoting import MOST_QUOTES, Quote, choose, passage
+from prism.quoting import MOST_QUOTES, Quote, choose_quotes, passage
 from prism.reranker import Reranker
 from prism.result import Judged, Ranked, RerankResult, notes
 from prism.template import PRISM, QWEN3_RERANKER, Template
@@ -58,11 +58,11 @@ def prompt_tokens(reranker: Reranker, *texts: str) -> int:
 
 def test_the_best_sentence_and_what_gets_a_yes() -> None:
     a, b, c, d, e = (Quote(start, f"Sentence {start}.", tokens=10) for start in range(5))
-    assert choose([a, b, c], [0.1, 0.3, 0.2], 100) == [b]
-    assert choose([a, b, c, d, e], [0.5, 0.9, 0.7, 0.49, 0.6], 100) == [b, c, e]
-    assert choose([a, b, c], [0.8, 0.8, None], 100) == [a, b]
-    assert choose([a, b, c], [0.8, 0.9, 0.7], 20) == [b, a]
-    assert choose([a], [None], 100) == choose([a], [0.9], 9) == choose([], [], 100) == []
+    assert choose_quotes([a, b, c], [0.1, 0.3, 0.2], 100) == [b]
+    assert choose_quotes([a, b, c, d, e], [0.5, 0.9, 0.7, 0.49, 0.6], 100) == [b, c, e]
+    assert choose_quotes([a, b, c], [0.8, 0.8, None], 100) == [a, b]
+    assert choose_quotes([a, b, c], [0.8, 0.9, 0.7], 20) == [b, a]
+    assert choose_quotes([a], [None], 100) == choose_quotes([a], [0.9], 9) == choose_quotes([], [], 100) == []
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from test_serving import Server
 from transformers import BertConfig, BertForSequenceClassification
 
 from prism.errors import EngineError, InputError
-from prism.evaluation.ranking import Task, rerank
 from prism.evaluation.rerankers import CrossEncoderReranker
+from prism.evaluation.reranking import Task, rerank
 from prism.evaluation.services import ServiceReranker
 from prism.evaluation.specs import Spec, document_text, parse_fields, parse_spec
 from prism.reranker import Reranker
@@ -38,9 +38,9 @@ ORDER = ["d1", "d2", "d0"]
 
 def test_specs() -> None:
     assert parse_spec("mini") == Spec("prism", "mini", None)
-    assert parse_spec("org/name").column == "name"
+    assert parse_spec("org/name").system == "name"
     assert parse_spec("cross-encoder:models/minilm/") == Spec("cross-encoder", "models/minilm/", None)
-    assert parse_spec("cross-encoder:models/minilm/").column == "minilm"
+    assert parse_spec("cross-encoder:models/minilm/").system == "minilm"
     assert parse_spec("cohere:rerank-v3.5") == Spec("cohere", "rerank-v3.5", None)
     assert parse_spec("jina:m@http://localhost:1/v1/rerank") == Spec("jina", "m", "http://localhost:1/v1/rerank")
     for text in ("jina:", "jina:m@localhost", "cohere:@http://x"):

@@ -20,7 +20,7 @@ from prism.engines.hf import HfEngine
 from prism.errors import EngineError, InputError, LabelMissing
 from prism.reranker import Reranker
 from prism.serving.body import unpack, zstd
-from prism.serving.failures import Refused
+from prism.serving.http_errors import Refused
 from prism.template import PRISM, Template
 
 QUERY = "when does the harbour freeze?"

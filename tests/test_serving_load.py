@@ -27,7 +27,7 @@ from prism.engines.turns import TakingTurns, Turn, on_scored, urgency
 from prism.errors import EngineError, InputError
 from prism.reranker import Reranker
 from prism.scoring import Calibration
-from prism.serving.failures import Refused
+from prism.serving.http_errors import Refused
 from prism.serving.limits import Admission, Keys
 from prism.serving.observability import JsonLines
 from prism.template import PRISM, Template

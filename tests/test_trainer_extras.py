@@ -14,9 +14,9 @@ from test_trainer import finish, kill_after, recipe, run_command, same, weights 
 from test_trainer_lora import written
 
 from prism.errors import RecipeError
-from prism.training.distill import plain
+from prism.training.distill import unwrapped
 from prism.training.dry_run import dry_run
-from prism.training.model import make_model, merged, require
+from prism.training.model import make_model, merged_model, require
 from prism.training.progress import Reporter, bar
 from prism.training.recipe import load_recipe
 from prism.training.setup import open_template
@@ -46,8 +46,8 @@ def test_four_bits_hold_the_projections_and_merge_to_what_was_trained(four_bits,
             torch.nn.init.normal_(parameter, std=0.1)
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
-        expected = plain(model)(ids).logits
-        whole = merged(model, settings, opened.base)
+        expected = unwrapped(model)(ids).logits
+        whole = merged_model(model, settings, opened.base)
         assert torch.allclose(whole(ids).logits, expected, atol=1e-3)
     assert all(p.dtype is torch.float32 for p in whole.parameters())
 

@@ -22,8 +22,8 @@ from prism.errors import RecipeError
 from prism.files.examples import write_examples
 from prism.reranker import Reranker
 from prism.template import PRISM
-from prism.training.distill import plain
-from prism.training.model import make_model, merged
+from prism.training.distill import unwrapped
+from prism.training.model import make_model, merged_model
 from prism.training.packaging import base_sum
 from prism.training.recipe import load_recipe
 from prism.training.setup import open_template
@@ -88,8 +88,8 @@ def test_merging_keeps_what_the_adapters_say(recipe, tmp_path):
             torch.nn.init.normal_(parameter, std=0.1)
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
-        expected = plain(deepcopy(model))(ids).logits
-        assert torch.allclose(merged(model, settings, opened.base)(ids).logits, expected, atol=1e-4)
+        expected = unwrapped(deepcopy(model))(ids).logits
+        assert torch.allclose(merged_model(model, settings, opened.base)(ids).logits, expected, atol=1e-4)
 
 
 def test_adapters_are_saved_as_peft_reads_them(recipe, tmp_path, tiny_checkpoint):

@@ -18,7 +18,7 @@ from prism.errors import DataError
 from prism.files.ids import read_id
 from prism.files.jsonl import dumps, parse_row, write_text
 from prism.files.lines import is_json, text_lines
-from prism.files.trec import Judged, LabelTableReader, judged_row, read_label
+from prism.files.trec import LabelTableReader, Qrel, judged_row, read_label
 from prism.reports.report import write_whole
 from prism.text import printable
 from studies.tables import read_table
@@ -145,7 +145,7 @@ def patch(labels: Path, decided: Mapping[tuple[str, str], int], out: Path) -> in
     return changed
 
 
-_Found = tuple[Judged, Callable[[int], str]] | None
+_Found = tuple[Qrel, Callable[[int], str]] | None
 """The pair on a line, and the line with another label."""
 
 

@@ -1,4 +1,4 @@
-"""Reranked BEIR sets: columns measured, kept, and reported; what `eval/beir_qa.py` runs."""
+"""Reranked BEIR sets: systems measured, kept, and reported; what `eval/beir_qa.py` runs."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pydantic import Field
 
 from prism.devices import Dtype
 from prism.errors import DataError, InputError
-from prism.evaluation.columns import (
-    Column,
+from prism.evaluation.fusion import parse_fusion
+from prism.evaluation.rerankers import load_spec
+from prism.evaluation.reranking import QueryReranker
+from prism.evaluation.specs import Spec, parse_fields, parse_spec
+from prism.evaluation.systems import (
     Reranking,
     Say,
-    bm25_column,
-    dense_column,
+    System,
+    bm25_system,
+    dense_system,
     fitted_weight,
     fuse,
     open_state,
     percentiles,
-    rerank_column,
-    run_column,
+    rerank_system,
+    run_system,
 )
-from prism.evaluation.fusion import parse_fusion
-from prism.evaluation.ranking import QueryReranker
-from prism.evaluation.rerankers import load_spec
-from prism.evaluation.specs import Spec, parse_fields, parse_spec
 from prism.files.beir import BEIR_QA, BeirSet, load_beir, local_sets
 from prism.files.trec import read_run, write_run
 from prism.measures.ranking import MEASURES, measure
@@ -114,15 +114,15 @@ def evaluate(options: Options, say: Say, load: Load = load_reranker) -> Path:
 
 
 def _measure(data: BeirSet, options: Options, load: Callable[[str], QueryReranker], say: Say) -> None:
-    """All columns of one data set, each in report.json as soon as it is there; then the report for people."""
+    """All systems of one data set, each in report.json as soon as it is there; then the report for people."""
     changed = not (options.out / "report.html").is_file()
 
-    def keep(column: Column) -> None:
+    def keep(system: System) -> None:
         nonlocal changed
-        changed |= record(data, column, options, say)
+        changed |= record(data, system, options, say)
 
-    columns = _ranked(data, options, load, say, keep)
-    tuned: dict[str, Column] = {}
+    systems = _ranked(data, options, load, say, keep)
+    tuned: dict[str, System] = {}
     for text in options.fuse:
         method, names = parse_fusion(text)
         weight: float | None = None
@@ -131,7 +131,7 @@ def _measure(data: BeirSet, options: Options, load: Callable[[str], QueryReranke
             tuned = tuned or _ranked(train, options, load, say, lambda _: None)
             weight = fitted_weight(train, [tuned[name] for name in names], method, options.top_k)
             say(f"{data.name} {text}: weight {weight:.2f} on {names[0]}, from {len(train.queries)} train queries")
-        keep(fuse([columns[name] for name in names], method, options.top_k, "-".join((method, *names)), weight))
+        keep(fuse([systems[name] for name in names], method, options.top_k, "-".join((method, *names)), weight))
     if changed:
         _publish(data, options)
     else:
@@ -139,9 +139,9 @@ def _measure(data: BeirSet, options: Options, load: Callable[[str], QueryReranke
 
 
 def _ranked(
-    data: BeirSet, options: Options, load: Callable[[str], QueryReranker], say: Say, keep: Callable[[Column], None]
-) -> dict[str, Column]:
-    """First stage, baselines and reranked columns by name; `keep` gets each as soon as it is finished."""
+    data: BeirSet, options: Options, load: Callable[[str], QueryReranker], say: Say, keep: Callable[[System], None]
+) -> dict[str, System]:
+    """First stage, baselines and reranked systems by name; `keep` gets each as soon as it is finished."""
     first = first_stage(data, options)
     found = {first.name: first}
     keep(first)
@@ -152,25 +152,25 @@ def _ranked(
     for model in options.models:
         plan = _plan(model, options)
         state = open_state(data, plan, options.out / "state", options.resume, say)
-        found[plan.column] = rerank_column(data, first, plan, state, partial(load, model), say)
-        keep(found[plan.column])
+        found[plan.system] = rerank_system(data, first, plan, state, partial(load, model), say)
+        keep(found[plan.system])
     return found
 
 
-def first_stage(data: BeirSet, options: Options) -> Column:
+def first_stage(data: BeirSet, options: Options) -> System:
     """Candidates for each query, best first."""
     if options.run is None:
         return _retrieve(data, options.first, options)
     decided = {"split": data.split, "limit": options.limit}
-    return run_column(data, _first_name(options, data.name), options.run, decided)
+    return run_system(data, _first_name(options, data.name), options.run, decided)
 
 
-def _retrieve(data: BeirSet, text: str, options: Options) -> Column:
+def _retrieve(data: BeirSet, text: str, options: Options) -> System:
     depth, decided = max(options.top_k, MIN_DEPTH), {"split": data.split, "limit": options.limit}
     if text == "bm25":
-        return bm25_column(data, depth, decided)
+        return bm25_system(data, depth, decided)
     spec = _dense(text)
-    return dense_column(data, spec.column, spec.name, depth, options.out / "cache" / "dense", decided)
+    return dense_system(data, spec.system, spec.name, depth, options.out / "cache" / "dense", decided)
 
 
 def _dense(text: str) -> Spec:
@@ -187,7 +187,7 @@ def _plan(model: str, options: Options) -> Reranking:
     if parse_spec(model).is_service:
         decides["api_fields"] = parse_fields(options.api_fields)
     return Reranking(
-        column=parse_spec(model).column,
+        system=parse_spec(model).system,
         model=model,
         top_k=options.top_k,
         instruction=options.instruction,
@@ -204,23 +204,23 @@ def _check(options: Options, dataset: str) -> None:
     """Everything that can be wrong with the words, before anything is computed."""
     names = [
         _first_name(options, dataset),
-        *("bm25" if text == "bm25" else _dense(text).column for text in options.baseline),
+        *("bm25" if text == "bm25" else _dense(text).system for text in options.baseline),
     ]
-    names += [parse_spec(model).column for model in options.models]
+    names += [parse_spec(model).system for model in options.models]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"column {name!r} is taken: rename one of the models or give it another --out")
+            raise InputError(f"system {name!r} is taken: rename one of the models or give it another --out")
     for text in options.fuse:
         method, fused = parse_fusion(text)
         if strange := [name for name in fused if name not in names]:
-            raise InputError(f"--fuse {text!r}: no column {strange[0]!r}: this run has {', '.join(names)}")
+            raise InputError(f"--fuse {text!r}: no system {strange[0]!r}: this run has {', '.join(names)}")
         if method != "rrf" and options.run is not None:
             raise InputError(f"--fuse {text!r}: a run file has no train queries to fit a weight on: use rrf")
         if method != "rrf" and options.split == "train":
             raise InputError(f"--fuse {text!r}: the weight is fitted on train and cannot be measured there: use rrf")
     for text in options.price:
-        if (column := beir_report.price(text)[0]) not in names:
-            raise InputError(f"--price {text!r}: no column {column!r}: this run has {', '.join(names)}")
+        if (system := beir_report.price(text)[0]) not in names:
+            raise InputError(f"--price {text!r}: no system {system!r}: this run has {', '.join(names)}")
     parse_fields(options.api_fields)
     if bool(options.base_url) != (options.engine == "openai"):
         raise InputError("--engine openai and --base-url go together: pass both, or none")
@@ -231,7 +231,7 @@ def _check(options: Options, dataset: str) -> None:
 def _first_name(options: Options, dataset: str) -> str:
     if options.run is not None:
         return options.run.stem.removeprefix(f"{dataset}.")
-    return "bm25" if options.first == "bm25" else _dense(options.first).column
+    return "bm25" if options.first == "bm25" else _dense(options.first).system
 
 
 def _datasets(options: Options) -> tuple[str, ...]:
@@ -255,40 +255,40 @@ def _limited(data: BeirSet, limit: int | None) -> BeirSet:
 # --- report ----------------------------------------------------------------------------------------------------------
 
 
-def record(data: BeirSet, column: Column, options: Options, say: Say) -> bool:
-    """Write the column's run and put its measures into report.json, next to what is there already.
+def record(data: BeirSet, system: System, options: Options, say: Say) -> bool:
+    """Write the system's run and put its measures into report.json, next to what is there already.
 
-    Returns whether anything changed: a column that was finished before keeps what is known of the run that made it.
+    Returns whether anything changed: a system that was finished before keeps what is known of the run that made it.
     """
     names = list(dict.fromkeys((*MEASURES, f"Recall@{options.top_k}")))
-    measures = {name: round(value, 6) for name, value in measure(data.qrels, column.run, names).items()}
-    same = write_run(_run_file(options, data.name, column.name), column.run, tag=column.name)
+    measures = {name: round(value, 6) for name, value in measure(data.qrels, system.run, names).items()}
+    same = write_run(_run_file(options, data.name, system.name), system.run, tag=system.name)
     report = _read_report(options.out / "report.json")
-    known = report["meta"].get(data.name, {}).get(column.name)
-    meta = _meta(data, column, options)
+    known = report["meta"].get(data.name, {}).get(system.name)
+    meta = _meta(data, system, options)
     facts = ("options", "failures", "usd", "tokens", "requests")
     same = same and options.resume and known is not None and all(known.get(fact) == meta[fact] for fact in facts)
     meta = known if same else meta
     if known is not None and known["options"] != meta["options"]:
-        say(f"{data.name} {column.name}: replaces the column of an earlier run with other options")
-    report["datasets"].setdefault(data.name, {})[column.name] = measures
-    report["meta"].setdefault(data.name, {})[column.name] = meta
+        say(f"{data.name} {system.name}: replaces the result of an earlier run with other options")
+    report["datasets"].setdefault(data.name, {})[system.name] = measures
+    report["meta"].setdefault(data.name, {})[system.name] = meta
     if not same:
         write_whole(options.out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     figures = ", ".join(f"{name} {measures[name]:.4f}" for name in ("nDCG@10", f"Recall@{options.top_k}", "MRR@10"))
-    say(f"{data.name} {column.name}: {figures}")
-    if column.failures:
-        total, reason = sum(column.failures.values()), max(column.failures, key=column.failures.__getitem__)
-        say(f"{data.name} {column.name}: {total} documents could not be judged, most often: {reason}")
+    say(f"{data.name} {system.name}: {figures}")
+    if system.failures:
+        total, reason = sum(system.failures.values()), max(system.failures, key=system.failures.__getitem__)
+        say(f"{data.name} {system.name}: {total} documents could not be judged, most often: {reason}")
     return not same
 
 
-def _run_file(options: Options, dataset: str, column: str) -> Path:
-    return options.out / f"{dataset}.{column}.run"
+def _run_file(options: Options, dataset: str, system: str) -> Path:
+    return options.out / f"{dataset}.{system}.run"
 
 
 def _publish(data: BeirSet, options: Options) -> None:
-    """Compare the columns that were measured on these queries, and write the report."""
+    """Compare the systems that were measured on these queries, and write the report."""
     report = _read_report(options.out / "report.json")
     runs: dict[str, Run] = {}
     for name, meta in report["meta"][data.name].items():
@@ -299,24 +299,24 @@ def _publish(data: BeirSet, options: Options) -> None:
     beir_report.build(report, command_line(), versions(*_DISTRIBUTIONS)).write(options.out, report)
 
 
-def _meta(data: BeirSet, column: Column, options: Options) -> dict[str, Any]:
+def _meta(data: BeirSet, system: System, options: Options) -> dict[str, Any]:
     meta = {
         "command": command_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(column.seconds, 2),
-        **dict(percentiles(column.latencies)),
-        "tokens": column.tokens,
-        "requests": column.requests,
-        "usd": beir_report.dollars(options.price, column.name, column.tokens, column.requests),
+        "seconds": round(system.seconds, 2),
+        **dict(percentiles(system.latencies)),
+        "tokens": system.tokens,
+        "requests": system.requests,
+        "usd": beir_report.dollars(options.price, system.name, system.tokens, system.requests),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "queries": len(data.qrels),
-        "queries_without_candidates": sum(not column.run.get(query) for query in data.qrels),
-        "failures": dict(sorted(column.failures.items())),
-        "options": plain(column.options),
+        "queries_without_candidates": sum(not system.run.get(query) for query in data.qrels),
+        "failures": dict(sorted(system.failures.items())),
+        "options": plain(system.options),
         "versions": versions(*_DISTRIBUTIONS),
     }
-    if "candidates" not in column.options:
-        meta["shuffled_ndcg10"] = round(shuffled_ndcg(data.qrels, column.run, options.top_k), 6)
+    if "candidates" not in system.options:
+        meta["shuffled_ndcg10"] = round(shuffled_ndcg(data.qrels, system.run, options.top_k), 6)
     return meta
 
 

@@ -24,7 +24,7 @@ Made = Mapping[str, Any]
 
 
 def compare(qrels: Qrels, runs: Mapping[str, Run]) -> dict[str, Any]:
-    """Intervals of nDCG@10, and every pair of columns on the same queries, p-values corrected together (Holm)."""
+    """Intervals of nDCG@10, and every pair of systems on the same queries, p-values corrected together (Holm)."""
     values = {name: list(measure_queries(qrels, run, [MEASURE])[MEASURE].values()) for name, run in runs.items()}
     if len(qrels) < 2:  # nothing can be said about the spread
         return {"measure": MEASURE, "queries": len(qrels), "intervals": {}, "pairs": []}
@@ -49,22 +49,22 @@ def compare(qrels: Qrels, runs: Mapping[str, Run]) -> dict[str, Any]:
 def build(made: Made, command: str, versions: Mapping[str, str]) -> Report:
     """The report for people; `made` is what report.json holds."""
     report = Report("BEIR-QA: ranking", command=command, versions=versions)
-    columns = list(dict.fromkeys(column for rows in made["datasets"].values() for column in rows))
-    report.lead(_lead(made, columns))
-    _overview(report.section("Overview"), made, columns)
-    _published(report.section("Beside published figures"), made, columns)
+    systems = list(dict.fromkeys(system for rows in made["datasets"].values() for system in rows))
+    report.lead(_lead(made, systems))
+    _overview(report.section("Overview"), made, systems)
+    _published(report.section("Beside published figures"), made, systems)
     for name in made["datasets"]:
         _dataset(report.section(name), made, name)
     return report
 
 
-def _lead(made: Made, columns: Sequence[str]) -> str:
+def _lead(made: Made, systems: Sequence[str]) -> str:
     sets = made["datasets"]
     whole = {
-        c: sum(v[c][MEASURE] for v in sets.values()) / len(sets) for c in columns if all(c in v for v in sets.values())
+        c: sum(v[c][MEASURE] for v in sets.values()) / len(sets) for c in systems if all(c in v for v in sets.values())
     }
     if not whole:
-        return f"{MEASURE} of {len(columns)} rankings; no two were measured on the same sets."
+        return f"{MEASURE} of {len(systems)} rankings; no two were measured on the same sets."
     best = max(whole, key=whole.__getitem__)
     where = next(iter(sets)) if len(sets) == 1 else f"{len(sets)} data sets on average"
     return (
@@ -75,7 +75,7 @@ def _lead(made: Made, columns: Sequence[str]) -> str:
 # --- all sets --------------------------------------------------------------------------------------------------------
 
 
-def _overview(section: Section, made: Made, columns: Sequence[str]) -> None:
+def _overview(section: Section, made: Made, systems: Sequence[str]) -> None:
     sets = made["datasets"]
     if limited := [name for name in sets if any(m["options"].get("limit") for m in made["meta"][name].values())]:
         section.warn(f"Only the first queries were measured on {', '.join(limited)}: a quick look, not a result.")
@@ -83,10 +83,10 @@ def _overview(section: Section, made: Made, columns: Sequence[str]) -> None:
         section.warn(f"Some documents could not be judged and rank last: {', '.join(failed)}.")
     heads = [*sets, *(["mean"] if len(sets) > 1 else [])]
     rows: list[list[Cell]] = []
-    for column in columns:
-        found = [sets[name].get(column, {}).get(MEASURE) for name in sets]
+    for system in systems:
+        found = [sets[name].get(system, {}).get(MEASURE) for name in sets]
         mean = sum(found) / len(found) if None not in found else None
-        rows.append([column, *found, *([mean] if len(sets) > 1 else [])])
+        rows.append([system, *found, *([mean] if len(sets) > 1 else [])])
     section.table(["ranking", *heads], rows, caption=f"{MEASURE} by data set", best=dict.fromkeys(heads, _MAX))
     name = next(iter(sets))
     _intervals_figure(section, made, name)
@@ -95,14 +95,14 @@ def _overview(section: Section, made: Made, columns: Sequence[str]) -> None:
 
 def _intervals_figure(section: Section, made: Made, name: str) -> None:
     intervals = made["comparisons"].get(name, {}).get("intervals", {})
-    shown = {column: made["datasets"][name][column][MEASURE] for column in intervals}
+    shown = {system: made["datasets"][name][system][MEASURE] for system in intervals}
     if not shown:
         return
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for place, (column, value) in enumerate(reversed(shown.items())):
-            low, high = intervals[column]
+        for place, (system, value) in enumerate(reversed(shown.items())):
+            low, high = intervals[system]
             axes.errorbar(
                 value, place, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]], fmt="o", capsize=4, color="C0"
             )
@@ -135,10 +135,10 @@ def _cost_figure(section: Section, made: Made, name: str) -> None:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         middle = sorted(x for x, _ in points.values())[len(points) // 2]
-        for column, (x, y) in points.items():
+        for system, (x, y) in points.items():
             axes.plot(x, y, "o", markersize=8, color="C0")
             side = ("left", 8) if x < middle else ("right", -8)
-            axes.annotate(column, (x, y), xytext=(side[1], 5), textcoords="offset points", ha=side[0])
+            axes.annotate(system, (x, y), xytext=(side[1], 5), textcoords="offset points", ha=side[0])
         axes.set_xscale("log")
         axes.margins(0.12)
         axes.set_xlabel("milliseconds a query (log scale)")
@@ -153,18 +153,18 @@ def _cost_figure(section: Section, made: Made, name: str) -> None:
     )
 
 
-def _published(section: Section, made: Made, columns: Sequence[str]) -> None:
+def _published(section: Section, made: Made, systems: Sequence[str]) -> None:
     section.text(
         f"Published nDCG@10 in per cent, averaged over the nine sets; each reranked the first {reference.DEPTH}"
         f" candidates of {reference.FIRST_STAGE}."
     )
     rows: list[list[Cell]] = [[name, value, "published", ""] for name, value in reference.PUBLISHED.items()]
     warned = []
-    for column in columns:
-        mean = reference.mean_ndcg(made, column)
-        why = reference.differences(made, column)
-        rows.append([column, mean, "this run", "; ".join(why)])
-        warned += [column] if why else []
+    for system in systems:
+        mean = reference.mean_ndcg(made, system)
+        why = reference.differences(made, system)
+        rows.append([system, mean, "this run", "; ".join(why)])
+        warned += [system] if why else []
     rows.sort(key=lambda row: (bool(row[3]), -float(row[1] or 0.0)))  # what cannot be compared stands below
     if warned:
         section.warn(f"Not comparable with the published figures: {', '.join(warned)}. The last column says why.")
@@ -187,8 +187,8 @@ def _dataset(section: Section, made: Made, name: str) -> None:
     _pairs(section, made["comparisons"].get(name))
     _costs(section, name, metas)
     together: dict[tuple[str, str], list[str]] = {}
-    for column, meta in metas.items():
-        together.setdefault((meta["command"], meta["date"][:10]), []).append(column)
+    for system, meta in metas.items():
+        together.setdefault((meta["command"], meta["date"][:10]), []).append(system)
     for (command, day), names in together.items():
         section.code(command, caption=f"{', '.join(names)}, {day}")
 
@@ -219,7 +219,7 @@ def _pairs(section: Section, compared: Mapping[str, Any] | None) -> None:
 def _costs(section: Section, name: str, metas: Mapping[str, Mapping[str, Any]]) -> None:
     heads = ["ranking", "queries", "top k", "failed documents", "s in all", "median ms", "p95 ms"]
     heads += ["tokens / query", "USD", "peak MiB"]
-    rows = [_cost_row(column, meta) for column, meta in metas.items()]
+    rows = [_cost_row(system, meta) for system, meta in metas.items()]
     section.table(
         heads,
         rows,
@@ -232,11 +232,11 @@ def _costs(section: Section, name: str, metas: Mapping[str, Mapping[str, Any]]) 
     )
 
 
-def _cost_row(column: str, meta: Mapping[str, Any]) -> list[Cell]:
+def _cost_row(system: str, meta: Mapping[str, Any]) -> list[Cell]:
     queries, tokens = meta["queries"], meta.get("tokens", 0)
     limit = meta["options"].get("limit")
     return [
-        column,
+        system,
         f"{queries} (first {limit} only)" if limit else queries,
         meta["options"].get("top_k"),
         sum(meta["failures"].values()),
@@ -254,28 +254,28 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def price(text: str) -> tuple[str, float, str]:
-    """`COLUMN=USD/UNIT` -> column, dollars, unit. Raises InputError for another shape."""
+    """`SYSTEM=USD/UNIT` -> system, dollars, unit. Raises InputError for another shape."""
     from prism.errors import InputError
 
-    column, equals, rest = text.rpartition("=")
+    system, equals, rest = text.rpartition("=")
     amount, _, unit = rest.partition("/")
     try:
         dollars = float(amount)
     except ValueError:
         dollars = -1.0
-    if not equals or not column or not 0 <= dollars < float("inf") or unit not in UNITS:
-        raise InputError(f"--price {text!r}: expected COLUMN=DOLLARS/UNIT, unit one of {', '.join(UNITS)}")
-    return column, dollars, unit
+    if not equals or not system or not 0 <= dollars < float("inf") or unit not in UNITS:
+        raise InputError(f"--price {text!r}: expected SYSTEM=DOLLARS/UNIT, unit one of {', '.join(UNITS)}")
+    return system, dollars, unit
 
 
 UNITS = {"search": 1.0, "ksearch": 1e3, "token": 1.0, "Mtoken": 1e6}
 """What a price is for -> how many searches or tokens."""
 
 
-def dollars(prices: Iterable[str], column: str, tokens: int, requests: int) -> float | None:
-    """What the column cost by the given prices; None when there is none for it."""
+def dollars(prices: Iterable[str], system: str, tokens: int, requests: int) -> float | None:
+    """What the system cost by the given prices; None when there is none for it."""
     for name, amount, unit in map(price, prices):
-        if name == column:
+        if name == system:
             count = tokens if unit.endswith("token") else requests
             return round(amount * count / UNITS[unit], 6)
     return None

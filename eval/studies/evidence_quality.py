@@ -20,10 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from prism.checkpoint import Checkpoint
 from prism.errors import InputError
 from prism.evaluation import judge
-from prism.evaluation.chat_models import ChatModel, Endpoint, parse_endpoint
-from prism.evaluation.columns import identity
-from prism.evaluation.evidence_quality import Count, Extract, measure, summarise
+from prism.evaluation.chat_models import ChatModel, ChatSpec, parse_chat_spec
+from prism.evaluation.evidence_quality import Count, Extract, measure_extract, summarise_extracts
 from prism.evaluation.evidence_sets import SETS, Case, load_cases
+from prism.evaluation.systems import identity
 from prism.files.ledger import Kept
 from prism.labeling.asking import Asked, ask_all
 from prism.reports.report import command_line, versions
@@ -75,8 +75,8 @@ def load_reranker(
 
 def evaluate(options: Options, say: Say, load: Callable[[str], Judges] = load_reranker) -> Path:
     """Run every system on every set, judge and read; returns the path of the report."""
-    judges = [parse_endpoint(text, concurrency=options.concurrency) for text in options.judges]
-    reading = parse_endpoint(options.reader, concurrency=options.concurrency) if options.reader else None
+    judges = [parse_chat_spec(text, concurrency=options.concurrency) for text in options.judges]
+    reading = parse_chat_spec(options.reader, concurrency=options.concurrency) if options.reader else None
     count = _counter(options.tokenizer)
     findings = Findings(sets={}, judges=[e.model for e in judges], reader=reading.model if reading else None)
     with ExitStack() as stack:
@@ -216,14 +216,16 @@ def _measured(
     cases: Sequence[Case], texts: Mapping[str, Sequence[Extract]], count: Count, options: Options
 ) -> SetFindings:
     measured = {
-        name: [measure(case, extract, count) for case, extract in zip(cases, extracts, strict=True)]
+        name: [measure_extract(case, extract, count) for case, extract in zip(cases, extracts, strict=True)]
         for name, extracts in texts.items()
     }
     tokens = [count(case.document) for case in cases]
     return SetFindings(
         pairs=len(cases),
         document_tokens=sum(tokens) / max(1, len(tokens)),
-        systems={name: summarise(found, sum(x.seconds for x in texts[name])) for name, found in measured.items()},
+        systems={
+            name: summarise_extracts(found, sum(x.seconds for x in texts[name])) for name, found in measured.items()
+        },
         lengths=evidence_report.measured_by_length(measured),
         examples=[
             example
@@ -239,7 +241,7 @@ def _measured(
 
 def _judge(
     found: SetFindings,
-    judges: Sequence[Endpoint],
+    judges: Sequence[ChatSpec],
     cases: Sequence[Case],
     texts: Mapping[str, Sequence[Extract]],
     options: Options,
@@ -269,7 +271,7 @@ _GREEDY: Mapping[str, Any] = {"temperature": 0}
 
 def _read(
     found: SetFindings,
-    endpoint: Endpoint | None,
+    endpoint: ChatSpec | None,
     cases: Sequence[Case],
     texts: Mapping[str, Sequence[Extract]],
     count: Count,

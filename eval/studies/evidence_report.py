@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prism.evaluation import judge
-from prism.evaluation.evidence_quality import MEASURES, Extract, Measured, Summary, Value, by_length, summarise
+from prism.evaluation.evidence_quality import MEASURES, Extract, Measured, Summary, Value, by_length, summarise_extracts
 from prism.evaluation.evidence_sets import Case
 from prism.reports.blocks import Cell, Section
 from prism.reports.report import Report
@@ -130,7 +130,7 @@ def measured_by_length(texts: Mapping[str, Sequence[Measured]]) -> dict[str, dic
     found: dict[str, dict[str, dict[str, Value]]] = {}
     for system, measured in texts.items():
         for band, pairs in by_length(measured).items():
-            figures = summarise(pairs).measures
+            figures = summarise_extracts(pairs).measures
             found.setdefault(band, {})[system] = {name: figures[name] for name in ("tokens", *_ENOUGH)}
     return found
 
@@ -275,7 +275,7 @@ def _judged(section: Section, found: SetFindings, judges: Iterable[str]) -> None
     rows: list[Sequence[Cell]] = []
     for system, by_judge in found.ratings.items():
         for name in judges:
-            summary = judge.summarise(list(by_judge.get(name, {}).values()))
+            summary = judge.summarise_ratings(list(by_judge.get(name, {}).values()))
             means = [summary.means[criterion].value for criterion in judge.CRITERIA]
             failed = sum(summary.failures.values())
             rows.append([system, name, *means, summary.asked - failed, failed])

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from prism.errors import InputError
-from prism.evaluation import ranking
-from prism.evaluation.chat_models import ChatModel, Endpoint
-from prism.evaluation.columns import identity
+from prism.evaluation import reranking
+from prism.evaluation.chat_models import ChatModel, ChatSpec
+from prism.evaluation.systems import identity
 from prism.files.beir import BeirSet, load_beir
 from prism.files.label_files import read_labels
 from prism.files.ledger import Kept
@@ -111,17 +111,17 @@ def reranked(
     name: str,
     cuts: Sequence[float],
     state: Path,
-    load: Callable[[str], ranking.QueryReranker],
+    load: Callable[[str], reranking.QueryReranker],
 ) -> Judged:
     """The reranker's scores, and grades from the cuts. Finished queries are kept in `state`."""
     tasks: dict[str, list[str]] = {}
     for query, document in human:
         tasks.setdefault(query, []).append(document)
     todo = [
-        ranking.Task(id=q, query=data.queries[q], documents=tuple(map(data.document, found)))
+        reranking.Task(id=q, query=data.queries[q], documents=tuple(map(data.document, found)))
         for q, found in tasks.items()
     ]
-    kept = Kept(state, ranking.Reranked, _CONSOLE.print)
+    kept = Kept(state, reranking.Reranked, _CONSOLE.print)
     state.parent.mkdir(parents=True, exist_ok=True)
     done = kept.read()
     finished = {task.id: done[task.id] for task in todo if task.id in done and done[task.id].digest == task.digest()}
@@ -131,7 +131,7 @@ def reranked(
         try:
             with Progress(console=_CONSOLE) as progress:
                 bar = progress.add_task(name, total=len(todo), completed=len(finished))
-                for result in ranking.rerank(left, reranker):
+                for result in reranking.rerank(left, reranker):
                     kept.append(result.id, result)
                     finished[result.id] = result
                     progress.advance(bar)
@@ -146,7 +146,7 @@ def _state_name(model: str) -> str:
     return f"{Path(model).name}.{stable_id(repr(identity(model)))}"
 
 
-def load_reranker(name: str) -> ranking.QueryReranker:
+def load_reranker(name: str) -> reranking.QueryReranker:
     from prism.reranker import Reranker
 
     return Reranker.load(name)
@@ -264,7 +264,7 @@ def judge_texts(
     reranker: Sequence[str],
     cuts: Sequence[float],
     embedder: str | None,
-    chat: Sequence[Endpoint],
+    chat: Sequence[ChatSpec],
     out: Path,
 ) -> list[Judged]:
     """All judges that need texts."""
@@ -275,7 +275,7 @@ def judge_texts(
     for name in reranker:
         judges.append(reranked(data, human, name, cuts, out / "state" / f"{_state_name(name)}.sqlite", load_reranker))
 
-    async def ask_all_of(endpoint: Endpoint) -> list[Judged]:
+    async def ask_all_of(endpoint: ChatSpec) -> list[Judged]:
         state = out / "state" / f"chat.{stable_id(endpoint.identity)}.sqlite"
         async with endpoint.open() as model:
             rubrics = [RUBRICS[name] for name in RUBRIC_NAMES]

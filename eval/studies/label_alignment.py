@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from prism.errors import InputError
-from prism.files.label_files import LabelFile, Place
+from prism.files.label_files import LabelFile, PairIds
 from prism.labeling.rankings import RankingAgreement, compare_rankings
 from prism.measures.ranking import measure
 from prism.reports.blocks import Section
@@ -61,7 +61,7 @@ def load_runs(paths: Sequence[Path], human: LabelFile) -> dict[str, Run]:
 def simulated_systems(human: LabelFile, seed: int, count: int = SYSTEMS) -> dict[str, Run]:
     """Systems that rank by label plus normal noise, whose deviation grows from 0.3 to 3 labels."""
     rng = np.random.default_rng(seed)
-    pages: dict[str, list[tuple[Place, int]]] = {}
+    pages: dict[str, list[tuple[PairIds, int]]] = {}
     for place, label in human.labels.items():
         pages.setdefault(place.query, []).append((place, label))
     runs: dict[str, Run] = {}
@@ -85,7 +85,7 @@ def simulated_online(
     found: dict[str, dict[str, dict[str, float]]] = {}
     for model in clicks.MODELS:
         for name, run in runs.items():
-            pages = [[human.labels.get(Place(q, d), 0) for d in list(run.get(q, ()))[:k]] for q in queries]
+            pages = [[human.labels.get(PairIds(q, d), 0) for d in list(run.get(q, ()))[:k]] for q in queries]
             metrics = clicks.simulate(pages, top, model, searches=200, seed=seed).model_dump()
             for metric, value in metrics.items():
                 found.setdefault(model, {}).setdefault(metric, {})[name] = value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prism.errors import InputError
-from prism.evaluation.columns import identity
+from prism.evaluation.systems import identity
 from prism.files.beir import BeirSet
 from studies.label_quality import Judged, Pairs
 

@@ -23,7 +23,7 @@ from prism.measures.agreement import (
     confusion_tables,
     estimate,
     interval,
-    known,
+    none_if_nan,
     resample,
     resampled,
 )
@@ -143,7 +143,9 @@ class Setting:
         ours, other = self.tables(ours_P), self.tables(other_P)
         samples = resampled(ours, self.drawn_SQ, _kappa) - resampled(other, self.drawn_SQ, _kappa)
         low, high = interval(samples)
-        return Estimate(value=known(float(_kappa(ours.sum(axis=0)) - _kappa(other.sum(axis=0)))), low=low, high=high)
+        return Estimate(
+            value=none_if_nan(float(_kappa(ours.sum(axis=0)) - _kappa(other.sum(axis=0)))), low=low, high=high
+        )
 
 
 def _kappa(tables: Floats) -> Floats:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from prism.evidence.compare import clashes, same, says_all
-from prism.evidence.tokens import Passage
+from prism.evidence.tokens import ComparedText
 from studies.passage_pairs import Made, found_pairs, made_pairs, read_groups, scifact_pairs
 
 Tallies = Mapping[str, Mapping[str, list[int]]]
@@ -19,7 +19,7 @@ def count(made: Iterator[Made], shown: int) -> dict[str, list[int]]:
     """Kind of error and of pair -> how often it happened, how often it could."""
     found: dict[str, list[int]] = {}
     for what, kind, left, right in made:
-        a, b = Passage(left), Passage(right)
+        a, b = ComparedText(left), ComparedText(right)
         alike = says_all(a, b) if what == "held" else same(a, b)
         errors = {
             ("missed" if what in ("same", "held") else "false") + " duplicate": alike == (what not in ("same", "held"))

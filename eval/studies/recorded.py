@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prism.errors import DataError, InputError
-from prism.files.label_files import LabelFile, Place, read_labels
+from prism.files.label_files import LabelFile, PairIds, read_labels
 from prism.files.trec import line_with, read_run
 from prism.reports.report import write_whole
 from studies.label_quality import Judged, Pairs
@@ -68,7 +68,7 @@ def as_pairs(file: LabelFile) -> dict[tuple[str, str], int]:
     return {(place.query, place.document): label for place, label in file.labels.items()}
 
 
-def _check(judge: LabelFile, people: LabelFile, outside: Sequence[Place], top: int) -> None:
+def _check(judge: LabelFile, people: LabelFile, outside: Sequence[PairIds], top: int) -> None:
     first = next(iter(judge.labels))
     where = f"{judge.path}:{judge.lines[first]}"
     if not any(place in people.labels for place in judge.labels):

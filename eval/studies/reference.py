@@ -20,12 +20,12 @@ PUBLISHED: Final = {
 """nDCG@10 in per cent, mean over BEIR-QA: the first 100 documents of jina-embeddings-v3, reranked."""
 
 
-def differences(report: Mapping[str, Any], column: str) -> list[str]:
-    """Why this column may not be read as one of the published figures; empty when it was measured as they were."""
+def differences(report: Mapping[str, Any], system: str) -> list[str]:
+    """Why this system may not be read as one of the published figures; empty when it was measured as they were."""
     sets, found = report["datasets"], []
-    if missing := [name for name in BEIR_QA if column not in sets.get(name, {})]:
+    if missing := [name for name in BEIR_QA if system not in sets.get(name, {})]:
         found.append(f"{len(missing)} of the nine sets are missing ({', '.join(missing)})")
-    options = [meta[column]["options"] for name, meta in report["meta"].items() if name in BEIR_QA and column in meta]
+    options = [meta[system]["options"] for name, meta in report["meta"].items() if name in BEIR_QA and system in meta]
     stages = {str(o.get("candidates", "itself a first stage")) for o in options}
     if strange := sorted(stage for stage in stages if FIRST_STAGE not in stage):
         found.append(f"its candidates are not those of {FIRST_STAGE} ({', '.join(strange)})")
@@ -38,7 +38,7 @@ def differences(report: Mapping[str, Any], column: str) -> list[str]:
     return found
 
 
-def mean_ndcg(report: Mapping[str, Any], column: str) -> float | None:
-    """Mean nDCG@10 in per cent over the sets of BEIR-QA the column was measured on; None without any."""
-    values = [v[column]["nDCG@10"] for name, v in report["datasets"].items() if name in BEIR_QA and column in v]
+def mean_ndcg(report: Mapping[str, Any], system: str) -> float | None:
+    """Mean nDCG@10 in per cent over the sets of BEIR-QA the system was measured on; None without any."""
+    values = [v[system]["nDCG@10"] for name, v in report["datasets"].items() if name in BEIR_QA and system in v]
     return 100 * sum(values) / len(values) if values else None

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import httpx
 from rich.progress import track
 
-from prism.serving.process import Running, command_line, cpu_s, descendants, prism_serve, server
+from prism.serving.process import Running, command_of, cpu_s, descendants, prism_serve, server
 from studies.hostile import Hostile, hostile_documents
 
 Section = Literal["openapi", "hostile", "crash", "leaving"]
@@ -177,7 +177,7 @@ class Tally:
 
 def killed_processes(pid: int) -> set[int]:
     """SIGKILL to everything under a server but multiprocessing's own helper."""
-    engine = {child for child in descendants(pid) if "resource_tracker" not in command_line(child)}
+    engine = {child for child in descendants(pid) if "resource_tracker" not in command_of(child)}
     for child in engine:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)

@@ -53,19 +53,26 @@ def calibrate(
 
     Example: prism calibrate mini pairs.jsonl --out calibrated --prior 0.1
     """
-    from prism.evaluation.calibrating import KeptScores, measure, read_pairs, score_pairs, store, target_of
-    from prism.evaluation.calibration_report import summary, write_report
+    from prism.evaluation.calibrating import (
+        KeptScores,
+        fit_and_measure,
+        read_labelled_pairs,
+        score_pairs,
+        store,
+        target_of,
+    )
+    from prism.evaluation.calibration_report import summary, write_calibration_report
     from prism.reranker import Reranker
     from prism.score_version import scores_part
 
     if prior is not None and not 0.0 < prior < 1.0:
         raise InputError(f"--prior is a share between 0 and 1, got {prior}")
     source, target = target_of(checkpoint, out, in_place)
-    found = read_pairs(pairs, limit)
+    found = read_labelled_pairs(pairs, limit)
     with Reranker.load(checkpoint, dtype=dtype) as reranker:
         version = scores_part(reranker.score_version or "")
         judged, failures = score_pairs(reranker, found, KeptScores(scores, version) if scores else None)
-    result = measure(judged, method, prior, failures)
-    report = write_report(result, checkpoint, out)
+    result = fit_and_measure(judged, method, prior, failures)
+    report = write_calibration_report(result, checkpoint, out)
     typer.echo("\n".join([*summary(result), str(report)]))
     typer.echo(store(source, target, result, version))

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from prism.files.jsonl import OnBad, Row, Written, report_path
+from prism.files.jsonl import OnBad, Row, WrittenFile, report_path
 from prism.files.lines import ending
 from prism.files.outputs import writable_file
 
@@ -54,7 +54,7 @@ def count_lines(path: Path) -> int | None:
         return sum(1 for line in lines if line.strip())
 
 
-def finish(report: Row, out: Path, written: Written | None = None) -> None:
+def finish(report: Row, out: Path, written: WrittenFile | None = None) -> None:
     """One line on what was made, one for each reason something was dropped."""
     from prism.text import printable
 

@@ -22,7 +22,7 @@ from prism.cli.data import (
     finish,
     writable_output,
 )
-from prism.files.jsonl import Drops, Written, read_pairs, read_rows, write_report, write_rows, write_text
+from prism.files.jsonl import Drops, WrittenFile, read_pairs, read_rows, write_rows, write_stage_report, write_text
 from prism.files.outputs import writable_file, writable_folder
 from prism.reports.bar import progress
 
@@ -74,7 +74,7 @@ def transform(
 
     drops = Drops()
     written = write_rows(out, transformed(read_rows(scores, drops, on_bad), power, drops, on_bad))
-    finish(write_report(out, "transform", [scores], drops, records=written.records, power=power), out, written)
+    finish(write_stage_report(out, "transform", [scores], drops, records=written.records, power=power), out, written)
 
 
 @app.command()
@@ -91,7 +91,7 @@ def balance(
     drops = Drops()
     rows, cells = balance_file(records, drops, on_bad, total=total, cap=cap)
     written = write_rows(out, rows)
-    finish(write_report(out, "balance", [records], drops, records=written.records, **cells), out, written)
+    finish(write_stage_report(out, "balance", [records], drops, records=written.records, **cells), out, written)
 
 
 @app.command()
@@ -110,7 +110,7 @@ def mix(
     drops = Drops()
     weights = parse_weights(files)
     written = write_rows(out, mix(weights, total, seed, drops, on_bad))
-    finish(write_report(out, "mix", list(weights), drops, records=written.records), out, written)
+    finish(write_stage_report(out, "mix", list(weights), drops, records=written.records), out, written)
 
 
 @app.command()
@@ -128,7 +128,8 @@ def split(
     counts = split_file(records, folder, parse_shares(splits), salt, drops, on_bad)
     for name, count in counts.items():
         finish(
-            write_report(folder / f"{name}.jsonl", "split", [records], drops, records=count), folder / f"{name}.jsonl"
+            write_stage_report(folder / f"{name}.jsonl", "split", [records], drops, records=count),
+            folder / f"{name}.jsonl",
         )
 
 
@@ -156,12 +157,12 @@ def leakage(
     check = LeakageCheck(texts, query_similarity, overlap)
     rows = clean_rows(read_pairs(records, drops, on_bad), check, leaks)
     with progress("checking", None):
-        written = write_rows(out, rows) if out else Written(sum(1 for _ in rows), False)
+        written = write_rows(out, rows) if out else WrittenFile(sum(1 for _ in rows), False)
     leaks.counts.update(drops.counts)
     leaks.places.update(drops.places)
     typer.echo(f"checked against {len(texts.queries):,} queries and {len(texts.documents):,} documents", err=True)
     if out:
-        finish(write_report(out, "leakage", [records, *evaluation], leaks, records=written.records), out, written)
+        finish(write_stage_report(out, "leakage", [records, *evaluation], leaks, records=written.records), out, written)
     else:
         finish({"records": written.records, "dropped": leaks.report()}, records)
     if any(reason.startswith("leakage") for reason in leaks.counts):

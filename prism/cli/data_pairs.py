@@ -13,13 +13,13 @@ from prism.cli.data import Bad, CorpusFile, Out, PairsFile, Seed, app, count_lin
 from prism.devices import choose_device
 from prism.errors import InputError
 from prism.files.corpus import read_corpus
-from prism.files.jsonl import Drops, Line, OnBad, read_pairs, read_queries, write_report, write_rows
+from prism.files.jsonl import Drops, Line, OnBad, read_pairs, read_queries, write_rows, write_stage_report
 from prism.files.outputs import require_other, writable_file
 from prism.reports.bar import progress
 
 if TYPE_CHECKING:
     from prism.data.teacher_local import LocalTeacher
-    from prism.data.teachers import Limits, Squash
+    from prism.data.teachers import ApiLimits, Squash
     from prism.llm.rerank_api import ApiTeacher
 
 _Teacher = Literal["cohere", "jina", "voyage", "reranker", "cross-encoder", "embedding"]
@@ -47,7 +47,7 @@ def pairs(
     rows = ({"id": stable_id(e.query, e.document), **e.model_dump(mode="json", exclude_none=True)} for e in examples)
     written = write_rows(out, rows)
     finish(
-        write_report(out, "pairs", [corpus], drops, records=written.records, settings=settings.model_dump()),
+        write_stage_report(out, "pairs", [corpus], drops, records=written.records, settings=settings.model_dump()),
         out,
         written,
     )
@@ -105,7 +105,11 @@ def mine(
         else:
             retriever = Bm25(texts, stemmer=None if stemmer == "none" else stemmer)
         written = write_rows(out, mine(known, documents, retriever, settings, method, drops, advance))
-    finish(write_report(out, "mine", [pairs, corpus], drops, records=written.records, queries=len(known)), out, written)
+    finish(
+        write_stage_report(out, "mine", [pairs, corpus], drops, records=written.records, queries=len(known)),
+        out,
+        written,
+    )
 
 
 Teacher = Annotated[
@@ -197,11 +201,11 @@ def _limits(
     requests_per_minute: float | None,
     timeout_s: float,
     prices: tuple[float, float, float | None],
-) -> Limits:
-    from prism.data.teachers import Limits
+) -> ApiLimits:
+    from prism.data.teachers import ApiLimits
 
     search, tokens, budget = prices
-    return Limits(batch_size, concurrency, requests_per_minute, timeout_s, search, tokens, budget)
+    return ApiLimits(batch_size, concurrency, requests_per_minute, timeout_s, search, tokens, budget)
 
 
 def _asked(
@@ -224,7 +228,7 @@ def _score(
     out: Path,
     asked: ApiTeacher | LocalTeacher,
     store: Path,
-    limits: Limits,
+    limits: ApiLimits,
     *,
     squash: Squash,
     calibrate: bool,
@@ -234,13 +238,13 @@ def _score(
 ) -> None:
     from prism.data.teacher_fit import calibrated
     from prism.data.teacher_store import TeacherStore
-    from prism.data.teachers import estimate, score_locally, score_with_api, scored
+    from prism.data.teachers import estimate_calls, score_locally, score_with_api, scored
     from prism.llm.rerank_api import ApiTeacher
 
     name, read = asked.name, _reader(pairs, on_bad)
     with TeacherStore(store, name) as kept:
         if dry_run:
-            typer.echo(_priced(*estimate(read, name, kept, limits)))
+            typer.echo(_priced(*estimate_calls(read, name, kept, limits)))
             return
         with progress("scoring", count_lines(pairs)) as advance:
             if isinstance(asked, ApiTeacher):
@@ -253,7 +257,7 @@ def _score(
         written = write_rows(out, rows(read_pairs(pairs, drops, on_bad), drops=drops, fit=fit, mix=mix))
         spent = kept.spent()
     said = {"teacher": name, "cost": spent._asdict(), "calibration": fit.report() if fit else None, "mix": mix}
-    finish(write_report(out, "score", [pairs], drops, records=written.records, **said), out, written)
+    finish(write_stage_report(out, "score", [pairs], drops, records=written.records, **said), out, written)
 
 
 def _reader(path: Path, on_bad: OnBad) -> Callable[[], Iterator[Line]]:

@@ -13,7 +13,7 @@ import typer
 from prism.cli.data import Bad, CorpusFile, Out, Seed, app, count_lines, finish
 from prism.errors import InputError
 from prism.files.corpus import read_corpus
-from prism.files.jsonl import Drops, OnBad, read_queries, write_report, write_rows
+from prism.files.jsonl import Drops, OnBad, read_queries, write_rows, write_stage_report
 from prism.files.outputs import writable_file
 from prism.reports.bar import progress
 
@@ -76,7 +76,7 @@ def _rewrite_by_rule(questions: Path, out: Path, on_bad: OnBad, *, keep_original
 
     drops = Drops()
     written = write_rows(out, rewrite_rows(read_keyword_questions(questions, drops, on_bad), drops, keep_original))
-    finish(write_report(out, "keywords", [questions], drops, records=written.records, by="rule"), out, written)
+    finish(write_stage_report(out, "keywords", [questions], drops, records=written.records, by="rule"), out, written)
 
 
 def _rewrite_by_llm(questions: Path, out: Path, on_bad: OnBad, llm: _Llm, store: Path, *, keep_original: bool) -> None:
@@ -92,7 +92,7 @@ def _rewrite_by_llm(questions: Path, out: Path, on_bad: OnBad, llm: _Llm, store:
         failures = llm.ask_all(asked, kept, 200, count_lines(questions))
         written = write_rows(out, rewritten_rows(lines, llm.model, kept, failures, drops, keep_original))
         paid = {"by": llm.model, "cost": {"usd": str(kept.spent_usd())}}
-    finish(write_report(out, "keywords", [questions], drops, records=written.records, **paid), out, written)
+    finish(write_stage_report(out, "keywords", [questions], drops, records=written.records, **paid), out, written)
 
 
 Count = Annotated[int, typer.Option(min=1, max=20, help="Queries per text, at most.")]
@@ -138,7 +138,7 @@ def _queries_by_rule(corpus: Path, out: Path, on_bad: OnBad, total: int, per_tex
     examples = pairs_from_corpus(read_corpus(corpus, drops, on_bad), settings, seed, drops)
     names = {"query", "query_id", "document", "doc_id", "title", "source", "language"}
     written = write_rows(out, (example.model_dump(include=names, exclude_none=True) for example in examples))
-    finish(write_report(out, "queries", [corpus], drops, records=written.records, by="rule"), out, written)
+    finish(write_stage_report(out, "queries", [corpus], drops, records=written.records, by="rule"), out, written)
 
 
 def _queries_by_llm(
@@ -154,7 +154,7 @@ def _queries_by_llm(
         failures = llm.ask_all(asked, kept, 60 * count, len(texts))
         written = write_rows(out, query_rows(texts, llm.model, count, max_chars, kept, failures, drops))
         paid = {"by": llm.model, "cost": {"usd": str(kept.spent_usd())}}
-    finish(write_report(out, "queries", [corpus], drops, records=written.records, **paid), out, written)
+    finish(write_stage_report(out, "queries", [corpus], drops, records=written.records, **paid), out, written)
 
 
 @app.command()
@@ -181,7 +181,7 @@ def search(
         with progress("searching", count_lines(queries)) as advance:
             failures = _searched(asked, queries, on_bad, kept, concurrency, requests_per_minute, advance)
         written = write_rows(out, found_rows(read_queries(queries, drops, on_bad), asked, kept, failures, drops))
-    finish(write_report(out, "search", [queries], drops, records=written.records, engine=engine), out, written)
+    finish(write_stage_report(out, "search", [queries], drops, records=written.records, engine=engine), out, written)
 
 
 def _searched(

@@ -14,7 +14,7 @@ from prism import devices
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from prism.doctor.examination import Report
+    from prism.doctor.examination import Examination
     from prism.doctor.exchange import Check
     from prism.doctor.targets import Target
 
@@ -72,7 +72,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _examined(target: str, opening: Callable[[str], Target], only: list[str], json_: Path | None) -> Report:
+def _examined(target: str, opening: Callable[[str], Target], only: list[str], json_: Path | None) -> Examination:
     """Open the target, ask it, and print or write what was found."""
     from rich.console import Console
 
@@ -110,7 +110,7 @@ def _open(
     device: str,
 ) -> Target:
     """Raises PrismError for options of the other kind of target, and for what cannot be reached."""
-    from prism.doctor.opening import open_checkpoint, open_server
+    from prism.doctor.opening import open_server, open_unchecked
     from prism.errors import InputError
 
     if target.startswith(("http://", "https://")):
@@ -119,7 +119,7 @@ def _open(
         return open_server(target, dialect=dialect, model=model, key_env=key_env, timeout_s=timeout_s)
     if dialect != "auto" or model is not None or key_env is not None:
         raise InputError(f"--dialect, --model and --api-key-env are for servers, and {target!r} is no http:// address")
-    return open_checkpoint(target, template=template, dtype=dtype, device=device)
+    return open_unchecked(target, template=template, dtype=dtype, device=device)
 
 
 class _Bar:
@@ -157,7 +157,7 @@ def _print_checks() -> None:
     Console(highlight=False).print(table)
 
 
-def _print(console: Console, report: Report) -> None:
+def _print(console: Console, report: Examination) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text

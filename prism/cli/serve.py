@@ -161,7 +161,7 @@ def _run(
     open_page: bool,
 ) -> None:
     from prism.serving.app import create_app
-    from prism.serving.run import open_browser, run
+    from prism.serving.serve import open_browser, run
 
     run(
         create_app(reranker, limits, keys=keys, trace=trace),

@@ -241,7 +241,7 @@ def _graded_low(keys: dict[str, str], ratings: Mapping[str, Rating], least: int)
 
 def _report(writer: TargetWriter, read: _Reading, out: Path, asked: Asked, judged: dict[str, str]) -> None:
     from prism.cli.data import finish as echo_report
-    from prism.files.jsonl import Drops, Written, write_report
+    from prism.files.jsonl import Drops, WrittenFile, write_stage_report
     from prism.labeling.asking import Asked
     from prism.labeling.write_targets import RUBRIC_ID, finish
 
@@ -251,11 +251,11 @@ def _report(writer: TargetWriter, read: _Reading, out: Path, asked: Asked, judge
     if finished.unchanged and asked == Asked():  # the report of the run that made it stays
         report: dict[str, Any] = {"records": finished.records, "dropped": drops.report()}
     else:
-        report = write_report(
+        report = write_stage_report(
             out, "write-targets", [read.labels], drops, model=writer.model, rubric=RUBRIC_ID,
             limits=writer.limits.model_dump(mode="json"), asked=asked.model_dump(mode="json"), **facts,
         )  # fmt: skip
-    echo_report(report, out, Written(finished.records, finished.unchanged))
+    echo_report(report, out, WrittenFile(finished.records, finished.unchanged))
     typer.echo(f"{finished.answers:,} answers, ${finished.cost_usd:.4f}", err=True)
     if finished.no_answer_yet or asked.stopped:
         why = f": {asked.stopped}" if asked.stopped else f" {asked.undelivered or ''}"

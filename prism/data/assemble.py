@@ -19,7 +19,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from prism.data.balance import Balanced, Cell, balance, cell_of
-from prism.data.card import Rules, Sources, Tally, majority, write_card
+from prism.data.card import Rules, Sources, Tally, majority_share, write_card
 from prism.data.leakage import LeakageCheck
 from prism.data.splits import split_of
 from prism.errors import DataError
@@ -144,7 +144,7 @@ class _Decide:
             return "no label: the panel failed or is undecided"
         if not self._join.first(row["id"]):
             return "duplicate pair"
-        if row.get("vote_share") is not None and majority(_number(row, "vote_share", place)) < rules.min_majority:
+        if row.get("vote_share") is not None and majority_share(_number(row, "vote_share", place)) < rules.min_majority:
             return f"fewer than {rules.min_majority:.0%} of the votes behind the verdict"
         example = _example(self._join.extend(row), verdict, rules, place)
         if rules.require_targets and verdict == "yes" and not example.evidence:

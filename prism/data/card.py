@@ -67,7 +67,7 @@ class Tally:
         if example.teacher_score is not None:
             self.teacher[example.verdict, "yes" if example.teacher_score >= 0.5 else "no"] += 1
         if example.vote_share is not None:
-            self.majorities.append(majority(example.vote_share))
+            self.majorities.append(majority_share(example.vote_share))
         for juror, label in (example.votes or {}).items():
             agrees = label is not None and (label >= self._yes_from) == (example.verdict == "yes")
             said = "failed" if label is None else "agrees" if agrees else "differs"
@@ -84,7 +84,7 @@ class Tally:
             self.facets["targets"]["written" if record.get("evidence") else "label only"] += 1
 
 
-def majority(vote_share: float) -> float:
+def majority_share(vote_share: float) -> float:
     """Share of the votes behind the verdict, from the share that is yes."""
     return max(vote_share, 1.0 - vote_share)
 

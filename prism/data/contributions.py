@@ -176,11 +176,11 @@ def stated(evidence: str, language: str) -> str:
 
 def echoes(text: str, query: str, language: str) -> bool:
     """Whether a text holds nothing but words of the query."""
-    said = telling(text, language)
-    return not said or said <= telling(query, language)
+    said = topic_terms(text, language)
+    return not said or said <= topic_terms(query, language)
 
 
-def telling(text: str, language: str) -> frozenset[str]:
+def topic_terms(text: str, language: str) -> frozenset[str]:
     """The words of a text that carry a topic; pairs of characters in Chinese and Japanese."""
     if language in _UNSPACED_LANGUAGES:
         return frozenset(pairs_of(text) or {text.strip()} - {""})

@@ -41,7 +41,7 @@ class Leak(NamedTuple):
         return f"leakage: {self.what} {near} one of the evaluation set"
 
 
-class Evaluation(NamedTuple):
+class EvaluationTexts(NamedTuple):
     """Texts that must not occur in training, by id."""
 
     queries: dict[str, str]
@@ -51,7 +51,7 @@ class Evaluation(NamedTuple):
 class LeakageCheck:
     """An index of evaluation sets. Memory grows with their size, not with that of the training data."""
 
-    def __init__(self, evaluation: Evaluation, query_similarity: float = 90.0, overlap: float = 0.5) -> None:
+    def __init__(self, evaluation: EvaluationTexts, query_similarity: float = 90.0, overlap: float = 0.5) -> None:
         if not 50.0 <= query_similarity <= 100.0 or not 0.05 <= overlap <= 1.0:
             raise InputError("query similarity must lie in 50 to 100 (percent) and overlap in 0.05 to 1")
         self._similarity, self._overlap = query_similarity, overlap
@@ -109,7 +109,9 @@ def runs(found: Sequence[str]) -> set[int]:
     return {hash(tuple(found[start : start + RUN])) for start in range(len(found) - RUN + 1)}
 
 
-def read_evaluation(paths: Iterable[Path], drops: Drops, split: str = "test", judged_only: bool = True) -> Evaluation:
+def read_evaluation(
+    paths: Iterable[Path], drops: Drops, split: str = "test", judged_only: bool = True
+) -> EvaluationTexts:
     """Evaluation sets from BEIR folders (queries of a split and the documents its qrels name) or JSONL files.
 
     A JSONL file may hold pairs (`query`, `document`), queries or documents (`text`). `judged_only=False` takes the
@@ -125,7 +127,7 @@ def read_evaluation(paths: Iterable[Path], drops: Drops, split: str = "test", ju
             _read_file(path, drops, queries, documents)
         if len(queries) + len(documents) == before:
             raise DataError(f"{path}: no query and no document in it: expected fields query, document or text")
-    return Evaluation(queries, documents)
+    return EvaluationTexts(queries, documents)
 
 
 def _read_beir(folder: Path, split: str, judged_only: bool, queries: dict[str, str], documents: dict[str, str]) -> None:

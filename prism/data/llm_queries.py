@@ -80,7 +80,7 @@ def _numbers(text: str) -> list[str]:
     return [number.rstrip(".,:/-") for number in _NUMBER.findall(text)]
 
 
-def read_queries(answer: str, count: int) -> tuple[list[str], list[str]]:
+def queries_in(answer: str, count: int) -> tuple[list[str], list[str]]:
     """(queries, why others were dropped) out of an answer with one query per line; at most `count`."""
     queries: dict[str, str] = {}
     problems: list[str] = []
@@ -137,7 +137,7 @@ def query_rows(
         if answer is None:
             drops.add(f"no queries: {failures.get(question.key, 'not asked')}", text.id)
             continue
-        queries, problems = read_queries(str(answer), count)
+        queries, problems = queries_in(str(answer), count)
         for problem in problems:
             drops.add(f"query dropped: {problem}", text.id)
         for query in queries:

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from prism.data.contributions import telling
+from prism.data.contributions import topic_terms
 from prism.data.unspaced import is_unspaced
 from prism.evidence.passages import Passage, windows_of
 from prism.evidence.sentences import UNSPACED_CHAR
 from prism.files.corpus import Text
-from prism.files.qa_sets import Asked
+from prism.files.qa_sets import QaQuestion
 from prism.files.qa_settings import Windows
 from prism.text import UNSPACED, stable_id
 
@@ -40,7 +40,7 @@ _UNSPACED_SHARE = 3
 """A character of a script without spaces says about as much as so many letters."""
 
 
-class Place(NamedTuple):
+class AnswerPlace(NamedTuple):
     """Where a question is answered."""
 
     window: int
@@ -68,7 +68,7 @@ class Overlap:
         self._windows = windows
         self._counts: Counter[str] = Counter()
         for window in windows:
-            self._counts.update(telling(window.text, window.language))
+            self._counts.update(topic_terms(window.text, window.language))
         self._total = max(1, len(windows))
         self._kept: dict[int, list[frozenset[str]]] = {}
 
@@ -78,7 +78,9 @@ class Overlap:
             if len(self._kept) >= _WINDOWS_KEPT:
                 self._kept.clear()
             passage = self._windows[window]
-            self._kept[window] = [telling(passage.text[low:high], passage.language) for low, high in passage.sentences]
+            self._kept[window] = [
+                topic_terms(passage.text[low:high], passage.language) for low, high in passage.sentences
+            ]
         return self._kept[window]
 
     def weight(self, terms: Iterable[str]) -> float:
@@ -97,14 +99,16 @@ class Overlap:
         return self.weight(asked & said) / whole if whole > 0 else 0.0
 
 
-def place(asked: Asked, windows: Sequence[Passage], own: Sequence[int], overlap: Overlap) -> Place | None:
+def place_answer(
+    asked: QaQuestion, windows: Sequence[Passage], own: Sequence[int], overlap: Overlap
+) -> AnswerPlace | None:
     """The place of a question among the windows `own` of its text; None when no window is known to answer it."""
-    terms = telling(asked.query, asked.language)
+    terms = topic_terms(asked.query, asked.language)
     shares = {window: overlap.of_sentences(terms, window) for window in own}
     marked = [(len(hits), -window, hits) for window in own if (hits := _marked(windows[window], asked.evidence))]
     if marked:
         _, window, hits = max(marked, key=lambda found: found[:2])
-        return Place(-window, tuple(sorted(set(hits))), "marked")
+        return AnswerPlace(-window, tuple(sorted(set(hits))), "marked")
     answering = [
         (share, -window, index)
         for window in own
@@ -113,7 +117,7 @@ def place(asked: Asked, windows: Sequence[Passage], own: Sequence[int], overlap:
     ]
     if answering:
         _, window, index = max(answering)
-        return Place(-window, (index,), "answer")
+        return AnswerPlace(-window, (index,), "answer")
     best = max(
         (
             (share, -window, index)
@@ -124,13 +128,13 @@ def place(asked: Asked, windows: Sequence[Passage], own: Sequence[int], overlap:
         default=None,
     )
     if best is not None and best[0] >= OVERLAP:
-        return Place(-best[1], (best[2],), "overlap")
-    return Place(own[0], (), "unknown") if len(own) == 1 else None
+        return AnswerPlace(-best[1], (best[2],), "overlap")
+    return AnswerPlace(own[0], (), "unknown") if len(own) == 1 else None
 
 
-def nearest(asked: Asked, own: Sequence[int], overlap: Overlap) -> int:
+def nearest(asked: QaQuestion, own: Sequence[int], overlap: Overlap) -> int:
     """The window that says most of a question that none of them answers; the first of equals."""
-    terms = telling(asked.query, asked.language)
+    terms = topic_terms(asked.query, asked.language)
     return max(own, key=lambda window: (overlap.of_window(terms, window), -window))
 
 

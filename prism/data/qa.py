@@ -24,10 +24,10 @@ from pydantic import ValidationError
 
 from prism.data.leakage import LeakageCheck, read_evaluation
 from prism.data.pairs import Lexicon, make_queries
-from prism.data.placing import Overlap, Place, cut_texts, holds_answer, nearest, place
-from prism.data.qa_records import Made, Query, Records, is_held, same_document, telling_answers
-from prism.data.qa_search import Ranked, Wanted, search
-from prism.data.qa_teacher import Labelled, Teacher, window_of
+from prism.data.placing import AnswerPlace, Overlap, cut_texts, holds_answer, nearest, place_answer
+from prism.data.qa_records import Made, QaQuery, Records, informative_answers, is_held, same_document
+from prism.data.qa_search import Retrieved, SearchQuery, search
+from prism.data.qa_teacher import LabelledPassage, Teacher, window_of
 from prism.data.queries import keywords
 from prism.data.splits import query_key
 from prism.errors import DataError
@@ -35,7 +35,7 @@ from prism.evidence.passages import Passage, without_repeats
 from prism.files.corpus import Text
 from prism.files.examples import write_examples
 from prism.files.jsonl import Drops, write_text
-from prism.files.qa_sets import Asked, Gathered, gather
+from prism.files.qa_sets import Gathered, QaQuestion, gather
 from prism.files.qa_settings import Qa
 from prism.parallel import ordered
 from prism.reports.bar import progress
@@ -131,7 +131,7 @@ def _made(settings: Qa, seed: int, drops: Drops, say: Say) -> Made:
     return Made(windows, overlap, queries, held)
 
 
-def _without_leaks(found: Gathered, settings: Qa, drops: Drops) -> list[Asked]:
+def _without_leaks(found: Gathered, settings: Qa, drops: Drops) -> list[QaQuestion]:
     """The questions that touch no evaluation set, and whose texts do not; sections that do are taken out in place."""
     if not settings.exclude:
         return found.asked
@@ -154,11 +154,11 @@ def _touched(check: LeakageCheck, texts: list[Text]) -> list[str]:
     return [text.id for text in texts if check.document_leak(text.text)]
 
 
-def _capped(found: Sequence[Asked], settings: Qa, drops: Drops) -> list[Asked]:
+def _capped(found: Sequence[QaQuestion], settings: Qa, drops: Drops) -> list[QaQuestion]:
     """Repeats left out, caps of the sets kept, `limit` questions in all; whichever they are is decided by a hash."""
     if unknown := set(settings.caps) - {asked.set for asked in found}:
         raise DataError(f"caps: no set {sorted(unknown)[0]!r}: there are {', '.join(sorted({a.set for a in found}))}")
-    kept: list[Asked] = []
+    kept: list[QaQuestion] = []
     seen: set[tuple[str, str]] = set()
     answered = {(query_key(one.query), one.text_id) for one in found if one.relevant}
     of_set: Counter[str] = Counter()
@@ -186,8 +186,8 @@ def _capped(found: Sequence[Asked], settings: Qa, drops: Drops) -> list[Asked]:
 
 
 def _placed(
-    found: Sequence[Asked], windows: Sequence[Passage], overlap: Overlap, settings: Qa, drops: Drops
-) -> Iterator[Query]:
+    found: Sequence[QaQuestion], windows: Sequence[Passage], overlap: Overlap, settings: Qa, drops: Drops
+) -> Iterator[QaQuery]:
     by_text: defaultdict[str, list[int]] = defaultdict(list)
     for index, passage in enumerate(windows):
         by_text[passage.text_id].append(index)
@@ -196,15 +196,15 @@ def _placed(
         if not own:
             drops.add(f"{asked.set}: its passage makes no window: too short, or a repeat", asked.query)
         elif not asked.relevant:
-            yield Query(asked.query, asked.kind, asked, nearest(asked, own, overlap), None)
-        elif (where := place(asked, windows, own, overlap)) is None:
+            yield QaQuery(asked.query, asked.kind, asked, nearest(asked, own, overlap), None)
+        elif (where := place_answer(asked, windows, own, overlap)) is None:
             drops.add(f"{asked.set}: no window is known to answer", asked.query)
         else:
             text, kind = _worded(asked, settings)
-            yield Query(text, kind, asked, where.window, where)
+            yield QaQuery(text, kind, asked, where.window, where)
 
 
-def _worded(asked: Asked, settings: Qa) -> tuple[str, str]:
+def _worded(asked: QaQuestion, settings: Qa) -> tuple[str, str]:
     """The question, or its keywords for a share of the questions."""
     if asked.kind == "question" and int(stable_id("worded", asked.query), 16) < settings.keywords * 2**64:
         rewritten = keywords(asked.query, asked.language).keywords
@@ -213,7 +213,7 @@ def _worded(asked: Asked, settings: Qa) -> tuple[str, str]:
     return asked.query, asked.kind
 
 
-def _by_rule(windows: Sequence[Passage], sections: Sequence[Text], count: int, seed: int) -> Iterator[Query]:
+def _by_rule(windows: Sequence[Passage], sections: Sequence[Text], count: int, seed: int) -> Iterator[QaQuery]:
     """Queries for windows nobody asked about."""
     ids = {text.id for text in sections}
     places = [index for index, passage in enumerate(windows) if passage.text_id in ids]
@@ -222,20 +222,21 @@ def _by_rule(windows: Sequence[Passage], sections: Sequence[Text], count: int, s
     for query in made:
         index = places[query.passage]
         own = windows[index]
-        asked = Asked(query.text, own.text_id, True, (), (), None, query.kind, own.source, own.language)
-        yield Query(query.text, query.kind, asked, index, Place(index, query.evidence, "marked"))
+        asked = QaQuestion(query.text, own.text_id, True, (), (), None, query.kind, own.source, own.language)
+        yield QaQuery(query.text, query.kind, asked, index, AnswerPlace(index, query.evidence, "marked"))
 
 
 # --- first stages and teacher ----------------------------------------------------------------------------------------
 
 
-def _ranked(made: Made, settings: Qa, folder: Path, seed: int, encoder: Encoder | None) -> list[Ranked]:
+def _ranked(made: Made, settings: Qa, folder: Path, seed: int, encoder: Encoder | None) -> list[Retrieved]:
     """The first stages of every query, over the windows of its side of the split."""
-    found: dict[int, Ranked] = {}
+    found: dict[int, Retrieved] = {}
     for name, held in (("train", False), ("dev", True)):
         numbers = [n for n, query in enumerate(made.queries) if is_held(made, query) == held]
         wanted = [
-            Wanted(query.text, query.asked.language, (query.window,)) for query in (made.queries[n] for n in numbers)
+            SearchQuery(query.text, query.asked.language, (query.window,))
+            for query in (made.queries[n] for n in numbers)
         ]
         # Windows that answer nothing would be negatives only: a prior that needs no reading.
         pool = sorted({made.queries[n].window for n in numbers if made.queries[n].place is not None})
@@ -263,19 +264,19 @@ def _ranked(made: Made, settings: Qa, folder: Path, seed: int, encoder: Encoder 
     return [found[n] for n in range(len(made.queries))]
 
 
-def _labelled(made: Made, ranked: Sequence[Ranked]) -> Iterator[Labelled]:
+def _labelled(made: Made, ranked: Sequence[Retrieved]) -> Iterator[LabelledPassage]:
     """What the teacher learns from: people's labels, random windows, and near ones that lack the answer of the set."""
     for number, (query, found) in enumerate(zip(made.queries, ranked, strict=True)):
-        yield Labelled(number, found.known[0], query.place is not None)
+        yield LabelledPassage(number, found.known[0], query.place is not None)
         if query.place is None:
             continue
-        answers = telling_answers(query)
+        answers = informative_answers(query)
         lacking = (
             one for one in found.near if answers and not holds_answer(made.windows[window_of(one)].text, answers)
         )
         for candidates, count in ((lacking, _NEAR_FOR_TEACHER), (iter(found.far), 1)):
             others = (one for one in candidates if not same_document(made, query, one))
-            yield from (Labelled(number, one, False) for one in islice(others, count))
+            yield from (LabelledPassage(number, one, False) for one in islice(others, count))
 
 
 def _write(path: Path, examples: Iterable[Example], say: Say) -> Report:

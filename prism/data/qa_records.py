@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from prism.data.contributions import contribute
-from prism.data.placing import Overlap, Place, holds_answer, is_evidence
-from prism.data.qa_search import Ranked
+from prism.data.placing import AnswerPlace, Overlap, holds_answer, is_evidence
+from prism.data.qa_search import Retrieved
 from prism.data.qa_teacher import Scored, Teacher, target, window_of
 from prism.data.splits import query_key
 from prism.evidence.passages import Passage, evidence_text
 from prism.files.jsonl import Drops
-from prism.files.qa_sets import Asked
+from prism.files.qa_sets import QaQuestion
 from prism.files.qa_settings import Qa
 from prism.reports.bar import progress
 from prism.text import stable_id
@@ -24,15 +24,15 @@ _SHORT_ANSWER = {"zh": 2, "ja": 2}
 """An answer of fewer characters (elsewhere 4) stands in too many passages to say anything about one."""
 
 
-class Query(NamedTuple):
+class QaQuery(NamedTuple):
     """A query, where it is answered, and what it is made of."""
 
     text: str
     kind: str
-    asked: Asked
+    asked: QaQuestion
     window: int
     """The window that answers it, or that people said does not."""
-    place: Place | None
+    place: AnswerPlace | None
     """None where it does not."""
 
     @property
@@ -45,20 +45,20 @@ class Made(NamedTuple):
 
     windows: list[Passage]
     overlap: Overlap
-    queries: list[Query]
+    queries: list[QaQuery]
     held: set[str]
     """Document groups kept out of training."""
 
 
-def is_held(made: Made, query: Query) -> bool:
+def is_held(made: Made, query: QaQuery) -> bool:
     return made.windows[query.window].group in made.held
 
 
-def same_document(made: Made, query: Query, other: Scored) -> bool:
+def same_document(made: Made, query: QaQuery, other: Scored) -> bool:
     return made.windows[window_of(other)].group == made.windows[query.window].group
 
 
-def telling_answers(query: Query) -> tuple[str, ...]:
+def informative_answers(query: QaQuery) -> tuple[str, ...]:
     """Answers long enough that a passage without them does not answer."""
     least = _SHORT_ANSWER.get(query.asked.language, 4)
     return tuple(answer for answer in query.asked.answers if len(answer) >= least)
@@ -68,7 +68,7 @@ class Records:
     """Makes the records of both sides."""
 
     def __init__(
-        self, made: Made, ranked: Sequence[Ranked], teacher: Teacher, settings: Qa, seed: int, drops: Drops
+        self, made: Made, ranked: Sequence[Retrieved], teacher: Teacher, settings: Qa, seed: int, drops: Drops
     ) -> None:
         self._made, self._ranked, self._teacher = made, ranked, teacher
         self._settings, self._seed, self._drops = settings, seed, drops
@@ -160,7 +160,7 @@ class Records:
         query = self._made.queries[number]
         answering = self._answering[query_key(query.asked.query)]
         kept = []
-        answers = telling_answers(query)
+        answers = informative_answers(query)
         for one, probability in zip(candidates, self._teacher.probabilities(candidates), strict=True):
             if window_of(one) in answering or same_document(self._made, query, one):
                 continue
@@ -172,13 +172,13 @@ class Records:
                 kept.append((one, float(probability)))
         return kept
 
-    def _mined(self, query: Query, one: Scored, probability: float) -> Example:
+    def _mined(self, query: QaQuery, one: Scored, probability: float) -> Example:
         score = target(probability, None, self._settings.likely_relevant)
         return self._example(query, window_of(one), score, "no")
 
     def _example(
         self,
-        query: Query,
+        query: QaQuery,
         window: int,
         score: float,
         verdict: str,

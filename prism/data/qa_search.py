@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prism.data.contributions import telling
+from prism.data.contributions import topic_terms
 from prism.data.placing import Overlap
 from prism.data.qa_teacher import COLUMNS, Scored
 from prism.evidence.passages import Passage
@@ -28,7 +28,7 @@ _RANDOM = 8
 """Random windows looked at for each random negative that is wanted."""
 
 
-class Wanted(NamedTuple):
+class SearchQuery(NamedTuple):
     """A query and the windows whose scores are needed, whatever ranks."""
 
     text: str
@@ -36,7 +36,7 @@ class Wanted(NamedTuple):
     windows: tuple[int, ...]
 
 
-class Ranked(NamedTuple):
+class Retrieved(NamedTuple):
     """What the first stages found for one query."""
 
     known: Scored
@@ -61,7 +61,7 @@ class _Searched(NamedTuple):
 
 
 def search(
-    wanted: Sequence[Wanted],
+    wanted: Sequence[SearchQuery],
     windows: Sequence[Passage],
     pool: Sequence[int],
     overlap: Overlap,
@@ -71,13 +71,13 @@ def search(
     encoded: Callable[[int], None],
     searched: Callable[[int], None],
     encoder: Encoder | None = None,
-) -> list[Ranked]:
+) -> list[Retrieved]:
     """For each query what is near and what is far among the windows `pool` of its own language.
 
     `encoder` stands in for the model that `settings.dense` names; vectors lie in `folder` and are not computed again.
     `encoded` hears how many windows of a language have vectors, `searched` how many more queries are done.
     """
-    found: dict[int, Ranked] = {}
+    found: dict[int, Retrieved] = {}
     for language in sorted({query.language for query in wanted}):
         numbers = [n for n, query in enumerate(wanted) if query.language == language]
         queries = [wanted[n] for n in numbers]
@@ -101,23 +101,23 @@ def _texts(windows: Sequence[Passage], own: Sequence[int]) -> Iterator[str]:
     return (windows[i].text for i in own)
 
 
-def _counted(results: Iterator[list[Ranked]], progress: Callable[[int], None]) -> Iterator[list[Ranked]]:
+def _counted(results: Iterator[list[Retrieved]], progress: Callable[[int], None]) -> Iterator[list[Retrieved]]:
     for some in results:
         progress(len(some))
         yield some
 
 
-def _rank(state: _Searched, some: list[tuple[Wanted, Vectors | None]]) -> list[Ranked]:
+def _rank(state: _Searched, some: list[tuple[SearchQuery, Vectors | None]]) -> list[Retrieved]:
     return [_rank_one(state, query, vector) for query, vector in some]
 
 
-def _rank_one(state: _Searched, query: Wanted, vector: Vectors | None) -> Ranked:
+def _rank_one(state: _Searched, query: SearchQuery, vector: Vectors | None) -> Retrieved:
     scores = state.bm25.scores(query.text)
     cosines: Vectors = np.zeros_like(scores)
     if state.vectors is not None and vector is not None:
         cosines = state.vectors @ vector
     best = float(scores.max()) or 1.0
-    terms = telling(query.text, query.language)
+    terms = topic_terms(query.text, query.language)
 
     def scored(positions: Sequence[int]) -> Scored:
         found = np.zeros((len(positions), COLUMNS), dtype=np.float32)
@@ -141,7 +141,7 @@ def _rank_one(state: _Searched, query: Wanted, vector: Vectors | None) -> Ranked
     rng = random.Random(f"{state.seed} {stable_id(query.text)}")
     far = rng.sample(range(len(state.pool)), min(state.far, len(state.pool)))
     known = [bisect_left(state.pool, window) for window in query.windows]
-    return Ranked(scored(known), scored(list(dict.fromkeys(turns))), scored(far))
+    return Retrieved(scored(known), scored(list(dict.fromkeys(turns))), scored(far))
 
 
 def _top(scores: Vectors, depth: int) -> list[int]:

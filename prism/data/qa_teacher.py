@@ -26,7 +26,7 @@ _HELD_OUT = 5
 _LEAST = 4
 
 
-class Labelled(NamedTuple):
+class LabelledPassage(NamedTuple):
     """One pair the teacher learns from, or is measured on."""
 
     query: int
@@ -43,7 +43,7 @@ def window_of(scored: Scored) -> int:
 class Teacher:
     """A fitted calibration."""
 
-    def __init__(self, labelled: Sequence[Labelled]) -> None:
+    def __init__(self, labelled: Sequence[LabelledPassage]) -> None:
         """Raises DataError when the pairs do not hold both labels several times."""
         positives = sum(pair.relevant for pair in labelled)
         if min(positives, len(labelled) - positives) < _LEAST:
@@ -65,7 +65,7 @@ class Teacher:
         return np.asarray(self._model.predict_proba(pairs[:, 1:])[:, 1], dtype=np.float64)
 
 
-def _fitted(labelled: Sequence[Labelled]) -> Any:
+def _fitted(labelled: Sequence[LabelledPassage]) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -75,7 +75,7 @@ def _fitted(labelled: Sequence[Labelled]) -> Any:
     return model
 
 
-def _measured(model: Any, tried: Sequence[Labelled]) -> dict[str, float]:
+def _measured(model: Any, tried: Sequence[LabelledPassage]) -> dict[str, float]:
     """AUC, Brier score and log loss on queries that took no part in the fit."""
     from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 

@@ -34,7 +34,7 @@ class Cost(NamedTuple):
     cost: float = 0.0
 
 
-class Spent(NamedTuple):
+class TeacherBill(NamedTuple):
     """The accounts of one teacher."""
 
     calls: int
@@ -98,7 +98,7 @@ class TeacherStore:
         """The call failed for good and cost nothing."""
         self._db.execute("UPDATE calls SET state = 'refused', cost = 0, tokens = 0, searches = 0 WHERE id = ?", (call,))
 
-    def spent(self) -> Spent:
+    def spent(self) -> TeacherBill:
         """Everything this teacher has cost so far, over all runs."""
         row = self._db.execute(
             "SELECT count(*) FILTER (WHERE state = 'paid'), total(pairs) FILTER (WHERE state = 'paid'), total(tokens),"
@@ -106,4 +106,4 @@ class TeacherStore:
             (self._teacher,),
         ).fetchone()
         calls, pairs, tokens, searches, cost, unanswered = row
-        return Spent(calls, int(pairs), int(tokens), int(searches), float(cost), unanswered)
+        return TeacherBill(calls, int(pairs), int(tokens), int(searches), float(cost), unanswered)

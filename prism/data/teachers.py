@@ -23,7 +23,7 @@ from prism.data.teacher_store import Cost, TeacherStore, score_key
 from prism.errors import DataError, EngineError, InputError, PrismError
 from prism.files.jsonl import Drops, Line, Row
 from prism.llm.failures import Evidence, Stop, Unavailable, Undelivered
-from prism.llm.rerank_api import Answer, ApiTeacher
+from prism.llm.rerank_api import ApiTeacher, CallScores
 
 if TYPE_CHECKING:
     import httpx
@@ -45,7 +45,7 @@ _SILENT_CALLS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ApiLimits:
     """What an API may be asked for, and at what price."""
 
     batch_size: int = 32
@@ -74,7 +74,7 @@ class Batch(NamedTuple):
     documents: tuple[str, ...]
     keys: tuple[str, ...]
 
-    def estimate(self, limits: Limits) -> Cost:
+    def estimate(self, limits: ApiLimits) -> Cost:
         """From above, before the call: the query is billed with every document, a search covers 100 documents."""
         texts = len(self.query.encode()) * len(self.documents) + sum(len(text.encode()) for text in self.documents)
         return limits.cost(math.ceil(texts / _BYTES_PER_TOKEN), math.ceil(len(self.documents) / 100))
@@ -131,7 +131,7 @@ def chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
 class ApiScoring:
     """One run of an API teacher. What stops it is kept in `stopped`; answers in flight are still stored."""
 
-    def __init__(self, teacher: ApiTeacher, store: TeacherStore, limits: Limits, advance: Advance) -> None:
+    def __init__(self, teacher: ApiTeacher, store: TeacherStore, limits: ApiLimits, advance: Advance) -> None:
         self._teacher, self._store, self._limits, self._advance = teacher, store, limits, advance
         self._spent, self._reserved, self._silent = store.spent().cost, 0.0, 0
         self._evidence = Evidence()
@@ -247,7 +247,7 @@ class ApiScoring:
         )
         return False
 
-    def _keep(self, call: int, batch: Batch, answer: Answer, estimate: Cost) -> None:
+    def _keep(self, call: int, batch: Batch, answer: CallScores, estimate: Cost) -> None:
         """Scores to the store, costs to the accounts. A batch without keys leaves none."""
         tokens = estimate.tokens if answer.tokens is None else answer.tokens
         searches = estimate.searches if answer.searches is None else answer.searches
@@ -271,7 +271,7 @@ class BudgetReached(EngineError):
 
 
 def score_with_api(
-    read: Callable[[], Iterator[Line]], teacher: ApiTeacher, store: TeacherStore, limits: Limits, advance: Advance
+    read: Callable[[], Iterator[Line]], teacher: ApiTeacher, store: TeacherStore, limits: ApiLimits, advance: Advance
 ) -> dict[str, str]:
     """Have every pair scored. Returns why keys without a score have none.
 
@@ -355,8 +355,8 @@ def squashed(score: float, how: Squash, place: str) -> float:
     return round(score, 6)
 
 
-def estimate(
-    read: Callable[[], Iterator[Line]], teacher: str, store: TeacherStore, limits: Limits
+def estimate_calls(
+    read: Callable[[], Iterator[Line]], teacher: str, store: TeacherStore, limits: ApiLimits
 ) -> tuple[int, int, Cost]:
     """(pairs without a score, calls, what they cost from above), asking nobody."""
     pairs = calls = tokens = searches = 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from prism.doctor import request_checks, scoring_checks
-from prism.doctor.exchange import Check, Outcome, Status, Subject, failed, skipped
+from prism.doctor.exchange import Check, CheckResult, ProbedTarget, Status, failed, skipped
 from prism.doctor.targets import Target
 from prism.errors import ChatError, InputError
 from prism.llm.failures import Unavailable
@@ -38,7 +38,7 @@ class Diagnosis(Record):
     advice: str
 
 
-class Report(Record):
+class Examination(Record):
     """Everything found about one target."""
 
     target: str
@@ -67,9 +67,9 @@ def _named(check: Check, name: str) -> bool:
 
 def examine(
     target: Target, checks: Sequence[Check] = CHECKS, starting: Callable[[Check], object] = lambda _: None
-) -> Report:
+) -> Examination:
     """Run the checks. `starting` is told of each before it begins. Whatever the target answers is a finding."""
-    subject = Subject(target)
+    subject = ProbedTarget(target)
     findings: list[Finding] = []
     failures: dict[Failure, list[str]] = {}
     gone = False
@@ -79,7 +79,7 @@ def examine(
         findings.append(Finding(check=check.name, title=check.title, **outcome._asdict()))
         if outcome.failure:
             failures.setdefault(outcome.failure, []).append(check.name)
-    return Report(
+    return Examination(
         target=target.name,
         dialect=target.dialect,
         prism_version=__version__,
@@ -91,7 +91,7 @@ def examine(
     )
 
 
-def _outcome(check: Check, subject: Subject, found: dict[Failure, list[str]]) -> tuple[Outcome, bool]:
+def _outcome(check: Check, subject: ProbedTarget, found: dict[Failure, list[str]]) -> tuple[CheckResult, bool]:
     """What a check finds, and whether the server is gone since."""
     blocking = next((failure for failure in found if failure in check.silent_after), None)
     if blocking:
@@ -102,7 +102,7 @@ def _outcome(check: Check, subject: Subject, found: dict[Failure, list[str]]) ->
         return failed("", " ".join(str(error).split())[:300], Failure.NO_ANSWER), _gone(error, subject)
 
 
-def _gone(error: ChatError, subject: Subject) -> bool:
+def _gone(error: ChatError, subject: ProbedTarget) -> bool:
     """Whether not even a harmless request gets through any more."""
     if not isinstance(error, Unavailable) or error.kind not in _SILENT:
         return False

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Final, NamedTuple
 
 from prism import symptoms
-from prism.doctor.pairs import GOLDEN
-from prism.doctor.targets import Reply, Target
+from prism.doctor.golden import GOLDEN
+from prism.doctor.targets import Target, TargetReply
 from prism.errors import ChatError
 from prism.llm.failures import Rejected
 from prism.symptoms import Failure
@@ -28,7 +28,7 @@ class Status(StrEnum):
     SKIPPED = "skipped"
 
 
-class Outcome(NamedTuple):
+class CheckResult(NamedTuple):
     """What a check found."""
 
     status: Status
@@ -42,7 +42,7 @@ class Check(NamedTuple):
 
     name: str
     title: str
-    run: Callable[[Subject], Outcome]
+    run: Callable[[ProbedTarget], CheckResult]
     silent_after: frozenset[Failure] = frozenset()
     """Failures under which its answer would mean nothing."""
 
@@ -51,7 +51,7 @@ class Unscored(ChatError):
     """An answer came, without a score for a plain document."""
 
 
-class Subject:
+class ProbedTarget:
     """A target on the table, and what was learnt about it on the way."""
 
     def __init__(self, target: Target) -> None:
@@ -60,7 +60,7 @@ class Subject:
         self.query = self.golden[0].query
         self.documents = [pair.document for pair in self.golden]
 
-    def ask(self, query: str, documents: Sequence[str], **options: object) -> Reply:
+    def ask(self, query: str, documents: Sequence[str], **options: object) -> TargetReply:
         """One request."""
         return self.target.ask(query, documents, **options)  # type: ignore[arg-type]  # names of Target.ask
 
@@ -99,17 +99,17 @@ class Subject:
         leads = [lead for i, row in enumerate(self.matrix) for lead in symptoms.leads_of(row, i)]
         return min(leads) < symptoms.MARGIN * self.scale
 
-    def compared(self, sent: str, found: Sequence[float], expected: Sequence[float], failure: Failure) -> Outcome:
+    def compared(self, sent: str, found: Sequence[float], expected: Sequence[float], failure: Failure) -> CheckResult:
         """Passed where two lists of scores of the same pairs agree."""
         worst = max(range(len(found)), key=lambda place: abs(found[place] - expected[place]))
         difference = abs(found[worst] - expected[worst])
         if difference > SAME * self.scale:
-            return failed(sent, f"{shown(found[worst])} instead of {shown(expected[worst])}", failure)
+            return failed(sent, f"{short_score(found[worst])} instead of {short_score(expected[worst])}", failure)
         close = difference <= EXACT * self.scale
         return passed(sent, "the same scores" if close else f"scores within {difference:.3f} (16-bit rounding?)")
 
 
-def scores_in(reply: Reply, count: int) -> list[float]:
+def scores_in(reply: TargetReply, count: int) -> list[float]:
     """Scores of `count` documents. Raises Unscored where one is missing."""
     found = reply.scores
     missing = [index for index in range(count) if index not in found]
@@ -120,23 +120,23 @@ def scores_in(reply: Reply, count: int) -> list[float]:
     return [found[index] for index in range(count)]
 
 
-def passed(sent: str, got: str) -> Outcome:
-    return Outcome(Status.PASSED, sent, got)
+def passed(sent: str, got: str) -> CheckResult:
+    return CheckResult(Status.PASSED, sent, got)
 
 
-def failed(sent: str, got: str, failure: Failure) -> Outcome:
-    return Outcome(Status.FAILED, sent, got, failure)
+def failed(sent: str, got: str, failure: Failure) -> CheckResult:
+    return CheckResult(Status.FAILED, sent, got, failure)
 
 
-def skipped(sent: str, why: str) -> Outcome:
-    return Outcome(Status.SKIPPED, sent, why)
+def skipped(sent: str, why: str) -> CheckResult:
+    return CheckResult(Status.SKIPPED, sent, why)
 
 
-def shown(score: float) -> str:
+def short_score(score: float) -> str:
     """A score in few digits, without losing how small it is."""
     return f"{score:.3f}" if score == 0 or abs(score) >= 0.001 else f"{score:.0e}"
 
 
 def range_of(scores: Sequence[float]) -> str:
     """From the lowest to the highest."""
-    return f"{shown(min(scores))} to {shown(max(scores))}"
+    return f"{short_score(min(scores))} to {short_score(max(scores))}"

@@ -24,7 +24,7 @@ _OWNERS = ("prism", "vllm", "sglang")
 """Servers that call themselves so in `/v1/models`."""
 
 
-def open_checkpoint(source: str, *, template: str | None = None, dtype: Dtype = "auto", device: str = "auto") -> Target:
+def open_unchecked(source: str, *, template: str | None = None, dtype: Dtype = "auto", device: str = "auto") -> Target:
     """A checkpoint, loaded without its self-test: what is wrong with it is to be found here."""
     from prism.reranker import Reranker
 

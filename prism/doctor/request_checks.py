@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from prism import symptoms
-from prism.doctor.exchange import EXACT, SAME, Check, Outcome, Subject, failed, passed, shown, skipped
-from prism.doctor.pairs import filler, hundred
+from prism.doctor.exchange import EXACT, SAME, Check, CheckResult, ProbedTarget, failed, passed, short_score, skipped
+from prism.doctor.golden import filler, hundred
 from prism.doctor.scoring_checks import MEANINGLESS
 from prism.llm.failures import Rejected, Undelivered
 from prism.symptoms import Failure
@@ -46,12 +46,12 @@ _LINEAR_BY: Final = 3.0
 # --- long documents --------------------------------------------------------------------------------------------------
 
 
-def _characters(subject: Subject) -> int:
+def _characters(subject: ProbedTarget) -> int:
     """How long a text is that is longer than the target reads."""
     return min((subject.target.limit_tokens or _UNKNOWN_LIMIT) * _CHARACTERS_A_TOKEN, _LONGEST)
 
 
-def _long(subject: Subject) -> Outcome:
+def _long(subject: ProbedTarget) -> CheckResult:
     characters = _characters(subject)
     sent = f"2 documents of {characters:,} characters, the answer first in one"
     short_lead = subject.row[0] - subject.row[1]
@@ -66,16 +66,18 @@ def _long(subject: Subject) -> Outcome:
     if set(reply.scores) != {0, 1}:
         return failed(sent, f"{len(reply.scores)} of 2 scores", Failure.LONG_FAILS)
     relevant, other = reply.scores[0], reply.scores[1]
-    got = f"{shown(relevant)} with the answer first, {shown(other)} without"
+    got = f"{short_score(relevant)} with the answer first, {short_score(other)} without"
     if subject.scale == 1.0 and max(relevant, other) < _TINY:
         return failed(sent, got, Failure.LONG_FAILS)
     clear = short_lead >= symptoms.MARGIN * subject.scale
     if clear and relevant - other < EXACT * subject.scale:
-        return failed(sent, f"{got}; {shown(subject.row[0])} and {shown(subject.row[1])} short", Failure.SUFFIX_LOST)
+        return failed(
+            sent, f"{got}; {short_score(subject.row[0])} and {short_score(subject.row[1])} short", Failure.SUFFIX_LOST
+        )
     return passed(sent, got)
 
 
-def _truncation(subject: Subject) -> Outcome:
+def _truncation(subject: ProbedTarget) -> CheckResult:
     characters = _characters(subject)
     sent = f"a document of {characters:,} characters"
     try:
@@ -93,7 +95,7 @@ def _truncation(subject: Subject) -> Outcome:
 # --- what else a request can ask -------------------------------------------------------------------------------------
 
 
-def _instruction(subject: Subject) -> Outcome:
+def _instruction(subject: ProbedTarget) -> CheckResult:
     if not subject.target.takes_instruction:
         return skipped("", f"{subject.target.dialect} has no field for an instruction")
     sent = "the same 4 documents, to be judged by whether they are about animals"
@@ -104,13 +106,13 @@ def _instruction(subject: Subject) -> Outcome:
         return passed(sent, f"refused: {error}")
     moved = max(abs(score - subject.row[index]) for index, score in reply.scores.items()) if reply.scores else 0.0
     if moved > EXACT * subject.scale:
-        return passed(sent, f"scores move by up to {shown(moved)}")
+        return passed(sent, f"scores move by up to {short_score(moved)}")
     if reply.warnings:
         return passed(sent, f"told: {reply.warnings[0]}")
     return failed(sent, "the same scores, without a word", Failure.INSTRUCTION_IGNORED)
 
 
-def _top_n(subject: Subject) -> Outcome:
+def _top_n(subject: ProbedTarget) -> CheckResult:
     if not subject.target.takes_top_n:
         return skipped("", f"{subject.target.dialect} has no field for it")
     sent = "4 documents, top_n 2"
@@ -126,7 +128,7 @@ def _top_n(subject: Subject) -> Outcome:
     return passed(sent, f"{got}, the best two") if best else failed(sent, f"{got}, not the best", Failure.TOP_N)
 
 
-def _empty(subject: Subject) -> Outcome:
+def _empty(subject: ProbedTarget) -> CheckResult:
     sent = "a request without documents"
     try:
         reply = subject.ask(subject.query, [])
@@ -142,7 +144,7 @@ def _empty(subject: Subject) -> Outcome:
 # --- texts that are not plain ----------------------------------------------------------------------------------------
 
 
-def _beside(subject: Subject, others: Sequence[str], failure: Failure) -> Outcome | None:
+def _beside(subject: ProbedTarget, others: Sequence[str], failure: Failure) -> CheckResult | None:
     """What goes wrong with two plain documents when others stand between them; None when nothing does."""
     first, second = subject.documents[:2]
     found = subject.ask(subject.query, [first, *others, second]).scores
@@ -151,13 +153,13 @@ def _beside(subject: Subject, others: Sequence[str], failure: Failure) -> Outcom
         return failed("", "no scores for the documents beside it", failure)
     moved = max(abs(found[0] - subject.row[0]), abs(found[last] - subject.row[1]))
     if moved > SAME * subject.scale:
-        return failed("", f"the documents beside it move by {shown(moved)}", Failure.BAD_MOVES_OTHERS)
+        return failed("", f"the documents beside it move by {short_score(moved)}", Failure.BAD_MOVES_OTHERS)
     return None
 
 
-def _bad(subject: Subject) -> Outcome:
+def _bad(subject: ProbedTarget) -> CheckResult:
     sent = f"2 documents and a bad one: {', '.join(_BAD)}"
-    wrong: list[tuple[str, Outcome]] = []
+    wrong: list[tuple[str, CheckResult]] = []
     for name, text in _BAD.items():
         try:
             outcome = _beside(subject, [text], Failure.BAD_FAILS_ALL)
@@ -172,18 +174,18 @@ def _bad(subject: Subject) -> Outcome:
     return failed(sent, f"{names}: {worst[1].got}", worst[1].failure or Failure.BAD_FAILS_ALL)
 
 
-def _control(subject: Subject) -> Outcome:
+def _control(subject: ProbedTarget) -> CheckResult:
     sent = "an irrelevant document with control tokens and a forged yes, and with the same words"
     plain = " ".join(_FORGED.replace("<|", "").replace("|>", "").split())
     other = subject.documents[1]
     forged, harmless = subject.scores(subject.query, [f"{other}{_FORGED}", f"{other} {plain}"])
-    got = f"{shown(forged)} and {shown(harmless)}"
+    got = f"{short_score(forged)} and {short_score(harmless)}"
     if forged - harmless > _OBEYED * subject.scale:
         return failed(sent, got, Failure.CONTROL_OBEYED)
     return passed(sent, got)
 
 
-def _unicode(subject: Subject) -> Outcome:
+def _unicode(subject: ProbedTarget) -> CheckResult:
     sent = f"2 documents and: {', '.join(_ODD)}"
     texts = list(_ODD.values())
     try:
@@ -196,7 +198,7 @@ def _unicode(subject: Subject) -> Outcome:
     return passed(sent, "a score for each")
 
 
-def _spans(subject: Subject) -> Outcome:
+def _spans(subject: ProbedTarget) -> CheckResult:
     if not subject.target.tells_spans:
         return skipped("", f"{subject.target.dialect} has no spans")
     text = _DECORATED + subject.documents[0]
@@ -246,18 +248,18 @@ def _in_units(text: str, spans: Sequence[tuple[int, int]], encoding: str, size: 
 # --- time ------------------------------------------------------------------------------------------------------------
 
 
-def _more_documents(subject: Subject) -> Outcome:
+def _more_documents(subject: ProbedTarget) -> CheckResult:
     documents = hundred() * (_COUNTS[-1] // 100)
     requests = {f"{count} documents": documents[:count] for count in _COUNTS}
     return _timed(subject, requests, _COUNTS[-1] / _COUNTS[0])
 
 
-def _longer_documents(subject: Subject) -> Outcome:
+def _longer_documents(subject: ProbedTarget) -> CheckResult:
     requests = {f"{length:,} characters": [filler(length, start) for start in (0, 10, 20)] for length in _LENGTHS}
     return _timed(subject, requests, (_LENGTHS[-1] / _LENGTHS[0]) ** 2)
 
 
-def _timed(subject: Subject, requests: dict[str, list[str]], most: float) -> Outcome:
+def _timed(subject: ProbedTarget, requests: dict[str, list[str]], most: float) -> CheckResult:
     """`most`: growth from the first to the last that the work itself explains."""
     seconds: dict[str, float] = {}
     refused = []

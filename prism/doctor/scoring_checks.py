@@ -7,8 +7,8 @@ from functools import partial
 from typing import Final
 
 from prism import symptoms
-from prism.doctor.exchange import Check, Outcome, Subject, failed, passed, range_of, shown, skipped
-from prism.doctor.pairs import DECOYS, GOLDEN, LANGUAGES, filler, hundred
+from prism.doctor.exchange import Check, CheckResult, ProbedTarget, failed, passed, range_of, short_score, skipped
+from prism.doctor.golden import DECOYS, GOLDEN, LANGUAGES, filler, hundred
 from prism.symptoms import Failure
 from prism.template import BUILT_IN
 
@@ -30,7 +30,7 @@ _REPEATED: Final = 20
 """A line of so many characters does not stand in a template twice by chance."""
 
 
-def _indices(subject: Subject) -> Outcome:
+def _indices(subject: ProbedTarget) -> CheckResult:
     sent = "1 query with 4 documents, in 3 orders"
     in_rank_order = 0
     for shift in range(3):
@@ -48,7 +48,7 @@ def _indices(subject: Subject) -> Outcome:
     return passed(sent, "every document once, by its position")
 
 
-def _scores(subject: Subject) -> Outcome:
+def _scores(subject: ProbedTarget) -> CheckResult:
     sent = f"{len(subject.golden)} queries, each with {len(subject.documents)} documents"
     everything = [score for row in subject.matrix for score in row]
     got = f"{len(everything)} scores, {range_of(everything)}"
@@ -59,7 +59,7 @@ def _scores(subject: Subject) -> Outcome:
 # --- the prompt ------------------------------------------------------------------------------------------------------
 
 
-def _prompt(subject: Subject) -> Outcome:
+def _prompt(subject: ProbedTarget) -> CheckResult:
     prompt = subject.target.prompt("zebraquery", "zebradocument")
     if prompt is not None:
         return _seen(prompt)
@@ -70,7 +70,7 @@ def _prompt(subject: Subject) -> Outcome:
     return counted
 
 
-def _seen(prompt: str) -> Outcome:
+def _seen(prompt: str) -> CheckResult:
     """The prompt itself, of a checkpoint in this process."""
     sent = "1 pair, rendered"
     counts = {name: prompt.count(word) for name, word in (("query", "zebraquery"), ("document", "zebradocument"))}
@@ -85,7 +85,7 @@ def _seen(prompt: str) -> Outcome:
     return passed(sent, "query and document once in the prompt")
 
 
-def _counted(subject: Subject) -> Outcome:
+def _counted(subject: ProbedTarget) -> CheckResult:
     """What token counts tell of a prompt that cannot be seen. A word more is a token more, with every vocabulary."""
     run = " a" * _RUN
     sent = f"1 pair, then {_RUN} words more in the query, then in the document"
@@ -110,7 +110,7 @@ def _counted(subject: Subject) -> Outcome:
     return passed(sent, got)
 
 
-def _better_rendered(subject: Subject) -> bool:
+def _better_rendered(subject: ProbedTarget) -> bool:
     """Whether obvious pairs are told apart once a known prompt is put around them here."""
     for spec in BUILT_IN.values():
         before, after = spec.text.replace("{instruction}", spec.default_instruction).split("{document}")
@@ -125,7 +125,7 @@ def _better_rendered(subject: Subject) -> bool:
 # --- obvious pairs ---------------------------------------------------------------------------------------------------
 
 
-def _golden(subject: Subject, language: str) -> Outcome:
+def _golden(subject: ProbedTarget, language: str) -> CheckResult:
     pairs = GOLDEN[language]
     documents = [*(pair.document for pair in pairs), DECOYS[language]]
     matrix = [subject.scores(pair.query, documents) for pair in pairs]
@@ -137,43 +137,43 @@ def _golden(subject: Subject, language: str) -> Outcome:
     behind = {query: lead for query, lead in leads.items() if lead < least}
     if behind:
         query, lead = min(behind.items(), key=lambda item: item[1])
-        got = f"{len(behind)} of {len(pairs)} not ahead by {shown(least)}; worst {lead:+.3f}: {query}"
+        got = f"{len(behind)} of {len(pairs)} not ahead by {short_score(least)}; worst {lead:+.3f}: {query}"
         return failed(sent, got, Failure.WEAK)
-    return passed(sent, f"the right one ahead by {shown(min(leads.values()))} and more")
+    return passed(sent, f"the right one ahead by {short_score(min(leads.values()))} and more")
 
 
 # --- what scores must not depend on ----------------------------------------------------------------------------------
 
 
-def _twice(subject: Subject) -> Outcome:
+def _twice(subject: ProbedTarget) -> CheckResult:
     again = subject.scores(subject.query, subject.documents)
     return subject.compared("the same 4 documents again", again, subject.row, Failure.UNSTEADY)
 
 
-def _alone(subject: Subject) -> Outcome:
+def _alone(subject: ProbedTarget) -> CheckResult:
     alone = [subject.scores(subject.query, [document])[0] for document in subject.documents]
     return subject.compared("4 documents, each alone", alone, subject.row, Failure.BATCH)
 
 
-def _order(subject: Subject) -> Outcome:
+def _order(subject: ProbedTarget) -> CheckResult:
     backwards = subject.scores(subject.query, subject.documents[::-1])
     return subject.compared("the same 4 documents backwards", backwards[::-1], subject.row, Failure.ORDER)
 
 
-def _padding(subject: Subject) -> Outcome:
+def _padding(subject: ProbedTarget) -> CheckResult:
     long = filler(6000)
     found = subject.scores(subject.query, [long, *subject.documents])[1:]
     return subject.compared("the same 4 behind one of 6,000 characters", found, subject.row, Failure.PADDING)
 
 
-def _distinct(subject: Subject) -> Outcome:
+def _distinct(subject: ProbedTarget) -> CheckResult:
     documents = hundred()
     scores = subject.scores_in_parts(subject.query, documents)
     counts = Counter(scores)
     score, most = counts.most_common(1)[0]
     sent = f"{len(documents)} different documents"
     if len(counts) < _DISTINCT:
-        return failed(sent, f"{len(counts)} different scores; {shown(score)} comes {most} times", Failure.TIES)
+        return failed(sent, f"{len(counts)} different scores; {short_score(score)} comes {most} times", Failure.TIES)
     return passed(sent, f"{len(counts)} different scores, {range_of(scores)}")
 
 

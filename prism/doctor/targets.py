@@ -42,7 +42,7 @@ class Item(NamedTuple):
     """Whether the answer says that a part was not read."""
 
 
-class Reply(NamedTuple):
+class TargetReply(NamedTuple):
     """One answer."""
 
     items: Sequence[Item]
@@ -80,7 +80,7 @@ class Target(Protocol):
         top_n: int | None = None,
         instruction: str | None = None,
         spans: bool = False,
-    ) -> Reply:
+    ) -> TargetReply:
         """One request."""
         ...
 
@@ -112,7 +112,7 @@ class LocalTarget:
         top_n: int | None = None,
         instruction: str | None = None,
         spans: bool = False,
-    ) -> Reply:
+    ) -> TargetReply:
         """See `Target`."""
         start = time.perf_counter()
         try:
@@ -137,8 +137,10 @@ class LocalTarget:
         self._reranker.close()
 
 
-def _reply_of(result: RerankResult, seconds: float) -> Reply:
-    return Reply([_item_of(judgment) for judgment in result], seconds, result.usage.prompt_tokens, result.warnings)
+def _reply_of(result: RerankResult, seconds: float) -> TargetReply:
+    return TargetReply(
+        [_item_of(judgment) for judgment in result], seconds, result.usage.prompt_tokens, result.warnings
+    )
 
 
 def _item_of(judgment: Judgment) -> Item:
@@ -184,7 +186,7 @@ class HttpTarget:
         top_n: int | None = None,
         instruction: str | None = None,
         spans: bool = False,
-    ) -> Reply:
+    ) -> TargetReply:
         """See `Target`."""
         body = self._dialect.body(self._model, query, documents, top_n)
         if instruction is not None and self._dialect.instruction:
@@ -215,7 +217,7 @@ class HttpTarget:
         self._dialect.items(answer)
         return answer
 
-    def _read(self, answer: Any, count: int, seconds: float, headers: Mapping[str, str]) -> Reply:
+    def _read(self, answer: Any, count: int, seconds: float, headers: Mapping[str, str]) -> TargetReply:
         items: dict[int, Item] = {}
         faults = []
         for sent in self._dialect.items(answer):
@@ -226,7 +228,7 @@ class HttpTarget:
                 faults.append(f"index {item.index} comes twice")
             else:
                 items[item.index] = item
-        return Reply(list(items.values()), seconds, _tokens(answer, headers), _warnings(answer, headers), faults)
+        return TargetReply(list(items.values()), seconds, _tokens(answer, headers), _warnings(answer, headers), faults)
 
     def _item(self, sent: Mapping[str, Any], count: int) -> Item | str:
         """What one result says, or what is wrong with it."""

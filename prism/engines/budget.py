@@ -15,7 +15,7 @@ _SCORE_SHARE, _WRITE_SHARE = 0.5, 0.3
 """Of the free memory; texts being written are copied when their memory grows."""
 
 
-class Cost(NamedTuple):
+class PrefixCost(NamedTuple):
     """What reading a shared prefix from one place costs, in computed tokens."""
 
     each: float
@@ -24,12 +24,12 @@ class Cost(NamedTuple):
     """For the prefix's own pass, however short: its kernels are started one by one."""
 
 
-CPU_PREFIX, APART_PREFIX, JOINED_PREFIX = Cost(0.0, 0), Cost(0.15, 4096), Cost(0.5, 4096)
+CPU_PREFIX, APART_PREFIX, JOINED_PREFIX = PrefixCost(0.0, 0), PrefixCost(0.15, 4096), PrefixCost(0.5, 4096)
 """On a CPU copies are few and kernels start at once. On a GPU: two attentions that are put together pass over memory
 again; a prefix copied in front of every row also needs a mask, with which the fast kernels do not run."""
 
 
-def prefix_pays(shared: int, lengths: Sequence[int], cost: Cost) -> bool:
+def prefix_pays(shared: int, lengths: Sequence[int], cost: PrefixCost) -> bool:
     """Whether to compute the first `shared` tokens of prompts of these lengths once, instead of in every prompt."""
     own = sum(lengths) - shared * len(lengths)
     return shared * (len(lengths) - 1) > cost.once + cost.each * own

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from prism.engines.base import WritePiece, WriteRequest
 from prism.engines.model_thread import Check
-from prism.engines.row import Row, State, TextStream, shared_length, write_rows
+from prism.engines.row import BatchRow, BatchState, TextStream, shared_length, write_batch
 from prism.errors import EngineError
 
 _PREFILL_TOKENS = 1024
@@ -240,12 +240,12 @@ class Decoder:
                 yield WritePiece(index, "", 0, "length")
             else:
                 text = TextStream(self._decode_ids, self._stop_strings)
-                rows.append(Row(index, request.ids, limit, text))
+                rows.append(BatchRow(index, request.ids, limit, text))
         for batch in self._batches(rows):
             yield from self._write_batch(batch, check)
 
-    def _batches(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
-        batch: list[Row] = []
+    def _batches(self, rows: Iterable[BatchRow]) -> Iterator[list[BatchRow]]:
+        batch: list[BatchRow] = []
         for row in rows:
             longest = max(row.limit, *(other.limit for other in batch)) if batch else row.limit
             if batch and longest * (len(batch) + 1) > self._max_batch_tokens:
@@ -255,7 +255,7 @@ class Decoder:
         if batch:
             yield batch
 
-    def _write_batch(self, rows: list[Row], check: Check) -> Iterator[WritePiece]:
+    def _write_batch(self, rows: list[BatchRow], check: Check) -> Iterator[WritePiece]:
         """When memory runs out, halves of the batch go on one after the other from where they stand."""
         try:
             yield from self._decode(rows, check)
@@ -273,10 +273,10 @@ class Decoder:
             if half:
                 yield from self._write_batch(half, check)
 
-    def _decode(self, rows: list[Row], check: Check) -> Iterator[WritePiece]:
+    def _decode(self, rows: list[BatchRow], check: Check) -> Iterator[WritePiece]:
         memory = _SlottedRows if self._model.slotted else _PaddedRows
-        state: State = memory(self._model)
-        yield from write_rows(
+        state: BatchState = memory(self._model)
+        yield from write_batch(
             state,
             rows,
             stop_ids=self._stop_ids,

@@ -26,7 +26,7 @@ from prism.engines.budget import (
 )
 from prism.engines.decode import Decoder, LanguageModel, out_of_memory, pad
 from prism.engines.model_thread import Check, Emit, ModelThread, refuse_nan, require_prompts, unscorable
-from prism.engines.prefix import can_attend_apart, reads_prefix_apart, spread
+from prism.engines.prefix import can_attend_apart, prefix_cache, reads_prefix_apart
 from prism.engines.row import shared_length
 from prism.errors import DocumentError, EngineError
 
@@ -248,7 +248,7 @@ def _after_prefix(model: LanguageModel, ids_BT: Tensor, prefix: _Prefix) -> Tens
     """Hidden states [B, T, H] of rows that go on after the prefix, if there is one."""
     if prefix.cache is None:
         return model.hidden(ids_BT)
-    cache = spread(prefix.cache, len(ids_BT), joined=not prefix.apart)
+    cache = prefix_cache(prefix.cache, len(ids_BT), joined=not prefix.apart)
     if not prefix.apart:
         return model.hidden(ids_BT, cache=cache)
     with reads_prefix_apart(model.config):

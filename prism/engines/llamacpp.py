@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.engines.llama_context import Context, Run, Wants
 from prism.engines.model_thread import Check, Emit, ModelThread, refuse_nan, require_prompts, unscorable
-from prism.engines.row import MIN_SHARED_TOKENS, Row, TextStream, common_length, shared_length, write_rows
+from prism.engines.row import MIN_SHARED_TOKENS, BatchRow, TextStream, common_length, shared_length, write_batch
 from prism.errors import DocumentError, EngineError
 
 _T = TypeVar("_T")
@@ -101,11 +101,11 @@ class LlamaCppEngine:
             if limit <= len(request.ids):
                 emit(WritePiece(index, "", 0, "length"))
             else:
-                rows.append(Row(index, request.ids, limit, self._text()))
+                rows.append(BatchRow(index, request.ids, limit, self._text()))
         shared = shared_length([row.ids for row in rows])
         for batch in memory.fitting(rows, [row.limit - shared for row in rows], memory.context.cells - shared):
             with memory.call():
-                for piece in write_rows(
+                for piece in write_batch(
                     _Rows(memory),
                     batch,
                     stop_ids=self._stop_ids,
@@ -252,4 +252,4 @@ def _best(logits_V: Any) -> int:
 
 
 def _no_check() -> None:
-    """`write_rows` has asked already."""
+    """`write_batch` has asked already."""

@@ -33,7 +33,7 @@ class PrefixLayer(DynamicLayer):  # type: ignore[misc]
         return keys, torch.cat([self.values.expand(B, -1, -1, -1), value_states], dim=2)
 
 
-def spread(filled: Any, rows: int, joined: bool) -> Cache:
+def prefix_cache(filled: Any, rows: int, joined: bool) -> Cache:
     """A cache for `rows` rows that begin with the prefix of a filled one-row cache, which stays as it is."""
     layers = []
     for layer in filled.layers:

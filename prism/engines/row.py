@@ -1,6 +1,6 @@
 """Texts being written: what may come next, which token is taken, what can be shown of it; greedy, in any engine.
 
-`write_rows` goes token by token, or draft by draft, over a `State`: a model's memory of the rows.
+`write_batch` goes token by token, or draft by draft, over a `BatchState`: a model's memory of the rows.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class TextStream:
         return piece
 
 
-class Row:
+class BatchRow:
     """One text being written."""
 
     def __init__(self, index: int, ids: Sequence[int], limit: int, text: TextStream) -> None:
@@ -131,7 +131,7 @@ class Row:
         return WritePiece(self.index, text, shown, self.finish)
 
 
-class State(Protocol):
+class BatchState(Protocol):
     """A model's memory of a batch of rows."""
 
     def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[list[int]]:
@@ -144,8 +144,8 @@ class State(Protocol):
         """Go on with these rows only, in this order."""
 
 
-def write_rows(
-    state: State, rows: list[Row], *, stop_ids: Collection[int], context: int, speculate: bool, check: Check
+def write_batch(
+    state: BatchState, rows: list[BatchRow], *, stop_ids: Collection[int], context: int, speculate: bool, check: Check
 ) -> Iterator[WritePiece]:
     """Pieces of the texts of all rows, interleaved, until each is finished.
 

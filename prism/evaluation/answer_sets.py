@@ -24,7 +24,7 @@ from prism.measures.selective import (
     risk_coverage,
     upper_bound,
 )
-from prism.measures.set_fit import Candidate, ScoredSet, choose
+from prism.measures.set_fit import FeatureFit, ScoredSet, choose_features
 from prism.scoring import Calibration
 from prism.types import Record
 
@@ -52,7 +52,7 @@ class SetReport(Record):
     """How well sets with and without an answer are told apart; `before`: by the best document's probability alone."""
 
     answering: Answering
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[FeatureFit, ...]
     held: int
     """How many sets of `bound` and `check` together everything but the promises was measured on."""
     unanswered: int
@@ -79,7 +79,9 @@ def measure_sets(
         both = sum(bool(others and right) for others, right in part.values())
         if both < LEAST:
             raise InputError(f"the {name} part has {both} questions with and without an answer, {LEAST} are needed")
-    fitted, candidates = choose([one for id_, each in fit.items() for one in many_sets(id_, each)], calibration)
+    fitted, candidates = choose_features(
+        [one for id_, each in fit.items() for one in many_sets(id_, each)], calibration
+    )
 
     def told(sets: Sequence[ScoredSet]) -> Outcomes:
         return outcomes([fitted.probability(one.scores, calibration) for one in sets], [one.answered for one in sets])

@@ -19,7 +19,7 @@ _ARTICLES = frozenset({"a", "an", "the"})
 _WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 
 
-def words(text: str) -> list[str]:
+def answer_words(text: str) -> list[str]:
     """The normalised words of an answer."""
     lowered = unicodedata.normalize("NFKC", text).lower()
     plain = "".join(c for c in lowered if unicodedata.category(c)[0] != "P" and c not in "$+<=>^`|~")
@@ -28,13 +28,13 @@ def words(text: str) -> list[str]:
 
 def exact_match(answer: str, right: Iterable[str]) -> float:
     """1.0 if the answer is one of the right ones but for normalisation, else 0.0."""
-    given = words(answer)
-    return float(any(given == words(one) for one in right))
+    given = answer_words(answer)
+    return float(any(given == answer_words(one) for one in right))
 
 
 def token_f1(answer: str, right: Iterable[str]) -> float:
     """Largest harmonic mean of word precision and recall; 0.0 when nothing is shared."""
-    return max((_f1(words(answer), words(one)) for one in right), default=0.0)
+    return max((_f1(answer_words(answer), answer_words(one)) for one in right), default=0.0)
 
 
 def _f1(given: Sequence[str], right: Sequence[str]) -> float:
@@ -46,5 +46,5 @@ def _f1(given: Sequence[str], right: Sequence[str]) -> float:
 
 def contains_answer(text: str, right: Iterable[str]) -> bool:
     """Whether the words of a right answer stand in the text, one after another. An answer without words never does."""
-    hay = f" {' '.join(words(text))} "
-    return any(f" {' '.join(found)} " in hay for one in right if (found := words(one)))
+    hay = f" {' '.join(answer_words(text))} "
+    return any(f" {' '.join(found)} " in hay for one in right if (found := answer_words(one)))

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from prism.errors import CheckpointError, DataError, InputError
 from prism.evaluation.answer_sets import SetReport, measure_sets
-from prism.evaluation.ranking import QueryReranker
+from prism.evaluation.reranking import QueryReranker
 from prism.files.ids import QUERY_IDS, id_in
 from prism.files.jsonl import Drops, Row, read_rows, require_text
 from prism.files.ledger import Kept
@@ -25,7 +25,7 @@ from prism.text import language_of, stable_id
 from prism.types import Document, Record
 
 
-class Labelled(NamedTuple):
+class LabelledPair(NamedTuple):
     """One line of the pairs file."""
 
     query: str
@@ -35,7 +35,7 @@ class Labelled(NamedTuple):
     relevant: bool
 
 
-class Judged(NamedTuple):
+class ScoredPair(NamedTuple):
     """A labelled pair and its score."""
 
     query: str
@@ -81,7 +81,7 @@ def _value(value: float | None) -> float:
 # --- reading and scoring ---------------------------------------------------------------------------------------------
 
 
-def read_pairs(path: Path, limit: int | None = None) -> list[Labelled]:
+def read_labelled_pairs(path: Path, limit: int | None = None) -> list[LabelledPair]:
     """Labelled pairs. Raises DataError naming file and line at the first one that is not."""
     rows = [_pair(line.row, line.place) for line in read_rows(path, Drops())]
     if not rows:
@@ -89,7 +89,7 @@ def read_pairs(path: Path, limit: int | None = None) -> list[Labelled]:
     return rows[:limit]
 
 
-def _pair(row: Row, where: str) -> Labelled:
+def _pair(row: Row, where: str) -> LabelledPair:
     query, document = (require_text(row, name, where) for name in ("query", "document"))
     verdict, label = row.get("verdict"), row.get("label")
     if verdict in ("yes", "no"):
@@ -102,7 +102,7 @@ def _pair(row: Row, where: str) -> Labelled:
         )
     title = row.get("title")
     read = Document(text=document, id=where, title=title if isinstance(title, str) else None)
-    return Labelled(query, id_in(row, QUERY_IDS, where) or query, read, relevant)
+    return LabelledPair(query, id_in(row, QUERY_IDS, where) or query, read, relevant)
 
 
 class PairScore(Record):
@@ -129,25 +129,25 @@ class KeptScores:
                 )
             self._scores[pair] = kept.score
 
-    def get(self, pair: Labelled) -> float | None:
+    def get(self, pair: LabelledPair) -> float | None:
         return self._scores.get(_pair_id(pair))
 
-    def keep(self, pair: Labelled, score: float) -> None:
+    def keep(self, pair: LabelledPair, score: float) -> None:
         self._scores[_pair_id(pair)] = score
         self._kept.append(_pair_id(pair), PairScore(version=self._version, score=score))
 
 
-def _pair_id(pair: Labelled) -> str:
+def _pair_id(pair: LabelledPair) -> str:
     return stable_id(pair.query, pair.document.title or "", pair.document.text)
 
 
 def score_pairs(
-    reranker: QueryReranker, pairs: Sequence[Labelled], kept: KeptScores | None = None
-) -> tuple[list[Judged], int]:
+    reranker: QueryReranker, pairs: Sequence[LabelledPair], kept: KeptScores | None = None
+) -> tuple[list[ScoredPair], int]:
     """All pairs that could be scored, query by query, and how many could not. What is `kept` is not scored again."""
     from rich.progress import track
 
-    by_query: dict[str, list[Labelled]] = {}
+    by_query: dict[str, list[LabelledPair]] = {}
     for pair in pairs:
         by_query.setdefault(pair.query, []).append(pair)
     judged, failures = [], 0
@@ -165,7 +165,7 @@ def score_pairs(
             if score is None:
                 failures += 1
             else:
-                judged.append(Judged(query, row.group, score, row.relevant))
+                judged.append(ScoredPair(query, row.group, score, row.relevant))
     return judged, failures
 
 
@@ -186,8 +186,8 @@ def _hash(group: str) -> int:
     return hashlib.blake2b(group.encode("utf-8", "replace"), digest_size=1).digest()[0]
 
 
-def measure(
-    judged: Sequence[Judged], method: Literal["isotonic", "platt"], prior: float | None = None, failures: int = 0
+def fit_and_measure(
+    judged: Sequence[ScoredPair], method: Literal["isotonic", "platt"], prior: float | None = None, failures: int = 0
 ) -> Result:
     """Split by query, fit on one half, measure on the other. Raises InputError when a half lacks a label."""
     fitted = [pair for pair in judged if not held_out(pair.group)]
@@ -224,11 +224,11 @@ def _languages(queries: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(name for name, count in counts.items() if count * 20 >= len(queries)))
 
 
-def _columns(pairs: Sequence[Judged]) -> tuple[list[float], list[bool]]:
+def _columns(pairs: Sequence[ScoredPair]) -> tuple[list[float], list[bool]]:
     return [pair.score for pair in pairs], [pair.relevant for pair in pairs]
 
 
-def _measure_sets(judged: Sequence[Judged], calibration: Calibration) -> SetReport | str:
+def _measure_sets(judged: Sequence[ScoredPair], calibration: Calibration) -> SetReport | str:
     questions: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
     for pair in judged:
         questions.setdefault((pair.group, pair.query), ([], []))[pair.relevant].append(pair.score)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write_report(result: Result, checkpoint: str, out: Path) -> Path:
+def write_calibration_report(result: Result, checkpoint: str, out: Path) -> Path:
     """report.html, report.md, report.json; returns the path of the first."""
     report = Report(
         f"What the scores of {Path(checkpoint).name} mean", command=command_line(), versions=versions("scikit-learn")

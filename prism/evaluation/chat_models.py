@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from pydantic import ValidationError
 
 from prism.errors import InputError
-from prism.evaluation.columns import identity
+from prism.evaluation.systems import identity
 from prism.llm.allowance import Provider
 from prism.llm.chat import ChatClient, Completion, Messages
 from prism.llm.failures import BadAnswer, Rejected
@@ -47,7 +47,7 @@ class ChatModel(Protocol):
     async def __aexit__(self, *_: object) -> None: ...
 
 
-class Endpoint(NamedTuple):
+class ChatSpec(NamedTuple):
     """A model as named on the command line."""
 
     model: str
@@ -69,11 +69,11 @@ class Endpoint(NamedTuple):
         return ChatClient(self.provider, name=self.model) if self.provider else LocalChat(self.source)
 
 
-def parse_endpoint(text: str, *, concurrency: int = 8) -> Endpoint:
+def parse_chat_spec(text: str, *, concurrency: int = 8) -> ChatSpec:
     """A judge or reader by name (see the module). Raises InputError for anything else."""
     kind, _, source = text.partition(":")
     if kind == "local" and source:
-        return Endpoint(Path(source).name, str(identity(source)), None, source)
+        return ChatSpec(Path(source).name, str(identity(source)), None, source)
     model, found, rest = text.partition("@http")
     url, _, variable = f"http{rest}".partition("#")
     if not found or not model:
@@ -84,7 +84,7 @@ def parse_endpoint(text: str, *, concurrency: int = 8) -> Endpoint:
         provider = Provider(base_url=url, key_env=variable or None, concurrency=concurrency, backoff_s=0.5)
     except ValidationError as error:
         raise InputError(f"{text!r}: {first_problem(error)}") from error
-    return Endpoint(model, model, provider, "")
+    return ChatSpec(model, model, provider, "")
 
 
 class LocalChat:

@@ -34,7 +34,7 @@ from prism.evaluation.answers import contains_answer
 from prism.evaluation.evidence_sets import Case
 from prism.evidence.compare import clashes, said_by
 from prism.evidence.language import same_language
-from prism.evidence.tokens import Passage
+from prism.evidence.tokens import ComparedText
 from prism.measures.agreement import interval, resample
 from prism.types import EvidenceCheck, Outcome, Record, Span
 
@@ -104,7 +104,7 @@ class Measured(Record):
     """Contribution in the language of the query."""
 
 
-def measure(case: Case, extract: Extract, count: Count) -> Measured:
+def measure_extract(case: Case, extract: Extract, count: Count) -> Measured:
     """Measure one extract; `count` counts tokens."""
     text = extract.evidence or ""
     written = bool(text.strip()) and extract.failure is None
@@ -114,7 +114,7 @@ def measure(case: Case, extract: Extract, count: Count) -> Measured:
             text, case.document, contribution=extract.contribution, query=case.query, title=case.title
         )
     tokens = count(text) if written else 0
-    sentences = choose(case, check.spans if check else ()) if case.gold else None
+    sentences = chosen_sentences(case, check.spans if check else ()) if case.gold else None
     cut = truncated(case.document, tokens, count)
     return Measured(
         case=case.id,
@@ -128,7 +128,9 @@ def measure(case: Case, extract: Extract, count: Count) -> Measured:
         spent=extract.spent,
         sentences=sentences,
         sufficient=_suffices(case, text if written else "", sentences),
-        cut_sufficient=_suffices(case, cut, choose(case, [Span(start=0, end=len(cut), support=1.0)] if cut else [])),
+        cut_sufficient=_suffices(
+            case, cut, chosen_sentences(case, [Span(start=0, end=len(cut), support=1.0)] if cut else [])
+        ),
         concision=_concision(case, check, count) if check else None,
         language=same_language(text, case.document) if written else None,
         contribution_language=same_language(extract.contribution, case.query) if extract.contribution else None,
@@ -168,11 +170,11 @@ def _concision(case: Case, check: EvidenceCheck, count: Count) -> float | None:
 
 
 def _compared(case: Case, text: str, check: EvidenceCheck) -> dict[str, float | bool]:
-    passages = [Passage(sentence.text) for sentence in check.sentences]
+    passages = [ComparedText(sentence.text) for sentence in check.sentences]
     again = [said_by(passage, passages[:at]) is not None for at, passage in enumerate(passages)]
     return {
         "repeated": sum(again) / max(1, len(again)),
-        "conflicts": bool(clashes(Passage(text), Passage(case.document))),
+        "conflicts": bool(clashes(ComparedText(text), ComparedText(case.document))),
     }
 
 
@@ -193,7 +195,7 @@ def _checked(check: EvidenceCheck) -> dict[str, float | int]:
     }
 
 
-def choose(case: Case, spans: Iterable[Span]) -> Sentences:
+def chosen_sentences(case: Case, spans: Iterable[Span]) -> Sentences:
     """Which sentences the spans choose, against the gold ones (see the module)."""
     borders = case.sentences()
     covered = np.zeros(len(case.document) + 1, dtype=bool)
@@ -271,7 +273,7 @@ MEASURES = {
 }
 
 
-def summarise(measured: Sequence[Measured], seconds: float = 0.0) -> Summary:
+def summarise_extracts(measured: Sequence[Measured], seconds: float = 0.0) -> Summary:
     """The figures of one system on one set."""
     drawn = resample(len(measured), SAMPLES) if measured else np.zeros((1, 0))
     generated = [m for m in measured if m.generated]

@@ -68,12 +68,12 @@ def fit_weight(
 
 
 def parse_fusion(text: str) -> tuple[Method, tuple[str, ...]]:
-    """`rrf:bm25+mini` -> method and the columns to fuse. Raises InputError for anything else."""
+    """`rrf:bm25+mini` -> method and the systems to fuse. Raises InputError for anything else."""
     method, _, names = text.partition(":")
-    columns = tuple(name.strip() for name in names.split("+") if name.strip())
+    systems = tuple(name.strip() for name in names.split("+") if name.strip())
     known: Callable[[str], bool] = get_args(Method).__contains__
-    if not known(method) or len(set(columns)) < 2 or len(set(columns)) != len(columns):
-        raise InputError(f"--fuse {text!r}: expected rrf:A+B, minmax:A+B or zscore:A+B with names of columns")
-    if method != "rrf" and len(columns) != 2:
-        raise InputError(f"--fuse {text!r}: a weighted sum has two columns, got {len(columns)}: use rrf for more")
-    return method, columns  # type: ignore[return-value]  # checked above
+    if not known(method) or len(set(systems)) < 2 or len(set(systems)) != len(systems):
+        raise InputError(f"--fuse {text!r}: expected rrf:A+B, minmax:A+B or zscore:A+B with names of systems")
+    if method != "rrf" and len(systems) != 2:
+        raise InputError(f"--fuse {text!r}: a weighted sum has two systems, got {len(systems)}: use rrf for more")
+    return method, systems  # type: ignore[return-value]  # checked above

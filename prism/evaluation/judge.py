@@ -133,14 +133,14 @@ class RubricJudge(Asker):
         """Ask once. Raises Stop or Undelivered when no answer came; a bad answer is a Rating without scores."""
         case, extract = pair
         try:
-            completion = await self.complete(messages(case, extract))
+            completion = await self.complete(judge_messages(case, extract))
         except BadAnswer as error:
             return Rating(scores=None, failure=error.kind, cost_usd=error.cost_usd)
-        scores, failure = read_scores(completion.text, wants_contribution=bool(extract.contribution))
+        scores, failure = read_grades(completion.text, wants_contribution=bool(extract.contribution))
         return Rating(scores=scores, failure=failure, cost_usd=completion.cost_usd)
 
 
-def messages(case: Case, extract: Extract) -> Messages:
+def judge_messages(case: Case, extract: Extract) -> Messages:
     """The question: rubric, then the texts as one JSON object."""
     texts = {
         "query": case.query,
@@ -155,7 +155,7 @@ def messages(case: Case, extract: Extract) -> Messages:
     ]
 
 
-def read_scores(text: str, *, wants_contribution: bool) -> tuple[Scores | None, str | None]:
+def read_grades(text: str, *, wants_contribution: bool) -> tuple[Scores | None, str | None]:
     """(scores, None) or (None, why not). The last JSON object of the answer counts; nothing is repaired or guessed."""
     objects = _OBJECT.findall(own_words(text))
     if not objects:
@@ -185,7 +185,7 @@ class JudgeSummary(Record):
     cost_usd: Decimal
 
 
-def summarise(ratings: Sequence[Rating]) -> JudgeSummary:
+def summarise_ratings(ratings: Sequence[Rating]) -> JudgeSummary:
     """Means of one judge's grades."""
     failures = Counter(rating.failure or "unparseable" for rating in ratings if rating.scores is None)
     return JudgeSummary(

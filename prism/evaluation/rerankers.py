@@ -11,7 +11,7 @@ from prism.evaluation.specs import Spec, document_text
 from prism.types import Document, Judgment, Usage
 
 if TYPE_CHECKING:
-    from prism.evaluation.ranking import QueryReranker
+    from prism.evaluation.reranking import QueryReranker
     from prism.retrieval.dense import Encoder
 
 

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import httpx
 
 from prism.errors import EngineError, InputError
-from prism.evaluation.ranking import REFUSED
+from prism.evaluation.reranking import REFUSED
 from prism.evaluation.specs import Spec, document_text
 from prism.files.ledger import Ledger
 from prism.llm.failures import Evidence, Stop, Unavailable, Undelivered

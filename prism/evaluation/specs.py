@@ -27,7 +27,7 @@ class Spec(NamedTuple):
     """Where the service is, when not at its usual address."""
 
     @property
-    def column(self) -> str:
+    def system(self) -> str:
         """Its name in reports: the last part of a path or hub name."""
         return Path(self.name).name if self.kind in ("cohere", "jina", "voyage") else Path(self.name).resolve().name
 

@@ -23,7 +23,7 @@ from prism.types import (
 )
 
 
-def merged(aligned: Iterable[EvidenceSentence]) -> tuple[Span, ...]:
+def _merged(aligned: Iterable[EvidenceSentence]) -> tuple[Span, ...]:
     """All spans in reading order, overlapping ones made one with the higher support."""
     found: list[Span] = []
     for span in sorted((s for sentence in aligned for s in sentence.spans), key=lambda s: (s.start, s.end)):
@@ -48,8 +48,8 @@ class _Source:
         return [normalised(text).text for text in self.texts]
 
     @cached_property
-    def denials(self) -> negation.Document:
-        return negation.Document(*self.plain)
+    def denials(self) -> negation.NegationIndex:
+        return negation.NegationIndex(*self.plain)
 
     def broken(self, text: str, query: str | None) -> tuple[str, ...]:
         return broken(text, [*self.plain, normalised(query or "").text])
@@ -75,7 +75,7 @@ class _Source:
         asked = (Haystack(query, self.language),) if query is not None else ()
         return ContributionCheck(
             sentences=aligned,
-            spans=merged(aligned),
+            spans=_merged(aligned),
             support=share_known(normalised(text).text, self.plain),
             fidelity=self.fidelity(text, aligned, *asked),
             broken=self.broken(text, query),
@@ -104,7 +104,7 @@ def check(
     support = sum(sentence.support * (sentence.end - sentence.start) for sentence in aligned) / max(length, 1)
     return EvidenceCheck(
         sentences=aligned,
-        spans=merged(aligned),
+        spans=_merged(aligned),
         support=min(1.0, support),
         fidelity=source.fidelity(evidence, aligned),
         broken=source.broken(evidence, query),

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from rapidfuzz.distance import LCSseq
 
-from prism.evidence.tokens import Passage, Sentence, Token
+from prism.evidence.tokens import ComparedText, Sentence, Token
 
 ClashKind = Literal["number", "date", "negation", "answer"]
 
@@ -63,19 +63,19 @@ class Clash(NamedTuple):
 # --- same ------------------------------------------------------------------------------------------------------------
 
 
-def same(left: Passage, right: Passage) -> bool:
+def same(left: ComparedText, right: ComparedText) -> bool:
     """Whether each says what the other says. Symmetric; every passage is the same as itself."""
     if left.plain == right.plain:
         return True
     return _covers(left, right) and _covers(right, left) and not clashes(left, right)
 
 
-def says_all(holder: Passage, other: Passage) -> bool:
+def says_all(holder: ComparedText, other: ComparedText) -> bool:
     """Whether `holder` says everything that `other` says."""
     return holder.plain == other.plain or (_covers(holder, other) and not clashes(holder, other))
 
 
-def _covers(holder: Passage, other: Passage) -> bool:
+def _covers(holder: ComparedText, other: ComparedText) -> bool:
     tokens = other.tokens
     if not tokens or not other.whole or len(other.keys - holder.keys) > len(other.keys) * 0.3:
         return False
@@ -93,14 +93,14 @@ def _covers(holder: Passage, other: Passage) -> bool:
     return unsaid <= PUT_IN * total and replaced <= _REPLACED * total
 
 
-def _same_polarity(holder: Passage, other: Passage) -> bool:
+def _same_polarity(holder: ComparedText, other: ComparedText) -> bool:
     """Whether `holder` denies what `other` denies, and states what it states."""
     if not (other.denied & holder.keys) <= holder.denied:
         return False
     return not (other.affirmed & holder.denied) - holder.affirmed
 
 
-def _unsaid_runs(holder: Passage, other: Passage) -> Iterator[tuple[list[Token], str, str]]:
+def _unsaid_runs(holder: ComparedText, other: ComparedText) -> Iterator[tuple[list[Token], str, str]]:
     """Runs of tokens that `holder` does not have beside a neighbour of theirs, with the keys before and behind."""
     keys = ["", *(token.key for token in other.tokens), ""]
     first = {sentence.tokens[0].start for sentence in other.sentences}
@@ -122,7 +122,7 @@ def _unsaid_runs(holder: Passage, other: Passage) -> Iterator[tuple[list[Token],
         yield run, before, ""
 
 
-def said_by(text: Passage, held: Sequence[Passage]) -> int | None:
+def said_by(text: ComparedText, held: Sequence[ComparedText]) -> int | None:
     """The first of `held` that says everything `text` says."""
     return next((at for at, each in enumerate(held) if same(each, text) or says_all(each, text)), None)
 
@@ -130,7 +130,7 @@ def said_by(text: Passage, held: Sequence[Passage]) -> int | None:
 # --- conflicts -------------------------------------------------------------------------------------------------------
 
 
-def clashes(left: Passage, right: Passage) -> tuple[Clash, ...]:
+def clashes(left: ComparedText, right: ComparedText) -> tuple[Clash, ...]:
     """Where two passages contradict each other, in reading order of the left. Symmetric; none with itself."""
     if left.plain > right.plain:  # one order for both, since of several alignments one is taken
         return tuple(sorted((clash.turned() for clash in clashes(right, left)), key=lambda clash: clash.left))
@@ -152,13 +152,13 @@ def _may_clash(a: Sentence, b: Sentence) -> bool:
     return len(a.words & b.words) >= max(2, ALIKE * fewest * 0.8) and max(len(a.slots), len(b.slots)) <= _MOST_TOKENS
 
 
-def _listed(passage: Passage, sentence: Sentence) -> bool:
+def _listed(passage: ComparedText, sentence: Sentence) -> bool:
     """Whether the passage says such a sentence with other values too: then it is one row of several."""
     others = (each for each in passage.sentences if each.keys != sentence.keys)
     return any(_may_clash(sentence, each) and _clash(passage, sentence, passage, each) for each in others)
 
 
-def _same_setting(left: Passage, a: Sentence, right: Passage, b: Sentence) -> bool:
+def _same_setting(left: ComparedText, a: Sentence, right: ComparedText, b: Sentence) -> bool:
     """Whether the sentences before let two sentences speak of one thing: "It weighs 3 kg" says it of what?"""
     places = left.sentences.index(a), right.sentences.index(b)
     if 0 in places:
@@ -206,7 +206,7 @@ def _align(a: Sentence, b: Sentence) -> _Aligned:
     return _Aligned(matched, [gap for gap in gaps if gap[0] or gap[1]])
 
 
-def _clash(left: Passage, a: Sentence, right: Passage, b: Sentence) -> Clash | None:
+def _clash(left: ComparedText, a: Sentence, right: ComparedText, b: Sentence) -> Clash | None:
     aligned = _align(a, b)
     if not _about_one_thing(aligned):
         return None
@@ -265,7 +265,7 @@ def _only_denied(a: Sentence, b: Sentence) -> list[Token]:
     return own[other:]
 
 
-def _denies(denials: tuple[list[Token], list[Token]], aligned: _Aligned, other: tuple[Passage, Sentence]) -> bool:
+def _denies(denials: tuple[list[Token], list[Token]], aligned: _Aligned, other: tuple[ComparedText, Sentence]) -> bool:
     """Whether what the lone negation denies is in both sentences, and no cut took the negation from the `other`."""
     side = 0 if denials[0] else 1
     cue = denials[side][0]
@@ -279,11 +279,11 @@ def _denies(denials: tuple[list[Token], list[Token]], aligned: _Aligned, other: 
     return not (leads and sentence is passage.sentences[0] and not begins.isupper())
 
 
-def _opposite_answers(left: Passage, a: Sentence, right: Passage, b: Sentence) -> bool:
+def _opposite_answers(left: ComparedText, a: Sentence, right: ComparedText, b: Sentence) -> bool:
     answers = _ANSWER.match(left.shown(a.start, a.end)), _ANSWER.match(right.shown(b.start, b.end))
     return bool(answers[0] and answers[1] and bool(answers[0]["yes"]) != bool(answers[1]["yes"]))
 
 
-def _first_word(passage: Passage, sentence: Sentence) -> str:
+def _first_word(passage: ComparedText, sentence: Sentence) -> str:
     match = _ANSWER.match(passage.shown(sentence.start, sentence.end))
     return match[0].strip(" ,.;:!，。、！") if match else ""

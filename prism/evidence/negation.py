@@ -76,7 +76,7 @@ def denials(text: str) -> Iterator[Denial]:
             yield Denial(text[start : cue.end()], tuple(word.key for word in before[::-1]))
 
 
-class Document:
+class NegationIndex:
     """Where a `normalised` document has which word, and whether it denies it there."""
 
     def __init__(self, *texts: str) -> None:
@@ -117,7 +117,7 @@ def _has_cue(text: str) -> bool:
     return bool(CUES.search(folded) or _WEAK.search(folded))
 
 
-def unsupported(text: str, document: Document, backed: Sequence[str]) -> list[str]:
+def unsupported(text: str, document: NegationIndex, backed: Sequence[str]) -> list[str]:
     """The denials of one written sentence that the document does not make, as written.
 
     `backed`: the stretches of the document, normalised, that back the sentence.
@@ -135,9 +135,9 @@ def unsupported(text: str, document: Document, backed: Sequence[str]) -> list[st
     return found
 
 
-def lost(text: str, document: Document, backed: Sequence[str]) -> list[str]:
+def lost(text: str, document: NegationIndex, backed: Sequence[str]) -> list[str]:
     """Denials of the stretches that back a sentence, as the document has them, which the sentence states undenied."""
-    own = Document(text)
+    own = NegationIndex(text)
     found = []
     for stretch in backed:
         for denial in denials(stretch):

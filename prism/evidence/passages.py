@@ -49,10 +49,10 @@ def evidence_text(passage: Passage, indices: Sequence[int]) -> str:
 
 def words(text: str) -> list[str]:
     """Lower-case words, a plural s taken off: good enough to compare short English texts."""
-    return [stem(word) for word in _WORD.findall(text)]
+    return [_singular(word) for word in _WORD.findall(text)]
 
 
-def stem(word: str) -> str:
+def _singular(word: str) -> str:
     lowered = word.lower()
     return lowered[:-1] if len(lowered) > 3 and lowered.endswith("s") and not lowered.endswith("ss") else lowered
 

@@ -112,7 +112,7 @@ class Sentence:
         return frozenset(token.key for token in self.tokens if token.kind == "word")
 
 
-class Passage:
+class ComparedText:
     """A text prepared once for all comparisons with others."""
 
     def __init__(self, text: str) -> None:

@@ -25,7 +25,7 @@ from prism.errors import DataError
 from prism.files.ids import fits_tables, id_in
 from prism.files.jsonl import read_objects
 from prism.files.lines import ending
-from prism.files.trec import Judged, collect_qrels, judged_row, line_with, read_qrels
+from prism.files.trec import Qrel, collect_qrels, judged_row, line_with, read_qrels
 from prism.types import Document, Qrels
 
 BEIR_QA = ("nfcorpus", "scifact", "scidocs", "fiqa", "trec-covid", "touche2020", "dbpedia", "nq", "hotpotqa")
@@ -181,7 +181,7 @@ def _place(source: Path, id_: str) -> str:
     return line_with(source, id_) if source.is_file() else str(source)
 
 
-def _judged(rows: Iterator[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, Judged]]:
+def _judged(rows: Iterator[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, Qrel]]:
     return ((where, judged) for where, row in rows if (judged := judged_row(row, where)) is not None)
 
 

@@ -275,7 +275,7 @@ class JsonlWriter:
             self._part.discard()
 
 
-class Written(NamedTuple):
+class WrittenFile(NamedTuple):
     """What became of a file."""
 
     records: int
@@ -283,12 +283,12 @@ class Written(NamedTuple):
     """The very same records were there already: the file was left alone."""
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Written:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> WrittenFile:
     """Write a whole file atomically. Raises DataError."""
     with JsonlWriter(path) as out:
         for row in rows:
             out.write(row)
-    return Written(out.count, out.unchanged)
+    return WrittenFile(out.count, out.unchanged)
 
 
 def report_path(output: Path) -> Path:
@@ -296,7 +296,7 @@ def report_path(output: Path) -> Path:
     return output.with_name(output.name + ".report.json")
 
 
-def write_report(output: Path, stage: str, inputs: Sequence[Path], drops: Drops, **facts: Any) -> Row:
+def write_stage_report(output: Path, stage: str, inputs: Sequence[Path], drops: Drops, **facts: Any) -> Row:
     """What a stage did, beside what it made: counts, drops with reasons, cost. Returned as well."""
     report = {"stage": stage, "inputs": [str(path) for path in inputs], **facts, "dropped": drops.report()}
     write_text(report_path(output), dumps(report, indent=2) + "\n")

@@ -24,7 +24,7 @@ Scale = tuple[int, int]
 """Lowest and highest label."""
 
 
-class Place(NamedTuple):
+class PairIds(NamedTuple):
     """A pair: query id and document id."""
 
     query: str
@@ -38,12 +38,12 @@ class LabelFile:
     name: str
     """The file's name without its ending."""
     path: Path
-    labels: Mapping[Place, int]
+    labels: Mapping[PairIds, int]
     """In the order of the file."""
-    lines: Mapping[Place, int]
+    lines: Mapping[PairIds, int]
     """Where each pair stands, for messages about it."""
 
-    def outside(self, scale: Scale) -> list[Place]:
+    def outside(self, scale: Scale) -> list[PairIds]:
         """Pairs whose label is off the scale, in the order of the file."""
         return [place for place, label in self.labels.items() if not scale[0] <= label <= scale[1]]
 
@@ -61,10 +61,10 @@ def read_labels(path: Path, scale: Scale | None = None) -> LabelFile:
     """
     if is_json(path):
         return read_records(path, scale or WIDEST)[0]
-    labels: dict[Place, int] = {}
-    lines: dict[Place, int] = {}
+    labels: dict[PairIds, int] = {}
+    lines: dict[PairIds, int] = {}
     for where, judged in judged_lines(path, scale or WIDEST):
-        place = Place(judged.query, judged.document)
+        place = PairIds(judged.query, judged.document)
         if place in labels:
             raise DataError(
                 f"{where}: query {_short(place.query)} document {_short(place.document)} stands twice,"
@@ -85,10 +85,10 @@ def read_records(path: Path, scale: Scale = WIDEST) -> list[LabelFile]:
     on the scale, and for a pair that stands twice.
     """
     panel = path.name.rpartition(".")[0]
-    labels: dict[str | None, dict[Place, int]] = {None: {}}
-    lines: dict[Place, int] = {}
+    labels: dict[str | None, dict[PairIds, int]] = {None: {}}
+    lines: dict[PairIds, int] = {}
     for line in read_rows(path, Drops()):
-        place = Place(*pair_of(line.row, line.place))
+        place = PairIds(*pair_of(line.row, line.place))
         if place in lines:
             raise DataError(f"{line.place}: this pair stands twice, first in line {lines[place]}: keep one of them")
         lines[place] = int(line.place.rpartition(":")[2])

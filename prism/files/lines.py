@@ -87,10 +87,10 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
 
 def unpacked(stream: IO[bytes]) -> BinaryIO:
     """The stream, or what is packed in it; it can be peeked into (a file, standard input)."""
-    return cast(BinaryIO, gzip.GzipFile(fileobj=stream) if is_packed(stream) else stream)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=stream) if is_gzip(stream) else stream)
 
 
-def is_packed(stream: IO[bytes]) -> bool:
+def is_gzip(stream: IO[bytes]) -> bool:
     """Whether what comes next is gzip."""
     head: bytes = stream.peek(2)[:2]  # type: ignore[attr-defined]  # buffered readers have it
     return head == _PACKED

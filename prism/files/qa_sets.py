@@ -33,7 +33,7 @@ _DETOKENIZE = (
 )
 
 
-class Asked(NamedTuple):
+class QaQuestion(NamedTuple):
     """One question about one text."""
 
     query: str
@@ -57,7 +57,7 @@ class Gathered(NamedTuple):
 
     texts: dict[str, Text]
     """By id: equal texts are one, however many sets have them."""
-    asked: list[Asked]
+    asked: list[QaQuestion]
     sections: list[Text]
     """Texts without questions."""
 
@@ -137,7 +137,7 @@ def _pairs(line: Line, name: str, found: Gathered) -> None:
     title = str(row.get("title") or "")
     group = f"title/{title.replace('_', ' ').casefold()}" if title else ""
     found.asked.append(
-        Asked(
+        QaQuestion(
             query=" ".join(question.split()),
             text_id=_add_text(found, passage, title, group, name, language),
             relevant=row["label"] == 1,
@@ -156,7 +156,7 @@ def _abstract(line: Line, name: str, found: Gathered) -> None:
     body = " ".join(_strings(row, "contexts", place))
     key = _add_text(found, body, "", "", name, "en")
     decided = {"yes": True, "no": False}.get(str(row.get("decision") or row.get("final_decision")))
-    asked = Asked(require_text(row, "question", place), key, True, (), (), decided, "question", name, "en")
+    asked = QaQuestion(require_text(row, "question", place), key, True, (), (), decided, "question", name, "en")
     found.asked.append(asked)
     conclusion = str(row.get("long_answer") or "")
     # One sentence: a conclusion of several claims several things, and the abstract may back only some of them.
@@ -177,7 +177,9 @@ def _paragraph(line: Line, name: str, found: Gathered) -> None:
     title = str(row.get("title") or "")
     key = _add_text(found, body, title, f"title/{title.casefold()}" if title else "", name, "en")
     question = require_text(row, "question", place)
-    found.asked.append(Asked(question, key, True, (evidence.strip(),), _short(answers), None, "question", name, "en"))
+    found.asked.append(
+        QaQuestion(question, key, True, (evidence.strip(),), _short(answers), None, "question", name, "en")
+    )
 
 
 def _section(line: Line, name: str, found: Gathered) -> None:
@@ -223,7 +225,7 @@ def _read_folder(folder: Path, found: Gathered) -> None:
         evidence = tuple(answer for answer in answers[:1] if len(answer) > _SHORT_ANSWER)
         question = " ".join(require_text(row, "question", place).split())
         language = found.texts[key].language
-        found.asked.append(Asked(question, key, True, evidence, _short(answers), None, "question", name, language))
+        found.asked.append(QaQuestion(question, key, True, evidence, _short(answers), None, "question", name, language))
 
 
 def _strings(row: Row, name: str, place: str) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ _LABEL_COLUMN = {"label", "score", "relevance", "rel", "grade", "judgment", "jud
 _LABELS = "4 columns `query 0 document label` or 3 columns `query document label`"
 
 
-class Judged(NamedTuple):
+class Qrel(NamedTuple):
     """One labelled pair."""
 
     query: str
@@ -38,7 +38,7 @@ class Judged(NamedTuple):
     label: int
 
 
-class Scored(NamedTuple):
+class ScoredDoc(NamedTuple):
     """One line of a run."""
 
     query: str
@@ -46,7 +46,7 @@ class Scored(NamedTuple):
     score: float
 
 
-def judged_lines(path: Path, scale: tuple[int, int] = WIDEST) -> Iterator[tuple[str, Judged]]:
+def judged_lines(path: Path, scale: tuple[int, int] = WIDEST) -> Iterator[tuple[str, Qrel]]:
     """(`file:line`, labelled pair). A record whose label is null is passed over: nobody judged it.
 
     Raises DataError with file and line: other columns than the lines above, a label that is not a whole number on the
@@ -72,7 +72,7 @@ class LabelTableReader:
         self._scale = scale
         self._layout: tuple[str, int] | None = None
 
-    def read(self, line: str, where: str) -> Judged | None:
+    def read(self, line: str, where: str) -> Qrel | None:
         """The pair on a line; None for the header. Raises DataError."""
         columns, layout = split_columns(line, where, _LABELS, (3, 4))
         if self._layout is None and _is_header(columns, where):
@@ -87,7 +87,7 @@ class LabelTableReader:
         query, document = (
             read_id(value, name, where) for value, name in ((columns[0], "query"), (columns[-2], "document"))
         )
-        return Judged(query, document, read_label(columns[-1], where, self._scale))
+        return Qrel(query, document, read_label(columns[-1], where, self._scale))
 
 
 def split_columns(line: str, where: str, expected: str, allowed: Sequence[int]) -> tuple[list[str], tuple[str, int]]:
@@ -109,14 +109,14 @@ def _is_header(columns: Sequence[str], where: str) -> bool:
     return columns[-1].lower() in _LABEL_COLUMN
 
 
-def judged_row(row: Mapping[str, Any], where: str, scale: tuple[int, int] = WIDEST) -> Judged | None:
+def judged_row(row: Mapping[str, Any], where: str, scale: tuple[int, int] = WIDEST) -> Qrel | None:
     """The labelled pair of a record; None when its label is null. Raises DataError when it names none."""
     name = next((name for name in ("label", "score") if name in row), None)
     if name is None:
         raise DataError(f"{where}: no field 'label': expected query_id, doc_id and label")
     if row[name] is None:
         return None
-    return Judged(*pair_of(row, where), read_label(row[name], where, scale))
+    return Qrel(*pair_of(row, where), read_label(row[name], where, scale))
 
 
 def pair_of(row: Mapping[str, Any], where: str) -> tuple[str, str]:
@@ -157,7 +157,7 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return collect_qrels(judged_lines(path), str(path))
 
 
-def collect_qrels(judged: Iterable[tuple[str, Judged]], source: str = "qrels") -> dict[str, dict[str, int]]:
+def collect_qrels(judged: Iterable[tuple[str, Qrel]], source: str = "qrels") -> dict[str, dict[str, int]]:
     """Qrels from (where it stands, judged pair). Raises DataError when a pair carries two labels, or there is none."""
     qrels: dict[str, dict[str, int]] = {}
     for where, (query, document, label) in judged:
@@ -169,12 +169,12 @@ def collect_qrels(judged: Iterable[tuple[str, Judged]], source: str = "qrels") -
     return qrels
 
 
-def run_lines(path: Path) -> Iterator[tuple[str, Scored]]:
+def run_lines(path: Path) -> Iterator[tuple[str, ScoredDoc]]:
     """(`file:line`, line) of a TREC run, by tabs where there are any. Raises DataError."""
     for where, line in text_lines(path):
         (query, _, document, _, score, _), _ = split_columns(line, where, "`query Q0 document rank score tag`", (6,))
         names = (read_id(query, "query", where), read_id(document, "document", where))
-        yield where, Scored(*names, _number(score, where))
+        yield where, ScoredDoc(*names, _number(score, where))
 
 
 def _number(text: str, where: str) -> float:

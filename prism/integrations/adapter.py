@@ -50,7 +50,7 @@ _logger = logging.getLogger("prism.integrations")
 _loading = threading.Lock()
 
 
-class Passage(NamedTuple):
+class FrameworkDocument(NamedTuple):
     """A framework's document as far as it is read."""
 
     text: str | None
@@ -58,7 +58,7 @@ class Passage(NamedTuple):
     metadata: Mapping[str, Any]
 
 
-class Finding(Record):
+class JudgedDocument(Record):
     """What Prism says about one document, whichever way it was asked."""
 
     index: int
@@ -81,14 +81,14 @@ class Finding(Record):
     error: str | None
 
     @classmethod
-    def of_judgment(cls, judgment: Judgment) -> Finding:
+    def of_judgment(cls, judgment: Judgment) -> JudgedDocument:
         return cls(
             **{name: getattr(judgment, name) for name in cls.model_fields if name != "broken"},
             broken=judgment.check.broken if judgment.check else (),
         )
 
     @classmethod
-    def of_result(cls, item: Mapping[str, Any]) -> Finding:
+    def of_result(cls, item: Mapping[str, Any]) -> JudgedDocument:
         """One of `results` of a Prism server. Raises KeyError or ValueError for what is none."""
         error = item.get("error")
         told: dict[str, Any] = {
@@ -174,7 +174,7 @@ class Adapter(BaseModel):
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    def rank(self, query: str, passages: Sequence[Passage], top_n: int | None = None) -> list[Finding]:
+    def rank(self, query: str, passages: Sequence[FrameworkDocument], top_n: int | None = None) -> list[JudgedDocument]:
         """What is kept, best first. `top_n`: for this call.
 
         Raises InputError for a wrong call, CheckpointError, EngineError, and over HTTP ChatError of the kinds in
@@ -185,7 +185,7 @@ class Adapter(BaseModel):
         options, documents = self._options(top_n), self._documents(passages)
         if self.url is None:
             result = self.warm_up().rerank(query, documents, **options)
-            return self._kept(list(map(Finding.of_judgment, result)), result.warnings)
+            return self._kept(list(map(JudgedDocument.of_judgment, result)), result.warnings)
         import httpx
 
         url, headers, body = self._request(query, documents, options)
@@ -198,7 +198,9 @@ class Adapter(BaseModel):
             )
         return self._kept(*answer)
 
-    async def arank(self, query: str, passages: Sequence[Passage], top_n: int | None = None) -> list[Finding]:
+    async def arank(
+        self, query: str, passages: Sequence[FrameworkDocument], top_n: int | None = None
+    ) -> list[JudgedDocument]:
         """`rank`, awaited; cancellable at any time."""
         if not passages:
             return []
@@ -206,7 +208,7 @@ class Adapter(BaseModel):
         if self.url is None:
             reranker = await to_thread.run_sync(self.warm_up)
             result = await reranker.arerank(query, documents, **options)
-            return self._kept(list(map(Finding.of_judgment, result)), result.warnings)
+            return self._kept(list(map(JudgedDocument.of_judgment, result)), result.warnings)
         import httpx
 
         url, headers, body = self._request(query, documents, options)
@@ -239,16 +241,16 @@ class Adapter(BaseModel):
 
     # --- what is made of a finding -----------------------------------------------------------------------------------
 
-    def text_of(self, finding: Finding, text: str) -> str:
+    def text_of(self, finding: JudgedDocument, text: str) -> str:
         """What a document comes back with; `text` is its own."""
         return finding.quotable or text if self.content == "evidence" else text
 
-    def metadata_of(self, finding: Finding) -> dict[str, Any]:
+    def metadata_of(self, finding: JudgedDocument) -> dict[str, Any]:
         """What a document's metadata says under `prism`, in JSON's types; `content` says which text came back."""
         shown = "evidence" if self.content == "evidence" and finding.quotable else "document"
         return {**finding.model_dump(mode="json", exclude={"index"}), "content": shown}
 
-    def _kept(self, findings: list[Finding], warnings: Sequence[str]) -> list[Finding]:
+    def _kept(self, findings: list[JudgedDocument], warnings: Sequence[str]) -> list[JudgedDocument]:
         for warning in warnings:
             _logger.warning("%s", warning)
         if failed := [finding for finding in findings if finding.error]:
@@ -258,7 +260,7 @@ class Adapter(BaseModel):
 
     # --- what is sent ------------------------------------------------------------------------------------------------
 
-    def _documents(self, passages: Sequence[Passage]) -> list[dict[str, Any]]:
+    def _documents(self, passages: Sequence[FrameworkDocument]) -> list[dict[str, Any]]:
         sent = []
         for text, metadata in passages:
             title = metadata.get(self.title_key) if self.title_key else None
@@ -303,9 +305,9 @@ def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _read(answer: Any, count: int) -> tuple[list[Finding], list[str]]:
+def _read(answer: Any, count: int) -> tuple[list[JudgedDocument], list[str]]:
     """What a server answered about `count` documents, and its warnings. Raises KeyError, TypeError or ValueError."""
-    findings = [Finding.of_result(item) for item in DIALECTS["prism"].items(answer)]
+    findings = [JudgedDocument.of_result(item) for item in DIALECTS["prism"].items(answer)]
     places = {finding.index for finding in findings}
     if len(places) < len(findings) or not places <= set(range(count)):
         raise ValueError(f"expected results about documents 0 to {count - 1}, each at most once")

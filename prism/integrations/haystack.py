@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import SecretStr, ValidationError
 
 from prism.errors import InputError
-from prism.integrations.adapter import KEY, METADATA, Adapter, Finding, Passage
+from prism.integrations.adapter import KEY, METADATA, Adapter, FrameworkDocument, JudgedDocument
 from prism.options import OnLongDocument
 from prism.types import EvidenceChoice, first_problem
 
@@ -107,15 +107,15 @@ class PrismRanker:
         """`run`, awaited."""
         return self._copies(documents, await self._adapter.arank(query, _passages(documents), top_k))
 
-    def _copies(self, documents: Sequence[Document], findings: Sequence[Finding]) -> dict[str, list[Document]]:
+    def _copies(self, documents: Sequence[Document], findings: Sequence[JudgedDocument]) -> dict[str, list[Document]]:
         return {"documents": [self._copy(documents[finding.index], finding) for finding in findings]}
 
-    def _copy(self, document: Document, finding: Finding) -> Document:
+    def _copy(self, document: Document, finding: JudgedDocument) -> Document:
         meta = {**document.meta, METADATA: self._adapter.metadata_of(finding)}
         text = document.content if document.content is None else self._adapter.text_of(finding, document.content)
         copied: Document = replace(document, content=text, meta=meta, score=finding.score)
         return copied
 
 
-def _passages(documents: Sequence[Document]) -> list[Passage]:
-    return [Passage(document.content, document.meta) for document in documents]
+def _passages(documents: Sequence[Document]) -> list[FrameworkDocument]:
+    return [FrameworkDocument(document.content, document.meta) for document in documents]

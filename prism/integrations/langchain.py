@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prism.integrations.adapter import METADATA, Adapter, Finding, Passage
+from prism.integrations.adapter import METADATA, Adapter, FrameworkDocument, JudgedDocument
 
 try:
     from langchain_core.callbacks import Callbacks
@@ -34,14 +34,14 @@ class PrismCompressor(Adapter, BaseDocumentCompressor):  # type: ignore[misc]  #
         """`compress_documents`, awaited."""
         return self._copies(documents, await self.arank(query, _passages(documents)))
 
-    def _copies(self, documents: Sequence[Document], findings: Sequence[Finding]) -> list[Document]:
+    def _copies(self, documents: Sequence[Document], findings: Sequence[JudgedDocument]) -> list[Document]:
         return [self._copy(documents[finding.index], finding) for finding in findings]
 
-    def _copy(self, document: Document, finding: Finding) -> Document:
+    def _copy(self, document: Document, finding: JudgedDocument) -> Document:
         metadata = {**document.metadata, "relevance_score": finding.score, METADATA: self.metadata_of(finding)}
         text = self.text_of(finding, document.page_content)
         return document.model_copy(update={"page_content": text, "metadata": metadata})
 
 
-def _passages(documents: Sequence[Document]) -> list[Passage]:
-    return [Passage(document.page_content, document.metadata) for document in documents]
+def _passages(documents: Sequence[Document]) -> list[FrameworkDocument]:
+    return [FrameworkDocument(document.page_content, document.metadata) for document in documents]

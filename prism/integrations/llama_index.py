@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prism.errors import InputError
-from prism.integrations.adapter import METADATA, Adapter, Finding, Passage
+from prism.integrations.adapter import METADATA, Adapter, FrameworkDocument, JudgedDocument
 
 try:
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -39,7 +39,7 @@ class PrismPostprocessor(Adapter, BaseNodePostprocessor):  # type: ignore[misc] 
     ) -> list[NodeWithScore]:
         return self._copies(nodes, await self.arank(_query(query_bundle), _passages(nodes)) if nodes else [])
 
-    def _copies(self, nodes: Sequence[NodeWithScore], findings: Sequence[Finding]) -> list[NodeWithScore]:
+    def _copies(self, nodes: Sequence[NodeWithScore], findings: Sequence[JudgedDocument]) -> list[NodeWithScore]:
         return [
             nodes[finding.index].model_copy(
                 update={"node": self._copy(nodes[finding.index].node, finding), "score": finding.score}
@@ -47,7 +47,7 @@ class PrismPostprocessor(Adapter, BaseNodePostprocessor):  # type: ignore[misc] 
             for finding in findings
         ]
 
-    def _copy(self, node: BaseNode, finding: Finding) -> BaseNode:
+    def _copy(self, node: BaseNode, finding: JudgedDocument) -> BaseNode:
         hidden = {
             name: [*dict.fromkeys([*getattr(node, name), METADATA])]
             for name in ("excluded_llm_metadata_keys", "excluded_embed_metadata_keys")
@@ -66,5 +66,7 @@ def _query(query_bundle: QueryBundle | None) -> str:
     return str(query_bundle.query_str)
 
 
-def _passages(nodes: Sequence[NodeWithScore]) -> list[Passage]:
-    return [Passage(node.node.get_content(metadata_mode=MetadataMode.NONE), node.node.metadata) for node in nodes]
+def _passages(nodes: Sequence[NodeWithScore]) -> list[FrameworkDocument]:
+    return [
+        FrameworkDocument(node.node.get_content(metadata_mode=MetadataMode.NONE), node.node.metadata) for node in nodes
+    ]

@@ -25,8 +25,8 @@ from prism.measures.agreement import (
     cuts,
     estimate,
     fleiss_kappa,
-    known,
     krippendorff_alpha,
+    none_if_nan,
     resample,
     spread,
 )
@@ -166,7 +166,7 @@ def _kappa_matrix(table: LabelTable, values_K: Floats) -> tuple[tuple[float | No
     for a, b in combinations(range(judges), 2):
         counts = confusion_tables(table.votes[:, a], table.votes[:, b], everything, values_K)
         matrix[a, b] = matrix[b, a] = cohen_kappa(counts[0], values_K)
-    return tuple(tuple(known(value) for value in row) for row in matrix)
+    return tuple(tuple(none_if_nan(value) for value in row) for row in matrix)
 
 
 def _group(table: LabelTable, values_K: Floats, drawn_SQ: Floats | None) -> GroupAgreement:

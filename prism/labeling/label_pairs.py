@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from prism.errors import DataError
 from prism.files.ids import DOCUMENT_IDS, QUERY_IDS, id_in
 from prism.files.jsonl import is_array, parse_row, read_objects, require_text
-from prism.files.lines import byte_lines, decode, is_json, is_packed, open_bytes
-from prism.files.trec import Judged, LabelTableReader
+from prism.files.lines import byte_lines, decode, is_gzip, is_json, open_bytes
+from prism.files.trec import LabelTableReader, Qrel
 from prism.text import stable_id
 from prism.types import Document
 
@@ -88,7 +88,7 @@ def scan(path: Path) -> Iterator[tuple[bytes, Item | None]]:
     _require_file(path)
     with path.open("rb") as file, _Seen() as seen:
         read = LineReader(path)
-        if is_packed(file):
+        if is_gzip(file):
             raise DataError(f"{path}: a packed file cannot be read in parts: unpack it, or run without --workers")
         for number, line in byte_lines(file, str(path)):
             if number == 1 and is_json(path) and is_array(line):
@@ -142,7 +142,7 @@ def _from_row(number: int, row: dict[str, Any], where: str) -> LabelPair:
     return LabelPair(id_, number, query, document, query_id, doc_id, row)
 
 
-def _from_judged(number: int, judged: Judged) -> LabelPair:
+def _from_judged(number: int, judged: Qrel) -> LabelPair:
     query_id, doc_id = judged.query, judged.document
     record = {"query_id": query_id, "doc_id": doc_id}
     document = Document(text="", id=doc_id)

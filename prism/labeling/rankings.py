@@ -9,7 +9,7 @@ from scipy import stats
 
 from prism.errors import InputError
 from prism.files.label_files import LabelFile
-from prism.measures.agreement import SAMPLES, Estimate, Floats, interval, known, resample
+from prism.measures.agreement import SAMPLES, Estimate, Floats, interval, none_if_nan, resample
 from prism.measures.ranking import measure_queries
 from prism.types import Record, Run
 
@@ -63,8 +63,8 @@ def _compare(
         measure=measure,
         systems=len(runs),
         queries=len(queries),
-        tau=Estimate(value=known(tau), low=bounds[0][0], high=bounds[0][1]),
-        rho=Estimate(value=known(rho), low=bounds[1][0], high=bounds[1][1]),
+        tau=Estimate(value=none_if_nan(tau), low=bounds[0][0], high=bounds[0][1]),
+        rho=Estimate(value=none_if_nan(rho), low=bounds[1][0], high=bounds[1][1]),
         scores={name: (float(a), float(b)) for name, a, b in zip(runs, a_M, b_M, strict=True)},
     )
 

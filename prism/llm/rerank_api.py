@@ -34,7 +34,7 @@ Name = Literal["cohere", "jina", "voyage"]
 _NO_TEXTS: Final[Mapping[str, Any]] = {"return_documents": False}
 
 
-class Dialect(NamedTuple):
+class ApiFormat(NamedTuple):
     """How one API is asked."""
 
     base_url: str
@@ -71,17 +71,17 @@ class Dialect(NamedTuple):
         return found
 
 
-DIALECTS: Final[Mapping[str, Dialect]] = {
-    "cohere": Dialect(
+DIALECTS: Final[Mapping[str, ApiFormat]] = {
+    "cohere": ApiFormat(
         *("https://api.cohere.com/v2", "COHERE_API_KEY", "top_n", "results", {}),
         spans={"relevant_spans": {"mode": "enabled"}},
     ),
-    "jina": Dialect("https://api.jina.ai/v1", "JINA_API_KEY", "top_n", "results", _NO_TEXTS),
-    "voyage": Dialect("https://api.voyageai.com/v1", "VOYAGE_API_KEY", "top_k", "data", _NO_TEXTS),
-    "vllm": Dialect("/v1", "", "top_n", "results", {}, instruction="instruction"),
-    "tei": Dialect("", "", None, None, {"truncate": True}, texts="texts", score="score", named=False),
-    "sglang": Dialect("/v1", "", "top_n", None, _NO_TEXTS, score="score", named=False, instruction="instruct"),
-    "prism": Dialect(
+    "jina": ApiFormat("https://api.jina.ai/v1", "JINA_API_KEY", "top_n", "results", _NO_TEXTS),
+    "voyage": ApiFormat("https://api.voyageai.com/v1", "VOYAGE_API_KEY", "top_k", "data", _NO_TEXTS),
+    "vllm": ApiFormat("/v1", "", "top_n", "results", {}, instruction="instruction"),
+    "tei": ApiFormat("", "", None, None, {"truncate": True}, texts="texts", score="score", named=False),
+    "sglang": ApiFormat("/v1", "", "top_n", None, _NO_TEXTS, score="score", named=False, instruction="instruct"),
+    "prism": ApiFormat(
         *("/v1", "", "top_n", "results", {"evidence": False}),
         instruction="instruction",
         spans={"evidence": "quoted"},
@@ -109,7 +109,7 @@ def rerank_url(dialect: str, url: str | None = None) -> str:
     return given + _ENDING
 
 
-class Answer(NamedTuple):
+class CallScores(NamedTuple):
     """Scores of one call."""
 
     scores: dict[int, float]
@@ -151,7 +151,7 @@ class ApiTeacher:
 
     async def ask(
         self, client: httpx.AsyncClient, query: str, documents: Sequence[str], limiter: AsyncLimiter | None = None
-    ) -> Answer:
+    ) -> CallScores:
         """One call, asked again while the server is busy; every attempt waits for `limiter`.
 
         Raises Rejected (this request is wrong), Unavailable (no answer in `attempts`) or Stop (no request will do).
@@ -167,12 +167,12 @@ class ApiTeacher:
             limiter,
         )
 
-    def _read(self, body: Any, count: int) -> Answer:
+    def _read(self, body: Any, count: int) -> CallScores:
         dialect = DIALECTS[self.dialect]
         items = dialect.items(body)
         scores = {int(item["index"]): float(item[dialect.score]) for item in items if not item.get("error")}
         known = {index: score for index, score in scores.items() if 0 <= index < count and math.isfinite(score)}
-        return Answer(
+        return CallScores(
             known, _count(body, "usage", "total_tokens"), _count(body, "meta", "billed_units", "search_units")
         )
 

@@ -196,7 +196,7 @@ def estimate(tables_Q: Floats, statistic: Statistic, drawn_SQ: Floats | None = N
     """The statistic of all queries together, with its interval when samples are given."""
     value = float(statistic(tables_Q.sum(axis=0)))
     if drawn_SQ is None or np.isnan(value):
-        return Estimate(value=known(value))
+        return Estimate(value=none_if_nan(value))
     low, high = interval(resampled(tables_Q, drawn_SQ, statistic))
     return Estimate(value=value, low=low, high=high)
 
@@ -226,6 +226,6 @@ def spread(tables_Q: Floats, statistic: Statistic, queries: Sequence[str]) -> Sp
     )
 
 
-def known(value: float) -> float | None:
+def none_if_nan(value: float) -> float | None:
     """NaN, which JSON does not have, becomes None."""
     return None if np.isnan(value) else float(value)

@@ -33,7 +33,7 @@ class ScoredSet(NamedTuple):
     answered: bool
 
 
-class Candidate(Record):
+class FeatureFit(Record):
     """How well some features tell, cross-validated."""
 
     features: tuple[Feature, ...]
@@ -57,7 +57,7 @@ def fit_sets(sets: Sequence[ScoredSet], calibration: Calibration, names: Sequenc
     return Answering(weights=weights, intercept=float(model.intercept_[0]), prior=float(labels.mean()), sets=len(sets))
 
 
-def choose(sets: Sequence[ScoredSet], calibration: Calibration) -> tuple[Answering, tuple[Candidate, ...]]:
+def choose_features(sets: Sequence[ScoredSet], calibration: Calibration) -> tuple[Answering, tuple[FeatureFit, ...]]:
     """The fit of the fewest features within one standard error of the best, and how all did.
 
     One standard error: Breiman et al. (1984). Folds part questions, not sets. Raises InputError when nothing fits.
@@ -74,7 +74,7 @@ def choose(sets: Sequence[ScoredSet], calibration: Calibration) -> tuple[Answeri
 
 def _candidate(
     sets: Sequence[ScoredSet], calibration: Calibration, names: tuple[Feature, ...], folds: dict[str, int]
-) -> Candidate | None:
+) -> FeatureFit | None:
     losses: dict[str, list[float]] = {}
     for fold in range(FOLDS):
         inside = [one for one in sets if folds[one.group] != fold]
@@ -87,7 +87,9 @@ def _candidate(
                 p = fitted.probability(one.scores, calibration)
                 losses.setdefault(one.group, []).append(-np.log(max(p if one.answered else 1 - p, 1e-12)))
     means = np.array([np.mean(each) for each in losses.values()])
-    return Candidate(features=names, log_loss=float(means.mean()), error=float(means.std(ddof=1) / np.sqrt(len(means))))
+    return FeatureFit(
+        features=names, log_loss=float(means.mean()), error=float(means.std(ddof=1) / np.sqrt(len(means)))
+    )
 
 
 def _matrix(sets: Sequence[ScoredSet], calibration: Calibration, names: Sequence[Feature]) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ DIGITS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Paragraph:
     """A paragraph; `kind` warn and note stand out."""
 
     text: str
@@ -67,7 +67,7 @@ class Chart:
     """Inches, at 100 pixels each."""
 
 
-Block = Text | Code | Table | Chart
+Block = Paragraph | Code | Table | Chart
 
 
 @dataclass(slots=True)
@@ -80,15 +80,15 @@ class Section:
 
     def text(self, text: str) -> None:
         """A paragraph."""
-        self.blocks.append(Text(one_line(text)))
+        self.blocks.append(Paragraph(one_line(text)))
 
     def note(self, text: str) -> None:
         """Something to keep in mind while reading."""
-        self.blocks.append(Text(one_line(text), "note"))
+        self.blocks.append(Paragraph(one_line(text), "note"))
 
     def warn(self, text: str) -> None:
         """Something without which the figures would be misread."""
-        self.blocks.append(Text(one_line(text), "warn"))
+        self.blocks.append(Paragraph(one_line(text), "warn"))
 
     def code(self, text: str, caption: str = "") -> None:
         """A command, a record, a prompt: line breaks stay."""

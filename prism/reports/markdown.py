@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from prism.reports.blocks import Block, Chart, Code, Content, Table, Text
+from prism.reports.blocks import Block, Chart, Code, Content, Paragraph, Table
 
 
 def markdown(report: Content) -> Iterable[str]:
@@ -25,9 +25,9 @@ def markdown(report: Content) -> Iterable[str]:
 
 def _markdown_block(block: Block) -> Iterable[str]:
     match block:
-        case Text(text, "text"):
+        case Paragraph(text, "text"):
             yield _inert(text)
-        case Text(text, kind):
+        case Paragraph(text, kind):
             yield f"> **{'Warning' if kind == 'warn' else 'Note'}:** {_inert(text)}"
         case Code(text, caption):
             yield from (*_caption(caption), *_fenced(text))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from prism.reports.blocks import Block, Chart, Code, Content, Section, Table, Text
+from prism.reports.blocks import Block, Chart, Code, Content, Paragraph, Section, Table
 from prism.reports.style import DARK, LIGHT, STYLE
 from prism.text import clean
 
@@ -141,9 +141,9 @@ def _section(anchor: str, section: Section, drawn: Mapping[str, tuple[str, str]]
 
 def _block(block: Block, drawn: Mapping[str, tuple[str, str]], prism: str) -> Iterable[str]:
     match block:
-        case Text(text, "text"):
+        case Paragraph(text, "text"):
             yield f"<p>{escape(text)}</p>"
-        case Text(text, kind):
+        case Paragraph(text, kind):
             name = "Warning" if kind == "warn" else "Note"
             yield f'<aside class="{kind}" role="note"><strong>{name}.</strong> {escape(text)}</aside>'
         case Code(text, caption):

@@ -25,7 +25,7 @@ from prism.serving.body import peek
 from prism.serving.decisions import DecisionRequest, DecisionResponse
 from prism.serving.dialects import WARNINGS, Dialect, RerankResponse, TeiItem
 from prism.serving.endpoint import COHERE, Endpoint
-from prism.serving.failures import (
+from prism.serving.http_errors import (
     INVALID,
     ErrorBody,
     Refused,

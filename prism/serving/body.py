@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from prism.errors import InputError
 from prism.serving.dialects import Dialect, common_names, recognise, spelled
-from prism.serving.failures import INVALID, Refused
+from prism.serving.http_errors import INVALID, Refused
 from prism.serving.schema import RerankRequest
 from prism.types import first_problem
 

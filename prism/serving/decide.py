@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from prism.errors import InputError, TooManyTokens
 from prism.result import RerankResult
 from prism.serving.dialects import Meta
-from prism.serving.questions import Posed, Questions, Reading, TypedAnswer, read_question, typed_answer
+from prism.serving.questions import Posed, QuestionPairs, Questions, TypedAnswer, read_question, typed_answer
 from prism.serving.schema import ignored, other_model
 from prism.types import Usage
 
@@ -25,7 +25,7 @@ class Decided(NamedTuple):
     score_version: str | None
 
 
-def read_all(asked: Questions, max_pairs: int) -> dict[str, Reading]:
+def read_all(asked: Questions, max_pairs: int) -> dict[str, QuestionPairs]:
     """The pairs of every question. Raises InputError where they are too many."""
     most = f"at most {max_pairs} in one request"
     if len(asked.questions) > max_pairs:
@@ -40,7 +40,7 @@ def read_all(asked: Questions, max_pairs: int) -> dict[str, Reading]:
     return readings
 
 
-async def decide(asked: Questions, readings: Mapping[str, Reading], judge: Judge, max_tokens: int) -> Decided:
+async def decide(asked: Questions, readings: Mapping[str, QuestionPairs], judge: Judge, max_tokens: int) -> Decided:
     """The answers. What is wrong with one question, or its passage, is that question's refusal.
 
     Raises TooManyTokens where the prompts together take more than `max_tokens`, and what `judge` raises of the model.
@@ -78,7 +78,7 @@ def _by_query(posed: Sequence[tuple[str, Posed]]) -> dict[str, list[int]]:
     return found
 
 
-def _answer(asked: Questions, key: str, reading: Reading, scores: Sequence[float | str]) -> TypedAnswer | str:
+def _answer(asked: Questions, key: str, reading: QuestionPairs, scores: Sequence[float | str]) -> TypedAnswer | str:
     if reading.problem:
         return reading.problem
     for score in scores:

@@ -29,12 +29,12 @@ from prism.serving.body import parse_json, peek, read_body, read_request
 from prism.serving.decide import Decided, decide, read_all
 from prism.serving.decisions import decisions_answer, read_decisions
 from prism.serving.dialects import Dialect, answer, headers, preflight_answer, recognise
-from prism.serving.failures import INVALID, Failure, Refused, failure
-from prism.serving.limits import Admission, Keys, Limits, Place
+from prism.serving.http_errors import INVALID, HttpFailure, Refused, failure
+from prism.serving.limits import Admission, Keys, Limits, Slot
 from prism.serving.observability import NAME, Metrics, Phase, Served, Trace, tokens_saved
 from prism.serving.questions import Questions
 from prism.serving.schema import RerankRequest
-from prism.serving.score import Asked, read_score, score_answer
+from prism.serving.score import ScoreRequest, read_score_request, score_answer
 from prism.serving.stream import Emit, EventStream, encode, told, until_disconnect
 from prism.serving.systemone import read_system_one, system_one_answer
 from prism.types import EvidenceChoice, Judgment, Usage
@@ -89,7 +89,7 @@ class Ticket:
 
 
 ContextOf = Callable[[RerankResult], PromptContext | None]
-Answer = Callable[[Request, "Ticket", Place], Awaitable[Response]]
+Answer = Callable[[Request, "Ticket", Slot], Awaitable[Response]]
 
 
 class Wire(NamedTuple):
@@ -151,7 +151,7 @@ class Endpoint:
             ticket.close(response.status_code)
         return response
 
-    async def _let_in(self, request: Request, ticket: Ticket) -> Place:
+    async def _let_in(self, request: Request, ticket: Ticket) -> Slot:
         try:
             self._keys.require(request.headers)
             return self._admission.enter()
@@ -168,7 +168,7 @@ class Endpoint:
 
     # -- ranking
 
-    async def _rerank(self, request: Request, ticket: Ticket, place: Place) -> Response:
+    async def _rerank(self, request: Request, ticket: Ticket, place: Slot) -> Response:
         body = await self._read(request, ticket)
         read = partial(read_request, zero_is_all=not request.scope["path"].endswith(COHERE))
         asked, ticket.names = await to_thread.run_sync(read, body, self._limits.max_documents)
@@ -187,7 +187,7 @@ class Endpoint:
         result = await until_disconnect(request, _last(events))
         return await to_thread.run_sync(_response, ticket, asked, context_of, result)
 
-    def _admit(self, place: Place, instruction: str | None, priority: int | None = None) -> None:
+    def _admit(self, place: Slot, instruction: str | None, priority: int | None = None) -> None:
         """A request that was read. Raises Refused: 422 for an instruction where the model takes none, 429."""
         template = self._reranker.template
         if instruction is not None and not template.takes_instruction:
@@ -273,9 +273,9 @@ class Endpoint:
 
     # -- scoring
 
-    async def _score(self, request: Request, ticket: Ticket, place: Place) -> Response:
+    async def _score(self, request: Request, ticket: Ticket, place: Slot) -> Response:
         body = await self._read(request, ticket)
-        asked = await to_thread.run_sync(read_score, body, self._limits.max_documents)
+        asked = await to_thread.run_sync(read_score_request, body, self._limits.max_documents)
         ticket.names = asked.names
         ticket.fields |= {"documents": len(asked.queries), "stream": False}
         self._admit(place, asked.request.instruction, asked.request.priority)
@@ -285,7 +285,7 @@ class Endpoint:
         ticket.fields |= used.model_dump()
         return JSONResponse(score_answer(ticket.id, asked, self._reranker.name, judged, used))
 
-    async def _judge_all(self, asked: Asked) -> tuple[dict[int, Judgment], Usage]:
+    async def _judge_all(self, asked: ScoreRequest) -> tuple[dict[int, Judgment], Usage]:
         """Judgments by place. Pairs that share a query are judged together."""
         texts, judged, used = asked.request.texts(), dict[int, Judgment](), Usage()
         for query, places in asked.groups().items():
@@ -304,7 +304,7 @@ class Endpoint:
 
     # -- typed questions
 
-    async def _decide(self, wire: Wire, request: Request, ticket: Ticket, place: Place) -> Response:
+    async def _decide(self, wire: Wire, request: Request, ticket: Ticket, place: Slot) -> Response:
         body = await self._read(request, ticket)
         asked = await to_thread.run_sync(wire.read, body)
         readings = await to_thread.run_sync(read_all, asked, self._limits.max_documents)
@@ -325,7 +325,7 @@ class Endpoint:
 
     # -- when it goes wrong
 
-    def _failed(self, ticket: Ticket, error: Exception) -> Failure:
+    def _failed(self, ticket: Ticket, error: Exception) -> HttpFailure:
         if isinstance(error, EngineError):
             self.broken = True
             self._metrics.engine_errors.inc()

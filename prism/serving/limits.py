@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import Field
 
 from prism.errors import InputError
-from prism.serving.failures import Refused
+from prism.serving.http_errors import Refused
 from prism.types import EvidenceChoice, Record
 
 
@@ -98,7 +98,7 @@ _AT_THE_DOOR = 8
 """Requests whose body is read although all places are taken."""
 
 
-class Place:
+class Slot:
     """One request under way."""
 
     def __init__(self, admission: Admission, entered: float) -> None:
@@ -133,7 +133,7 @@ class Admission:
 
     def __init__(self, max_requests: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.draining = False
-        self._places: list[Place] = []
+        self._places: list[Slot] = []
         self._max = max_requests
         self._clock = clock
         self._mean_s = 1.0
@@ -143,18 +143,18 @@ class Admission:
         """Requests under way, those at the door included."""
         return len(self._places)
 
-    def enter(self) -> Place:
+    def enter(self) -> Slot:
         """Lets a request in as far as the door. Raises Refused, 429 or 503, with a time to wait."""
         if self.draining:
             message = "the server is shutting down: send the request to another"
             raise Refused(503, message, "shutting_down", Retry_After="1")
         if self.open >= self._max + _AT_THE_DOOR:
             raise self.full()
-        place = Place(self, self._clock())
+        place = Slot(self, self._clock())
         self._places.append(place)
         return place
 
-    def seat(self, place: Place, priority: int) -> None:
+    def seat(self, place: Slot, priority: int) -> None:
         seated = [other for other in self._places if other.priority is not None and not other.given_up]
         if len(seated) >= self._max:
             urgencies = {id(other): other.priority or 0 for other in seated}
@@ -164,7 +164,7 @@ class Admission:
             max(reversed(less), key=lambda other: urgencies[id(other)]).give_up()
         place.priority = priority
 
-    def release(self, place: Place) -> None:
+    def release(self, place: Slot) -> None:
         if place in self._places:
             self._places.remove(place)
             if place.priority is None or place.given_up:

@@ -106,7 +106,7 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-def command_line(pid: int) -> str:
+def command_of(pid: int) -> str:
     """The process's command line, or the title it gave itself; empty when it is gone."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()

@@ -77,7 +77,7 @@ class Posed(NamedTuple):
     """The score, where nobody need be asked: a passage without text answers no query."""
 
 
-class Reading(NamedTuple):
+class QuestionPairs(NamedTuple):
     """The pairs that are scored for one question, or why there are none."""
 
     pairs: tuple[Posed, ...] = ()
@@ -122,14 +122,14 @@ def typed_answer(question: TypedQuestion, scores: Sequence[float]) -> TypedAnswe
 # --- which pairs -----------------------------------------------------------------------------------------------------
 
 
-def read_question(question: TypedQuestion, state: Subject) -> Reading:
+def read_question(question: TypedQuestion, state: Subject) -> QuestionPairs:
     """The pairs for one question."""
     try:
         if problem := question.problem or state.problem:
             raise CannotSay(problem)
-        return Reading(tuple(_pairs(question, state)))
+        return QuestionPairs(tuple(_pairs(question, state)))
     except CannotSay as refusal:
-        return Reading(problem=str(refusal))
+        return QuestionPairs(problem=str(refusal))
 
 
 def _pairs(question: TypedQuestion, state: Subject) -> list[Posed]:

@@ -17,7 +17,7 @@ from prism.errors import InputError
 from prism.judging import cut_off
 from prism.serving.body import check_count, spellings, validated
 from prism.serving.dialects import Meta, UsageOut, common_names, told_score, usage
-from prism.serving.failures import INVALID, Refused
+from prism.serving.http_errors import INVALID, Refused
 from prism.serving.schema import RerankRequest, ignored, request_schema
 from prism.text import clean
 from prism.types import Judgment, Record, Usage
@@ -50,7 +50,7 @@ class ScoreResponse(Record):
     meta: Meta
 
 
-class Asked(NamedTuple):
+class ScoreRequest(NamedTuple):
     """A score request, read."""
 
     request: RerankRequest
@@ -71,7 +71,7 @@ class Asked(NamedTuple):
         return found
 
 
-def read_score(body: object, max_documents: int) -> Asked:
+def read_score_request(body: object, max_documents: int) -> ScoreRequest:
     """Raises Refused (422) for wrong types, InputError for numbers of texts that do not fit together."""
     renamed, names = common_names(body)
     if not isinstance(renamed, Mapping):
@@ -91,7 +91,7 @@ def read_score(body: object, max_documents: int) -> Asked:
     request.refuse_contradictions()
     unheeded = sorted(set(renamed) - _HEEDED - {first, second})
     one_each = texts * (len(documents) if len(texts) == 1 else 1)
-    return Asked(request, one_each, spellings(request, names), unheeded)
+    return ScoreRequest(request, one_each, spellings(request, names), unheeded)
 
 
 def _sides(body: Mapping[str, Any]) -> tuple[str, str]:
@@ -111,7 +111,7 @@ def _text(query: object) -> str | None:
 
 
 def score_answer(
-    request_id: str, asked: Asked, model: str, judged: Mapping[int, Judgment], used: Usage
+    request_id: str, asked: ScoreRequest, model: str, judged: Mapping[int, Judgment], used: Usage
 ) -> dict[str, Any]:
     """`judged`: by place; a pair without a judgment had no query."""
     nothing = Judgment(index=0, score=None, verdict=None, error=f"{asked.names['query']} has no text here")

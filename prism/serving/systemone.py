@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from prism.errors import InputError
 from prism.serving.decide import Decided, meta_of
 from prism.serving.dialects import Meta
-from prism.serving.failures import INVALID, Refused
+from prism.serving.http_errors import INVALID, Refused
 from prism.serving.questions import Option, Questions, TypedAnswer, TypedQuestion
 from prism.serving.subject import IMAGE, CannotSay, Subject, written_out
 from prism.serving.values import Maybe, Text

@@ -246,10 +246,10 @@ def loss_terms(
 
 def body(model: Any) -> nn.Module:
     """The module whose output is the last hidden state, under whatever wraps it (LoRA)."""
-    return plain(model).base_model  # type: ignore[no-any-return]
+    return unwrapped(model).base_model  # type: ignore[no-any-return]
 
 
-def plain(model: Any) -> Any:
+def unwrapped(model: Any) -> Any:
     """The causal language model, under whatever wraps it (LoRA); its adapters stay at work."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

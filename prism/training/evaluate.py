@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from prism.errors import DataError
 from prism.files.examples import read_examples
 from prism.template import Template
-from prism.training.distill import plain
+from prism.training.distill import unwrapped
 from prism.training.recipe import Recipe
 from prism.types import Document, Example, Judgment, Outcome, Record, Verdict
 
@@ -109,7 +109,7 @@ def _reranker(model: Any, template: Template) -> Iterator[Any]:
     from prism.reranker import Reranker
 
     engine = HfEngine(
-        plain(model),
+        unwrapped(model),
         label_ids=template.label_ids,
         stop_ids=template.stop_ids,
         stop_strings=template.stop_strings,

@@ -115,7 +115,7 @@ def adapter_folder(name: str) -> Path:
     return folder
 
 
-def merged(model: Any, recipe: Recipe, base: Checkpoint) -> Any:
+def merged_model(model: Any, recipe: Recipe, base: Checkpoint) -> Any:
     """The plain model: adapters are folded into their weights in fp32, where nothing of them is rounded away."""
     lora = recipe.model.lora
     if lora is None:

@@ -11,14 +11,14 @@ from prism.checkpoint import CONFIG_NAME, Checkpoint, PrismConfig
 from prism.files.jsonl import write_text
 from prism.merge import ADAPTER, ADAPTER_WEIGHTS
 from prism.template import Template
-from prism.training.model import merged
+from prism.training.model import merged_model
 from prism.training.recipe import Recipe, dump_recipe
 
 
 def package(path: Path, model: Any, recipe: Recipe, base: Checkpoint, template: Template, figures: list[str]) -> None:
     """Write the finished checkpoint to `path`, as `model.lora.save` says; `figures`: lines for an adapter's card."""
     if recipe.model.lora is None or recipe.model.lora.save == "merged":
-        plain = merged(model, recipe, base)
+        plain = merged_model(model, recipe, base)
         Checkpoint.save(path, model=plain, template=template, name=recipe.name, recipe=dump_recipe(recipe))
         return
     save_adapter(path, model, recipe.model.base)

@@ -26,7 +26,7 @@ _DOCUMENT_CHARS = 600
 _SHOWN = ("score", "outcome", "contribution", "evidence")
 
 
-def write_report(folder: Path, recipe: Recipe, log: Mapping[str, Any], measured: Sequence[Assessment]) -> Path:
+def write_training_report(folder: Path, recipe: Recipe, log: Mapping[str, Any], measured: Sequence[Assessment]) -> Path:
     """Write `folder`/report/ and return the path of report.html. `log` is what log.json holds."""
     report = Report(
         f"Training of {recipe.name}",

@@ -27,7 +27,7 @@ from prism.training.model import make_model
 from prism.training.packaging import package
 from prism.training.progress import Reporter, is_main, say
 from prism.training.recipe import TERMS, Recipe, dump_recipe, load_recipe
-from prism.training.run_report import write_report
+from prism.training.run_report import write_training_report
 from prism.training.setup import Opened, arguments, open_template
 
 LOG_NAME = "log.json"
@@ -185,7 +185,7 @@ def _finish(
     if not is_main():
         return result
     package(result, whole, recipe, opened.base, opened.template, _figures(log))
-    page = write_report(folder, recipe, log, Assessment.read_all(folder / "evaluation"))
+    page = write_training_report(folder, recipe, log, Assessment.read_all(folder / "evaluation"))
     write_text(folder / LOG_NAME, json.dumps(log, indent=1) + "\n")
     say(f"wrote {result}{f', the best of those measured ({Path(best).name}),' if best else ''} and {page}")
     return result

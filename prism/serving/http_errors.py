@@ -91,13 +91,13 @@ TOO_MANY_TOKENS = "max_tokens_exceeded"
 _logger = logging.getLogger(NAME)
 
 
-class Failure(NamedTuple):
+class HttpFailure(NamedTuple):
     status: int
     message: str
     kind: str
     headers: dict[str, str]
 
-    def spelled(self, names: Mapping[str, str]) -> Failure:
+    def spelled(self, names: Mapping[str, str]) -> HttpFailure:
         """The same, in the words of whoever sent the request."""
         return self._replace(message=spelled(self.message, names)) if self.status < 500 else self
 
@@ -108,16 +108,18 @@ class Failure(NamedTuple):
         return JSONResponse(self.body(request_id, dialect), self.status, headers=self.headers)
 
 
-def failure(request_id: str, error: Exception) -> Failure:
+def failure(request_id: str, error: Exception) -> HttpFailure:
     """Logs name the kind of an error and its place; its text may quote a document."""
     if isinstance(error, Refused):
-        return Failure(error.status, str(error), error.kind, error.headers)
+        return HttpFailure(error.status, str(error), error.kind, error.headers)
     if isinstance(error, InputError):
-        return Failure(400, str(error), TOO_MANY_TOKENS if isinstance(error, TooManyTokens) else INVALID, {})
+        return HttpFailure(400, str(error), TOO_MANY_TOKENS if isinstance(error, TooManyTokens) else INVALID, {})
     if isinstance(error, ClientDisconnect):
-        return Failure(499, "the client closed the connection", "cancelled", {})
+        return HttpFailure(499, "the client closed the connection", "cancelled", {})
     if isinstance(error, TimeoutError):
-        return Failure(504, "the request took too long: send fewer documents, or ask for less evidence", "timeout", {})
+        return HttpFailure(
+            504, "the request took too long: send fewer documents, or ask for less evidence", "timeout", {}
+        )
     place = error.__traceback__
     while place and place.tb_next:
         place = place.tb_next
@@ -125,5 +127,5 @@ def failure(request_id: str, error: Exception) -> Failure:
     fields = {"id": request_id, "error": type(error).__name__, "at": where}
     _logger.error("%s failed: %s at %s", request_id, type(error).__name__, where, extra={"fields": fields})
     if isinstance(error, EngineError) and not isinstance(error, LabelMissing):
-        return Failure(503, f"the model could not compute this: {error}", UNAVAILABLE, {"Retry-After": "1"})
-    return Failure(500, f"internal error: the server's log has more under {request_id}", "internal_error", {})
+        return HttpFailure(503, f"the model could not compute this: {error}", UNAVAILABLE, {"Retry-After": "1"})
+    return HttpFailure(500, f"internal error: the server's log has more under {request_id}", "internal_error", {})

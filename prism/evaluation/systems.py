@@ -1,4 +1,4 @@
-"""The columns of a comparison: first stages, their candidates reranked, and fusions of both, each with its scores."""
+"""The systems of a comparison: first stages, their candidates reranked, and fusions of both, each with its scores."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prism.errors import DataError, InputError
-from prism.evaluation import fusion, ranking
-from prism.evaluation.ranking import QueryReranker
+from prism.evaluation import fusion, reranking
+from prism.evaluation.reranking import QueryReranker
 from prism.evaluation.specs import parse_spec
 from prism.files.beir import BeirSet
 from prism.files.ledger import Kept
@@ -26,19 +26,19 @@ from prism.types import Run
 from prism.version import __version__
 
 Say = Callable[[str], None]
-State = Kept[ranking.Reranked]
-"""Finished queries of one column."""
+State = Kept[reranking.Reranked]
+"""Finished queries of one system."""
 K1, B = 0.9, 0.4
 """BM25 as BEIR and Anserini run it."""
 
 
-class Column(NamedTuple):
-    """One column of the report for one data set."""
+class System(NamedTuple):
+    """One system (a first stage, a reranker, a fusion) on one data set."""
 
     name: str
     run: Run
     scores: Mapping[str, Mapping[str, float]]
-    """Query -> document -> score, of the documents this column scored itself."""
+    """Query -> document -> score, of the documents this system scored itself."""
     seconds: float
     """Time spent per query, summed over all queries, those of earlier, stopped runs included."""
     options: Mapping[str, Any]
@@ -59,7 +59,7 @@ def progress_bar() -> Progress:
 # --- first stages ----------------------------------------------------------------------------------------------------
 
 
-def bm25_column(data: BeirSet, depth: int, decided: Mapping[str, Any]) -> Column:
+def bm25_system(data: BeirSet, depth: int, decided: Mapping[str, Any]) -> System:
     """The best `depth` documents by BM25 over title and text. The index is in memory, the texts are not."""
     from prism.retrieval.bm25 import Bm25
 
@@ -69,7 +69,7 @@ def bm25_column(data: BeirSet, depth: int, decided: Mapping[str, Any]) -> Column
     return _retrieved("bm25", data, ids, found, start, {**decided, "k1": K1, "b": B, "depth": depth})
 
 
-def dense_column(data: BeirSet, name: str, model: str, depth: int, cache: Path, decided: Mapping[str, Any]) -> Column:
+def dense_system(data: BeirSet, name: str, model: str, depth: int, cache: Path, decided: Mapping[str, Any]) -> System:
     """The `depth` nearest documents by the vectors of a sentence-transformers model, which are kept in `cache`."""
     from prism.retrieval.dense import SentenceEncoder, build_index
 
@@ -95,13 +95,13 @@ def _retrieved(
     found: Sequence[Sequence[tuple[int, float]]],
     start: float,
     decided: Mapping[str, Any],
-) -> Column:
+) -> System:
     scores = {q: {ids[place]: score for place, score in hits} for q, hits in zip(data.queries, found, strict=True)}
     run = {query: list(of_query) for query, of_query in scores.items()}
-    return Column(name, run, scores, time.perf_counter() - start, decided)
+    return System(name, run, scores, time.perf_counter() - start, decided)
 
 
-def run_column(data: BeirSet, name: str, path: Path, decided: Mapping[str, Any]) -> Column:
+def run_system(data: BeirSet, name: str, path: Path, decided: Mapping[str, Any]) -> System:
     """The candidates of a TREC run. Raises DataError when it is plainly of another data set."""
     start = time.perf_counter()
     given = read_scores(path)
@@ -112,7 +112,7 @@ def run_column(data: BeirSet, name: str, path: Path, decided: Mapping[str, Any])
         kind, id_ = ("document", strange) if strange is not None else ("query", next(iter(given)))
         where = line_with(path, id_)
         raise DataError(f"{where}: {kind} {id_!r} is not in {data.name} {data.split}: is the run of another data set?")
-    return Column(name, run, scores, time.perf_counter() - start, {**decided, "run": shown(path)})
+    return System(name, run, scores, time.perf_counter() - start, {**decided, "run": shown(path)})
 
 
 # --- reranked --------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def run_column(data: BeirSet, name: str, path: Path, decided: Mapping[str, Any])
 class Reranking(NamedTuple):
     """One reranker and what it is told."""
 
-    column: str
+    system: str
     model: str
     top_k: int
     instruction: str | None
@@ -131,39 +131,39 @@ class Reranking(NamedTuple):
     """Whatever changes scores, for the name of the state file."""
 
 
-def rerank_column(
+def rerank_system(
     data: BeirSet,
-    first: Column,
+    first: System,
     plan: Reranking,
     state: State,
     load: Callable[[], QueryReranker],
     say: Say,
-) -> Column:
+) -> System:
     """The candidates with their first `top_k` reranked, as far as the state file does not have them already."""
-    kept, column = state.read(), plan.column
+    kept, system = state.read(), plan.system
     tasks = (_task(data, query, ranked, plan.top_k) for query, ranked in first.run.items() if ranked)
     same = {task.id: kept[task.id] for task in tasks if task.id in kept and kept[task.id].digest == task.digest()}
     finished = {id_: done for id_, done in same.items() if not done.to_ask_again}
     todo = [query for query, ranked in first.run.items() if ranked and query not in finished]
     if finished:
-        say(f"{data.name} {column}: {len(finished)} queries were finished before, {len(todo)} to go")
+        say(f"{data.name} {system}: {len(finished)} queries were finished before, {len(todo)} to go")
     if todo:
         work = (_task(data, query, first.run[query], plan.top_k) for query in todo)
         settings: dict[str, Any] = {"instruction": plan.instruction, "max_prompt_tokens": plan.max_prompt_tokens}
         with progress_bar() as progress:
-            bar = progress.add_task(f"{data.name} {column}", completed=len(finished), total=len(finished) + len(todo))
-            for done in ranking.rerank(work, load(), **settings, at_once=plan.at_once):
+            bar = progress.add_task(f"{data.name} {system}", completed=len(finished), total=len(finished) + len(todo))
+            for done in reranking.rerank(work, load(), **settings, at_once=plan.at_once):
                 state.append(done.id, done)
                 finished[done.id] = done
                 progress.advance(bar)
     return _reranked(first, plan, finished)
 
 
-def _reranked(first: Column, plan: Reranking, finished: Mapping[str, ranking.Reranked]) -> Column:
+def _reranked(first: System, plan: Reranking, finished: Mapping[str, reranking.Reranked]) -> System:
     scored = {q: {d: score for d, score in done.ranked if score is not None} for q, done in finished.items()}
-    return Column(
-        name=plan.column,
-        run=ranking.put_on_top(first.run, finished),
+    return System(
+        name=plan.system,
+        run=reranking.put_on_top(first.run, finished),
         scores={query: scored.get(query, {}) for query in first.run},
         seconds=sum(done.seconds for done in finished.values()),
         options={**first.options, "candidates": first.name, "model": shown(plan.model), **plan.decides},
@@ -174,21 +174,21 @@ def _reranked(first: Column, plan: Reranking, finished: Mapping[str, ranking.Rer
     )
 
 
-def _task(data: BeirSet, query: str, ranked: Sequence[str], top_k: int) -> ranking.Task:
+def _task(data: BeirSet, query: str, ranked: Sequence[str], top_k: int) -> reranking.Task:
     documents = tuple(data.document(id_) for id_ in ranked[:top_k])
-    return ranking.Task(id=query, query=data.queries[query], documents=documents)
+    return reranking.Task(id=query, query=data.queries[query], documents=documents)
 
 
 def open_state(data: BeirSet, plan: Reranking, folder: Path, resume: bool, say: Say) -> State:
     """The state file; its name hashes whatever decides scores, except the texts: those are in each entry's digest."""
     decides = json.dumps([__version__, identity(plan.model), data.name, data.split, plan.decides], default=str)
     key = hashlib.sha256(decides.encode()).hexdigest()[:12]
-    stem = f"{data.name if data.split == 'test' else f'{data.name}-{data.split}'}.{plan.column}"
-    state = Kept(folder / f"{stem}.{key}.sqlite", ranking.Reranked, say)
+    stem = f"{data.name if data.split == 'test' else f'{data.name}-{data.split}'}.{plan.system}"
+    state = Kept(folder / f"{stem}.{key}.sqlite", reranking.Reranked, say)
     if not resume:
         state.clear()
     elif not state.exists() and any(folder.glob(f"{stem}.*.*")):
-        say(f"{data.name} {plan.column}: the model or the options differ from earlier runs, whose state is not used")
+        say(f"{data.name} {plan.system}: the model or the options differ from earlier runs, whose state is not used")
     return state
 
 
@@ -206,43 +206,43 @@ def identity(model: str) -> object:
 
 
 def fuse(
-    columns: Sequence[Column], method: fusion.Method, top_k: int, name: str, weight: float | None = None
-) -> Column:
-    """The best `top_k` of each column, fused; what the first column had besides stays below, in its order."""
+    systems: Sequence[System], method: fusion.Method, top_k: int, name: str, weight: float | None = None
+) -> System:
+    """The best `top_k` of each system, fused; what the first system had besides stays below, in its order."""
     run: dict[str, list[str]] = {}
     scores: dict[str, dict[str, float]] = {}
-    for query in columns[0].run:
-        parts = [_best(column, query, top_k) for column in columns]
+    for query in systems[0].run:
+        parts = [_best(system, query, top_k) for system in systems]
         if method == "rrf":
             fused = fusion.reciprocal_rank(parts)
         else:
             fused = fusion.weighted(parts[0], parts[1], 0.5 if weight is None else weight, method)
         scores[query] = fused
-        run[query] = [*by_score(fused), *(d for d in columns[0].run[query] if d not in fused)]
-    options = {**columns[-1].options, "fused": [column.name for column in columns], "method": method, "top_k": top_k}
+        run[query] = [*by_score(fused), *(d for d in systems[0].run[query] if d not in fused)]
+    options = {**systems[-1].options, "fused": [system.name for system in systems], "method": method, "top_k": top_k}
     if method != "rrf":
         options["weight"] = weight
-    return Column(
+    return System(
         name,
         run,
         scores,
-        sum(column.seconds for column in columns),
+        sum(system.seconds for system in systems),
         options,
-        tokens=sum(column.tokens for column in columns),
-        requests=sum(column.requests for column in columns),
+        tokens=sum(system.tokens for system in systems),
+        requests=sum(system.requests for system in systems),
     )
 
 
-def _best(column: Column, query: str, top_k: int) -> dict[str, float]:
-    scores = column.scores.get(query, {})
-    return {document: scores[document] for document in column.run.get(query, ())[:top_k] if document in scores}
+def _best(system: System, query: str, top_k: int) -> dict[str, float]:
+    scores = system.scores.get(query, {})
+    return {document: scores[document] for document in system.run.get(query, ())[:top_k] if document in scores}
 
 
-def fitted_weight(train: BeirSet, columns: Sequence[Column], method: fusion.Method, top_k: int) -> float:
-    """The weight of the first column, from queries of the train split."""
-    if len(columns) != 2:
-        raise InputError(f"a weighted sum has two columns, got {len(columns)}: use rrf for more")
-    first, second = ({query: _best(column, query, top_k) for query in train.qrels} for column in columns)
+def fitted_weight(train: BeirSet, systems: Sequence[System], method: fusion.Method, top_k: int) -> float:
+    """The weight of the first system, from queries of the train split."""
+    if len(systems) != 2:
+        raise InputError(f"a weighted sum has two systems, got {len(systems)}: use rrf for more")
+    first, second = ({query: _best(system, query, top_k) for query in train.qrels} for system in systems)
     return fusion.fit_weight(train.qrels, first, second, method)
 
 
