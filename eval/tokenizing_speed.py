@@ -23,6 +23,7 @@ import typer
 
 from prism import parallel
 from prism.checkpoint import Checkpoint
+from prism.devices import usable_cpus
 from prism.files.examples import write_examples
 from prism.files.jsonl import dumps
 from prism.reports.report import command_line, versions, write_whole
@@ -106,7 +107,7 @@ def main(
             file = Path(folder) / "train.jsonl"
             synthetic(file, records, words)
         rows = Path(folder) / "rows" / "key.arrow"
-        made = {count: alone(timed_tokenizing, model, file, rows, count) for count in workers or [1, parallel.cores()]}
+        made = {count: alone(timed_tokenizing, model, file, rows, count) for count in workers or [1, usable_cpus()]}
         mapped = alone(trained_on, rows)
     text = _markdown(made, mapped)
     typer.echo(text)

@@ -186,7 +186,7 @@ def cpu_threads() -> int:
     said), but no more than this process is given."""
     import torch
 
-    allowed = min(torch.get_num_threads(), _usable_cpus(), cgroup_cpus())
+    allowed = min(torch.get_num_threads(), usable_cpus(), cgroup_cpus())
     return max(1, math.ceil(allowed))
 
 
@@ -197,10 +197,11 @@ def cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
     found = [[path.read_text().strip() for path in sorted(paths)] for paths in places]
     physical = len(set(zip(*found, strict=True))) or math.inf  # no such files: not on Linux
     wanted = int(asked) if asked.isdecimal() else physical
-    return max(1, math.ceil(min(wanted, _usable_cpus(), cgroup_cpus())))
+    return max(1, math.ceil(min(wanted, usable_cpus(), cgroup_cpus())))
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
+    """CPUs this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -302,7 +303,7 @@ def short_waits() -> object | None:
     None where there is nothing to do: another OpenMP, one processor, or a wait policy that the user has set.
     """
     global _shared
-    cpus = _usable_cpus()
+    cpus = usable_cpus()
     if not 1 < cpus <= _MOST_CPUS or {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() or not _has_libgomp():
         return None
     with _lock:

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from typing import Any, TypeVar
 
+from prism.devices import usable_cpus
 from prism.errors import DataError
 
 Item = TypeVar("Item")
@@ -23,11 +24,6 @@ Result = TypeVar("Result")
 _AHEAD = 4
 """So many chunks for each process are read ahead, no more: memory does not grow with the number of items."""
 _state: Any = None
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ordered(
@@ -46,7 +42,7 @@ def ordered(
     """
     chunks = _chunks(items, chunk)
     first = list(islice(chunks, 2))
-    count = cores() if workers is None else workers
+    count = usable_cpus() if workers is None else workers
     if count == 1 or len(first) < 2 or sys.platform != "linux":
         yield from (function(state, some) for some in chain(first, chunks))
         return

@@ -108,6 +108,11 @@ def straight(text: str) -> str:
     return text.translate(_QUOTES)
 
 
+def titled(text: str, title: str | None) -> str:
+    """The title above the text, as the template shows a document: for models that know no title."""
+    return f"{title}\n{text}" if title else text
+
+
 def clean(text: str) -> str:
     """Lone surrogates, which no tokenizer or UTF-8 stream accepts, become U+FFFD one for one: offsets stay right."""
     return _SURROGATES.sub("\ufffd", text)

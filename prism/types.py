@@ -71,13 +71,6 @@ class Document(Record):
     """Shown to the model above the text. Spans never point into it."""
 
 
-class Pair(Record):
-    """One query with one document."""
-
-    query: str
-    document: Document
-
-
 class Span(Record):
     """`[start, end)` in the document text as the caller sent it."""
 

@@ -24,7 +24,6 @@ from prism.data.teacher_store import Cost, TeacherStore, score_key
 from prism.data.teachers import (
     ApiLimits,
     BudgetReached,
-    document_text,
     estimate_calls,
     score_locally,
     score_with_api,
@@ -466,7 +465,7 @@ def test_what_is_read_is_not_written_over(tiny_checkpoint: Path, tmp_path: Path)
 def test_a_score_there_was_counts_for_the_rest(tmp_path: Path) -> None:
     rows = [{**row, "teacher_score": 0.8} for row in made(1, 2)]
     with TeacherStore(tmp_path / "s", "t") as store:
-        keys = [score_key("t", row["query"], document_text(row)) for row in rows]
+        keys = [score_key("t", row["query"], row["document"]) for row in rows]
         store.paid(store.sent(2, Cost()), Cost(), dict(zip(keys, [0.2, 0.6], strict=True)))
         found = [row["teacher_score"] for row in scored(lines(rows)(), "t", store, {}, "none", Drops(), mix=0.25)]
         assert found == pytest.approx([0.65, 0.75])  # 0.75 * 0.8 + 0.25 * 0.2, and with 0.6

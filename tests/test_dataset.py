@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import json
 import math
 import multiprocessing
 import os
@@ -19,10 +20,11 @@ from hypothesis import strategies as st
 
 from prism.errors import DataError
 from prism.files.examples import read_examples, write_examples
+from prism.files.jsonl import Drops
 from prism.template import PRISM, Template
 from prism.text import stable_id
 from prism.training.batches import collator, order, order_by_query
-from prism.training.dataset import Drops, Rendering, make_row, make_rows, tokenize
+from prism.training.dataset import Rendering, make_row, make_rows, tokenize
 from prism.training.recipe import Data, Model, PartWeights, Recipe
 from prism.training.rows import IGNORED, Row, Rows
 from prism.types import Example
@@ -91,7 +93,7 @@ def tokenized(folder: Path, examples: Iterable[Example], rendering: Rendering, *
     write_examples(folder / "train.jsonl", examples)
     path = folder / "rows" / "key.arrow"
     tokenize([folder / "train.jsonl"], path, rendering, **options)
-    return Rows.open(path), Drops.read(path.with_suffix(".json"))
+    return Rows.open(path), Drops.of(json.loads(path.with_suffix(".json").read_bytes()))
 
 
 def test_bad_records_are_dropped_counted_and_named(template, tmp_path):

@@ -16,8 +16,8 @@ from prism.evaluation import judge
 from prism.evaluation.evidence_quality import Extract
 from prism.evaluation.evidence_sets import make_case
 from prism.files.ledger import Kept
-from prism.labeling.asking import ask_all
 from prism.llm.allowance import Provider
+from prism.llm.asking import ask_all
 from prism.llm.chat import ChatClient
 from studies import reader
 
@@ -152,7 +152,7 @@ def ask(server: HttpServer, path: Path, questions: dict[str, str]) -> Any:
             kept = Kept(path, reader.Answer)
             done = kept.read()
             todo = [(key, (text, "context")) for key, text in questions.items() if key not in done]
-            return await ask_all(todo, reads.answer, kept, at_once=2)
+            return await ask_all(todo, reads.answer, kept.append, at_once=2)
 
     return asyncio.run(go())
 

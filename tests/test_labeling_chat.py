@@ -58,7 +58,7 @@ def test_a_completion_and_its_exact_cost() -> None:
         completion = ask(server)
         request = server.requests[0]
     assert (completion.text, completion.finish, completion.counted) == ("2", "stop", True)
-    assert (completion.prompt_tokens, completion.completion_tokens) == (100, 2)
+    assert (completion.usage.prompt_tokens, completion.usage.written_tokens) == (100, 2)
     # By hand: 60 x 0.15 + 40 x 0.075 + 2 x 0.6 = 13.2 millionths of a dollar.
     assert completion.cost_usd == Decimal("0.0000132")
     assert (request["model"], request["max_tokens"], request["messages"]) == ("m", 16, HELLO)
@@ -68,7 +68,7 @@ def test_tokens_written_unseen_are_billed() -> None:
     """Where the total exceeds prompt and completion, the difference was written before the answer."""
     usage = {"prompt_tokens": 100, "completion_tokens": 2, "total_tokens": 152}
     with ChatServer([{**reply("2"), "usage": usage}]) as server:
-        assert ask(server).completion_tokens == 52
+        assert ask(server).usage.written_tokens == 52
 
 
 def test_without_counts_tokens_are_estimated_and_it_says_so() -> None:
@@ -77,8 +77,8 @@ def test_without_counts_tokens_are_estimated_and_it_says_so() -> None:
     with ChatServer([body]) as server:
         completion = ask(server)
     assert not completion.counted
-    assert completion.completion_tokens == 1  # four bytes
-    assert completion.cost_usd == (completion.prompt_tokens * Decimal("0.15") + Decimal("0.6")) / 1_000_000
+    assert completion.usage.written_tokens == 1  # four bytes
+    assert completion.cost_usd == (completion.usage.prompt_tokens * Decimal("0.15") + Decimal("0.6")) / 1_000_000
 
 
 @pytest.mark.parametrize(

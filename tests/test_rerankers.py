@@ -23,7 +23,7 @@ from prism.errors import EngineError, InputError
 from prism.evaluation.rerankers import CrossEncoderReranker
 from prism.evaluation.reranking import Task, rerank
 from prism.evaluation.services import ServiceReranker
-from prism.evaluation.specs import Spec, document_text, parse_fields, parse_spec
+from prism.evaluation.specs import Spec, parse_fields, parse_spec
 from prism.reranker import Reranker
 from prism.template import PRISM, Template
 from prism.types import Document
@@ -59,11 +59,6 @@ def test_fields() -> None:
     for text in ("[]", "{", "1"):
         with pytest.raises(InputError, match="--api-fields"):
             parse_fields(text)
-
-
-def test_title_and_text_are_one() -> None:
-    assert document_text(Document(text="b", title="a")) == "a\nb"
-    assert document_text(Document(text="b")) == "b"
 
 
 # --- cross-encoders --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism.evidence import check
-from prism.text import normalised
+from prism.text import normalised, titled
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "pairs"
 
@@ -170,3 +170,8 @@ def test_real_passages_support_themselves_in_any_spelling(name: str, form: str) 
     for passage in passages:
         usual, found = check(passage, passage), check(passage, FORMS[form](passage))
         assert (found.support, found.fidelity) == (usual.support, usual.fidelity), passage
+
+
+def test_a_title_stands_above_the_text() -> None:
+    assert titled("b", "a") == "a\nb"
+    assert titled("b", None) == titled("b", "") == "b"

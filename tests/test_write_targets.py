@@ -22,7 +22,6 @@ from typer.testing import CliRunner
 from prism.cli import app
 from prism.files.jsonl import Drops, read_pairs
 from prism.files.ledger import Kept
-from prism.labeling.asking import Asked
 from prism.labeling.write_targets import (
     PaidAnswer,
     Problem,
@@ -35,6 +34,7 @@ from prism.labeling.write_targets import (
     parse,
 )
 from prism.llm.allowance import Provider
+from prism.llm.asking import Asked
 from prism.llm.chat import ChatClient
 from prism.llm.money import Price
 

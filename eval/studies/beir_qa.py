@@ -16,7 +16,7 @@ from pydantic import Field
 from prism.devices import Dtype
 from prism.errors import DataError, InputError
 from prism.evaluation.fusion import parse_fusion
-from prism.evaluation.rerankers import load_spec
+from prism.evaluation.rerankers import open_reranker
 from prism.evaluation.reranking import QueryReranker
 from prism.evaluation.specs import Spec, parse_fields, parse_spec
 from prism.evaluation.systems import (
@@ -76,7 +76,7 @@ class Options(Record):
 
 def load_reranker(name: str, options: Options) -> QueryReranker:
     """The reranker behind a name of `--model`: see prism.evaluation.rerankers."""
-    return load_spec(
+    return open_reranker(
         parse_spec(name),
         engine=options.engine,
         dtype=options.dtype,

@@ -25,7 +25,7 @@ from prism.evaluation.evidence_quality import Count, Extract, measure_extract, s
 from prism.evaluation.evidence_sets import SETS, Case, load_cases
 from prism.evaluation.systems import identity
 from prism.files.ledger import Kept
-from prism.labeling.asking import Asked, ask_all
+from prism.llm.asking import Asked, ask_all
 from prism.reports.report import command_line, versions
 from prism.types import EvidenceChoice, Record
 from prism.version import __version__
@@ -315,7 +315,7 @@ def _ask(
         async with client:
             with _progress() as progress:
                 bar = progress.add_task(client.name, total=len(questions), completed=len(questions) - len(todo))
-                return await ask_all(todo, ask, kept, at_once=at_once, progress=lambda: progress.advance(bar))
+                return await ask_all(todo, ask, kept.append, at_once=at_once, progress=lambda: progress.advance(bar))
 
     asked = asyncio.run(go()) if todo else Asked()
     if asked.stopped:

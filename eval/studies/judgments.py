@@ -18,8 +18,8 @@ from prism.evaluation.systems import identity
 from prism.files.beir import BeirSet, load_beir
 from prism.files.label_files import read_labels
 from prism.files.ledger import Kept
-from prism.labeling.asking import ask_all
 from prism.labeling.rubrics import RUBRICS, Rubric
+from prism.llm.asking import ask_all
 from prism.llm.failures import BadAnswer
 from prism.reports.blocks import Section
 from prism.reports.report import Report
@@ -177,7 +177,7 @@ async def asked(
     left = [(key, pair) for key, pair in todo if key not in done]
     with Progress(console=_CONSOLE) as progress:
         bar = progress.add_task(rubric.name, total=len(todo), completed=len(todo) - len(left))
-        result = await ask_all(left, ask, kept, at_once=at_once, progress=partial(progress.advance, bar))
+        result = await ask_all(left, ask, kept.append, at_once=at_once, progress=partial(progress.advance, bar))
     if result.stopped:
         raise InputError(f"{model}: {result.stopped}; run the same command again to go on")
     done = kept.read()

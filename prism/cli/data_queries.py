@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from prism.cli.data import Bad, CorpusFile, Out, Seed, app, count_lines, finish
-from prism.errors import InputError
+from prism.errors import ChatError, InputError
 from prism.files.corpus import read_corpus
 from prism.files.jsonl import Drops, OnBad, read_queries, write_rows, write_stage_report
 from prism.files.outputs import writable_file
 from prism.reports.bar import progress
 
 if TYPE_CHECKING:
-    from prism.data.answers import Question
     from prism.data.websearch import WebSearch
-    from prism.files.ledger import Ledger
+    from prism.files.ledger import Attempt, Ledger
+    from prism.llm.asking import Asked, Question
 
 QueriesFile = Annotated[
     Path, typer.Argument(help="JSONL with query (or question, or BEIR's text) on each line; the rest is kept.")
@@ -179,7 +180,7 @@ def search(
     drops = Drops()
     with Ledger(store, cure="name another file with --store") as kept:
         with progress("searching", count_lines(queries)) as advance:
-            failures = _searched(asked, queries, on_bad, kept, concurrency, requests_per_minute, advance)
+            failures = _searched(asked, queries, on_bad, kept, concurrency, requests_per_minute, partial(advance, 1))
         written = write_rows(out, found_rows(read_queries(queries, drops, on_bad), asked, kept, failures, drops))
     finish(write_stage_report(out, "search", [queries], drops, records=written.records, engine=engine), out, written)
 
@@ -191,29 +192,34 @@ def _searched(
     store: Ledger,
     concurrency: int,
     rate: float | None,
-    advance: Callable[[int], None],
+    told: Callable[[], None],
 ) -> dict[str, str]:
     import anyio
     import httpx
     from aiolimiter import AsyncLimiter
 
-    from prism.data.answers import ask_all
     from prism.data.websearch import questions
-    from prism.llm.failures import Stop
+    from prism.llm.asking import ask_all
 
-    async def run() -> dict[str, str]:
+    async def run() -> Asked:
         limiter = AsyncLimiter(1, 60.0 / rate) if rate else None
         async with httpx.AsyncClient(timeout=60.0) as client:
             return await ask_all(
-                questions(read_queries(queries, Drops(), on_bad), search),
+                store.missing(questions(read_queries(queries, Drops(), on_bad), search), told),
                 lambda query: search.search(client, query, limiter),
-                store,
-                concurrency=concurrency,
-                stops=(Stop,),
-                advance=advance,
+                store.put,
+                at_once=concurrency,
+                progress=told,
             )
 
-    return anyio.run(run)
+    return _failures(anyio.run(run))
+
+
+def _failures(asked: Asked) -> dict[str, str]:
+    """Why questions have no answer. Raises ChatError when nothing more could be asked."""
+    if asked.stopped:
+        raise ChatError(asked.stopped)
+    return asked.failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,28 +261,31 @@ class _Llm:
         """Have every question answered; answers go into the store."""
         import anyio
 
-        from prism.data.answers import Answered, ask_all
         from prism.llm.allowance import Provider
+        from prism.llm.asking import ask_all
         from prism.llm.chat import ChatClient
-        from prism.llm.failures import Stop
         from prism.llm.money import Price
 
         price = Price(**self.price)
 
-        async def run(advance: Callable[[int], None]) -> dict[str, str]:
+        async def run(told: Callable[[], None]) -> Asked:
             provider = Provider(**self.provider)
             async with ChatClient(provider, name=self.model, spent_usd=store.spent_usd()) as client:
 
-                async def ask(messages: Any) -> Answered:
+                async def ask(messages: Any) -> tuple[str, Decimal, Attempt]:
                     log = store.attempt()
                     found = await client.complete(
                         messages, model=self.model, max_tokens=max_tokens, price=price, log=log
                     )
-                    return Answered(found.text, found.cost_usd, log)
+                    return found.text, found.cost_usd, log
 
                 return await ask_all(
-                    questions, ask, store, concurrency=provider.concurrency, stops=(Stop,), advance=advance
+                    store.missing(questions, told),
+                    ask,
+                    lambda key, answer: store.put(key, *answer),
+                    at_once=provider.concurrency,
+                    progress=told,
                 )
 
         with progress("asking", total) as advance:
-            return anyio.run(run, advance)
+            return _failures(anyio.run(run, partial(advance, 1)))

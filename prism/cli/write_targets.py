@@ -18,9 +18,9 @@ from prism.reports.bar import progress
 if TYPE_CHECKING:
     from prism.evaluation.judge import Rating
     from prism.files.jsonl import Drops, Line, OnBad
-    from prism.labeling.asking import Asked
     from prism.labeling.write_targets import TargetWriter
     from prism.llm.allowance import Provider
+    from prism.llm.asking import Asked
 
 
 Labels = Annotated[Path, typer.Argument(help="JSONL with query, document and verdict (or label): labels.jsonl.")]
@@ -193,8 +193,8 @@ def _judge(
     from prism.evaluation.evidence_sets import Case, make_case
     from prism.evaluation.judge import RUBRIC_ID, Rating, RubricJudge
     from prism.files.ledger import Kept
-    from prism.labeling.asking import ask_all
     from prism.labeling.write_targets import Texts
+    from prism.llm.asking import ask_all
     from prism.llm.chat import ChatClient
 
     client = ChatClient(provider, name=model)
@@ -215,7 +215,9 @@ def _judge(
         async with client:
             with progress("grades", len(todo)) as advance:
                 at_once = provider.concurrency
-                return await ask_all(todo.items(), rater.rate, kept, at_once=at_once, progress=lambda: advance(1))
+                return await ask_all(
+                    todo.items(), rater.rate, kept.append, at_once=at_once, progress=lambda: advance(1)
+                )
 
     asked = asyncio.run(go())
     if asked.stopped:
@@ -242,8 +244,8 @@ def _graded_low(keys: dict[str, str], ratings: Mapping[str, Rating], least: int)
 def _report(writer: TargetWriter, read: _Reading, out: Path, asked: Asked, judged: dict[str, str]) -> None:
     from prism.cli.data import finish as echo_report
     from prism.files.jsonl import Drops, WrittenFile, write_stage_report
-    from prism.labeling.asking import Asked
     from prism.labeling.write_targets import RUBRIC_ID, finish
+    from prism.llm.asking import Asked
 
     drops = Drops()
     finished = finish(writer, read.lines(drops), out, drops, judged)

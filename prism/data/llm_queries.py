@@ -9,16 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from prism.data.answers import Question, answer_key
 from prism.data.queries import Rewrite, renamed
 from prism.data.splits import query_key
 from prism.files.corpus import Text
 from prism.files.jsonl import Drops, Line, Row
 from prism.files.ledger import Ledger
+from prism.llm.asking import Question, answer_key
 from prism.llm.replies import own_words
 from prism.text import stable_id
-
-Messages = list[dict[str, str]]
 
 REWRITE_RULES = """\
 You turn questions into the keyword queries a search agent would type.

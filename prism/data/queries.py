@@ -9,15 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from prism.data.splits import query_key
 from prism.errors import DataError
 from prism.evidence.sentences import sentences
 from prism.files.jsonl import Drops, Line, OnBad, Row, read_queries, reject
 from prism.text import stable_id
-
-Language = Literal["en", "de", "zh", "ru"]
 
 
 class Rewrite(NamedTuple):

@@ -24,6 +24,7 @@ from prism.errors import DataError, EngineError, InputError, PrismError
 from prism.files.jsonl import Drops, Line, Row
 from prism.llm.failures import Evidence, Stop, Unavailable, Undelivered
 from prism.llm.rerank_api import ApiTeacher, CallScores
+from prism.text import titled
 
 if TYPE_CHECKING:
     import httpx
@@ -92,19 +93,13 @@ _HARMLESS = Batch("what is water", ("Water is a liquid at room temperature.",), 
 """Texts nobody refuses, and no pair of anybody's: whoever refuses them refuses everything."""
 
 
-def document_text(row: Row) -> str:
-    """What a teacher reads: the title above the text, as the template has it."""
-    title = row.get("title")
-    return f"{title}\n{row['document']}" if title else str(row["document"])
-
-
 def unscored(lines: Iterable[Line], teacher: str, store: TeacherStore, size: int, advance: Advance) -> Iterator[Batch]:
     """Batches of one query and up to `size` documents each, of the pairs without a score; each key once."""
     asked: set[str] = set()
     for window in chunks(lines, _WINDOW):
         wanted: dict[str, tuple[str, str]] = {}
         for _, row in window:
-            query, document = str(row["query"]), document_text(row)
+            query, document = str(row["query"]), titled(str(row["document"]), row.get("title"))
             key = score_key(teacher, query, document)
             if key not in asked:
                 wanted[key] = (query, document)
@@ -321,7 +316,9 @@ def scored(
     `fit` makes probabilities of the scores; `mix` is the share of this teacher where a row had a score before.
     """
     for window in chunks(lines, _WINDOW):
-        keys = [score_key(teacher, str(row["query"]), document_text(row)) for _, row in window]
+        keys = [
+            score_key(teacher, str(row["query"]), titled(str(row["document"]), row.get("title"))) for _, row in window
+        ]
         found = store.get(keys)
         for key, (place, row) in zip(keys, window, strict=True):
             if key in found:

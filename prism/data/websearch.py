@@ -1,7 +1,7 @@
 """Documents from the web for open queries: Exa, Tavily, Brave and SearXNG behind one interface.
 
 Every hit keeps its address, the date the engine gives it, and when it was found: what the web said is only true with a
-date. Answers are kept in a store (`prism.data.answers`), so the same query is not searched, or paid for, twice.
+date. Answers are kept in a ledger, so the same query is not searched, or paid for, twice.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from prism.data.answers import Answered, Question, answer_key
 from prism.errors import InputError
 from prism.files.jsonl import Drops, Line, Row
 from prism.files.ledger import Ledger
+from prism.llm.asking import Question, answer_key
 from prism.llm.failures import Evidence, Stop, Undelivered
 from prism.llm.http import Address, ask
 from prism.text import clean, stable_id
@@ -91,8 +91,10 @@ class WebSearch:
         """What the store files an answer under."""
         return Question(answer_key("search", self.engine, self.url, query, self.results, self.max_chars), query)
 
-    async def search(self, client: httpx.AsyncClient, query: str, limiter: AsyncLimiter | None = None) -> Answered:
-        """Hits for a query, best first, with the time. Raises Rejected, Unavailable or Stop."""
+    async def search(
+        self, client: httpx.AsyncClient, query: str, limiter: AsyncLimiter | None = None
+    ) -> dict[str, Any]:
+        """Hits for a query, best first, with the time, as JSON has them. Raises Rejected, Unavailable or Stop."""
         asked_at = time.monotonic()
         try:
             hits = await self._hits(client, query, limiter)
@@ -108,7 +110,7 @@ class WebSearch:
             raise await self.evidence.believed(error, asked_at, try_harmless) from error
         self.evidence.answered()
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return Answered({"retrieved_at": now, "hits": [hit._asdict() for hit in hits]})
+        return {"retrieved_at": now, "hits": [hit._asdict() for hit in hits]}
 
     async def _hits(self, client: httpx.AsyncClient, query: str, limiter: AsyncLimiter | None) -> list[Hit]:
         address = Address(self.url, self.key, attempts=self.attempts, longest_wait_s=self.longest_wait_s)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prism.errors import InputError
-from prism.evaluation.specs import Spec, document_text
+from prism.evaluation.specs import Spec
+from prism.text import titled
 from prism.types import Document, Judgment, Usage
 
 if TYPE_CHECKING:
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
     from prism.retrieval.dense import Encoder
 
 
-class Reply(NamedTuple):
+class RerankerReply(NamedTuple):
     """What a reranker answers here."""
 
     judgments: Sequence[Judgment]
     usage: Usage
 
 
-def load_spec(
+def open_reranker(
     spec: Spec,
     *,
     engine: str,
@@ -70,14 +71,14 @@ class CrossEncoderReranker:
             raise InputError(f"{name!r} gives {self._model.num_labels} numbers a pair: a reranker gives one")
         self._batch_size = batch_size
 
-    def rerank(self, query: str, documents: Sequence[Document], **_: object) -> Reply:
-        pairs = [(query, document_text(document)) for document in documents]
+    def rerank(self, query: str, documents: Sequence[Document], **_: object) -> RerankerReply:
+        pairs = [(query, titled(document.text, document.title)) for document in documents]
         scores = self._model.predict(pairs, batch_size=self._batch_size, show_progress_bar=False)
         judgments = [Judgment(index=i, score=float(score), verdict=None) for i, score in enumerate(scores)]
         limit = self._model.max_seq_length
         ids = self._model.tokenizer([q for q, _ in pairs], [text for _, text in pairs])["input_ids"]
         tokens = sum(min(len(of_pair), limit or len(of_pair)) for of_pair in ids)
-        return Reply(judgments, Usage(prompt_tokens=tokens))
+        return RerankerReply(judgments, Usage(prompt_tokens=tokens))
 
     def close(self) -> None:
         """Nothing to close."""
@@ -89,10 +90,12 @@ class DenseReranker:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
-    def rerank(self, query: str, documents: Sequence[Document], **_: object) -> Reply:
-        scores = self._encoder.documents([document_text(d) for d in documents]) @ self._encoder.queries([query])[0]
+    def rerank(self, query: str, documents: Sequence[Document], **_: object) -> RerankerReply:
+        scores = (
+            self._encoder.documents([titled(d.text, d.title) for d in documents]) @ self._encoder.queries([query])[0]
+        )
         judgments = [Judgment(index=i, score=float(score), verdict=None) for i, score in enumerate(scores)]
-        return Reply(judgments, Usage())
+        return RerankerReply(judgments, Usage())
 
     def close(self) -> None:
         """Nothing to close."""

@@ -22,12 +22,12 @@ import httpx
 
 from prism.errors import EngineError, InputError
 from prism.evaluation.reranking import REFUSED
-from prism.evaluation.specs import Spec, document_text
+from prism.evaluation.specs import Spec
 from prism.files.ledger import Ledger
 from prism.llm.failures import Evidence, Stop, Unavailable, Undelivered
 from prism.llm.http import Address, ask_now
 from prism.llm.rerank_api import DIALECTS, rerank_url
-from prism.text import clean, printable
+from prism.text import clean, printable, titled
 from prism.types import Document, Judgment, Usage
 
 ATTEMPTS: Final = 6
@@ -83,7 +83,7 @@ class ServiceReranker:
         """
         if instruction is not None:
             raise InputError(f"{self._spec.kind} takes no instruction: leave --instruction out for services")
-        texts = {index: clean(document_text(document)) for index, document in enumerate(documents)}
+        texts = {index: clean(titled(document.text, document.title)) for index, document in enumerate(documents)}
         failed = {index: "the document is empty" for index, text in texts.items() if not text.strip()}
         asking = _Asking(query=clean(query), texts=texts, failed=failed)
         self._ask_all([index for index in texts if index not in failed], asking)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from prism.errors import InputError
-from prism.types import Document
 
 Kind = Literal["prism", "cross-encoder", "dense", "cohere", "jina", "voyage"]
 
@@ -58,8 +57,3 @@ def parse_fields(text: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise InputError(f"--api-fields {text!r}: expected a JSON object such as '{{\"evidence\": false}}'")
     return fields
-
-
-def document_text(document: Document) -> str:
-    """Title and text as one, for rerankers that know no title."""
-    return f"{document.title}\n{document.text}" if document.title else document.text

@@ -35,17 +35,30 @@ class Drops:
     def __init__(self, named: int = 5) -> None:
         self.counts: Counter[str] = Counter()
         self.places: dict[str, list[str]] = {}
-        self._named = named
+        self._most = named
 
     def add(self, reason: str, place: str) -> None:
         self.counts[reason] += 1
         places = self.places.setdefault(reason, [])
-        if len(places) < self._named:
+        if len(places) < self._most:
             places.append(place)
 
     def report(self) -> dict[str, Any]:
         """Reason -> how many, and where the first few were."""
         return {reason: {"count": n, "first": self.places[reason]} for reason, n in sorted(self.counts.items())}
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any]) -> Drops:
+        """What `report` said."""
+        drops = cls()
+        drops.counts.update({reason: told["count"] for reason, told in report.items()})
+        drops.places.update({reason: told["first"] for reason, told in report.items()})
+        return drops
+
+    @property
+    def named(self) -> list[str]:
+        """`place: reason` of the first few of each reason."""
+        return [f"{place}: {reason}" for reason, places in self.places.items() for place in places]
 
 
 class Line(NamedTuple):

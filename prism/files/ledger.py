@@ -24,6 +24,7 @@ from prism.files.jsonl import dumps
 from prism.types import Record
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 Say = Callable[[str], None]
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS answers"
@@ -99,6 +100,18 @@ class Ledger:
         with self._lock:
             row = self._database.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
+
+    def missing(
+        self, questions: Iterable[tuple[str, T]], skipped: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[str, T]]:
+        """The (key, question) that have no answer, each key once; `skipped` hears of each of the others."""
+        met: set[str] = set()
+        for key, question in questions:
+            if key in met or self.get(key) is not None:
+                skipped()
+            else:
+                met.add(key)
+                yield key, question
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """Everything there is, by key."""

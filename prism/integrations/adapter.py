@@ -1,7 +1,7 @@
 """What the integrations share: rerank in this process or over HTTP, one record for each document that is kept.
 
     Adapter.rank -> Reranker.rerank           or  POST /v1/rerank (llm.http)
-                 -> Finding.of_judgment           Finding.of_result
+                 -> JudgedDocument.of_judgment    JudgedDocument.of_result
                  -> kept, best first -> the framework's own objects, copied
 
 A framework's class is an `Adapter` or holds one: settings, loading, asking and what is told about a document are here.
@@ -239,24 +239,24 @@ class Adapter(BaseModel):
         if loaded is not None:
             loaded.close()
 
-    # --- what is made of a finding -----------------------------------------------------------------------------------
+    # --- what is made of a document ----------------------------------------------------------------------------------
 
-    def text_of(self, finding: JudgedDocument, text: str) -> str:
+    def text_of(self, judged: JudgedDocument, text: str) -> str:
         """What a document comes back with; `text` is its own."""
-        return finding.quotable or text if self.content == "evidence" else text
+        return judged.quotable or text if self.content == "evidence" else text
 
-    def metadata_of(self, finding: JudgedDocument) -> dict[str, Any]:
+    def metadata_of(self, judged: JudgedDocument) -> dict[str, Any]:
         """What a document's metadata says under `prism`, in JSON's types; `content` says which text came back."""
-        shown = "evidence" if self.content == "evidence" and finding.quotable else "document"
-        return {**finding.model_dump(mode="json", exclude={"index"}), "content": shown}
+        shown = "evidence" if self.content == "evidence" and judged.quotable else "document"
+        return {**judged.model_dump(mode="json", exclude={"index"}), "content": shown}
 
-    def _kept(self, findings: list[JudgedDocument], warnings: Sequence[str]) -> list[JudgedDocument]:
+    def _kept(self, found: list[JudgedDocument], warnings: Sequence[str]) -> list[JudgedDocument]:
         for warning in warnings:
             _logger.warning("%s", warning)
-        if failed := [finding for finding in findings if finding.error]:
+        if failed := [judged for judged in found if judged.error]:
             example = f"document {failed[0].index}: {failed[0].error}"
-            _logger.warning("%d of %d documents could not be judged, %s", len(failed), len(findings), example)
-        return [finding for finding in findings if finding.verdict == "yes"] if self.only_yes else findings
+            _logger.warning("%d of %d documents could not be judged, %s", len(failed), len(found), example)
+        return [judged for judged in found if judged.verdict == "yes"] if self.only_yes else found
 
     # --- what is sent ------------------------------------------------------------------------------------------------
 
@@ -307,8 +307,8 @@ def _certificates() -> ssl.SSLContext:
 
 def _read(answer: Any, count: int) -> tuple[list[JudgedDocument], list[str]]:
     """What a server answered about `count` documents, and its warnings. Raises KeyError, TypeError or ValueError."""
-    findings = [JudgedDocument.of_result(item) for item in DIALECTS["prism"].items(answer)]
-    places = {finding.index for finding in findings}
-    if len(places) < len(findings) or not places <= set(range(count)):
+    found = [JudgedDocument.of_result(item) for item in DIALECTS["prism"].items(answer)]
+    places = {judged.index for judged in found}
+    if len(places) < len(found) or not places <= set(range(count)):
         raise ValueError(f"expected results about documents 0 to {count - 1}, each at most once")
-    return findings, list(answer["meta"]["warnings"])
+    return found, list(answer["meta"]["warnings"])

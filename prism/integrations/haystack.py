@@ -107,13 +107,13 @@ class PrismRanker:
         """`run`, awaited."""
         return self._copies(documents, await self._adapter.arank(query, _passages(documents), top_k))
 
-    def _copies(self, documents: Sequence[Document], findings: Sequence[JudgedDocument]) -> dict[str, list[Document]]:
-        return {"documents": [self._copy(documents[finding.index], finding) for finding in findings]}
+    def _copies(self, documents: Sequence[Document], found: Sequence[JudgedDocument]) -> dict[str, list[Document]]:
+        return {"documents": [self._copy(documents[judged.index], judged) for judged in found]}
 
-    def _copy(self, document: Document, finding: JudgedDocument) -> Document:
-        meta = {**document.meta, METADATA: self._adapter.metadata_of(finding)}
-        text = document.content if document.content is None else self._adapter.text_of(finding, document.content)
-        copied: Document = replace(document, content=text, meta=meta, score=finding.score)
+    def _copy(self, document: Document, judged: JudgedDocument) -> Document:
+        meta = {**document.meta, METADATA: self._adapter.metadata_of(judged)}
+        text = document.content if document.content is None else self._adapter.text_of(judged, document.content)
+        copied: Document = replace(document, content=text, meta=meta, score=judged.score)
         return copied
 
 

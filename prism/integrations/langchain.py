@@ -34,12 +34,12 @@ class PrismCompressor(Adapter, BaseDocumentCompressor):  # type: ignore[misc]  #
         """`compress_documents`, awaited."""
         return self._copies(documents, await self.arank(query, _passages(documents)))
 
-    def _copies(self, documents: Sequence[Document], findings: Sequence[JudgedDocument]) -> list[Document]:
-        return [self._copy(documents[finding.index], finding) for finding in findings]
+    def _copies(self, documents: Sequence[Document], found: Sequence[JudgedDocument]) -> list[Document]:
+        return [self._copy(documents[judged.index], judged) for judged in found]
 
-    def _copy(self, document: Document, finding: JudgedDocument) -> Document:
-        metadata = {**document.metadata, "relevance_score": finding.score, METADATA: self.metadata_of(finding)}
-        text = self.text_of(finding, document.page_content)
+    def _copy(self, document: Document, judged: JudgedDocument) -> Document:
+        metadata = {**document.metadata, "relevance_score": judged.score, METADATA: self.metadata_of(judged)}
+        text = self.text_of(judged, document.page_content)
         return document.model_copy(update={"page_content": text, "metadata": metadata})
 
 

@@ -39,23 +39,23 @@ class PrismPostprocessor(Adapter, BaseNodePostprocessor):  # type: ignore[misc] 
     ) -> list[NodeWithScore]:
         return self._copies(nodes, await self.arank(_query(query_bundle), _passages(nodes)) if nodes else [])
 
-    def _copies(self, nodes: Sequence[NodeWithScore], findings: Sequence[JudgedDocument]) -> list[NodeWithScore]:
+    def _copies(self, nodes: Sequence[NodeWithScore], found: Sequence[JudgedDocument]) -> list[NodeWithScore]:
         return [
-            nodes[finding.index].model_copy(
-                update={"node": self._copy(nodes[finding.index].node, finding), "score": finding.score}
+            nodes[judged.index].model_copy(
+                update={"node": self._copy(nodes[judged.index].node, judged), "score": judged.score}
             )
-            for finding in findings
+            for judged in found
         ]
 
-    def _copy(self, node: BaseNode, finding: JudgedDocument) -> BaseNode:
+    def _copy(self, node: BaseNode, judged: JudgedDocument) -> BaseNode:
         hidden = {
             name: [*dict.fromkeys([*getattr(node, name), METADATA])]
             for name in ("excluded_llm_metadata_keys", "excluded_embed_metadata_keys")
         }
-        metadata = {**node.metadata, METADATA: self.metadata_of(finding)}
+        metadata = {**node.metadata, METADATA: self.metadata_of(judged)}
         copied = node.model_copy(update={**hidden, "metadata": metadata})
         own = node.get_content(metadata_mode=MetadataMode.NONE)
-        if (text := self.text_of(finding, own)) != own:
+        if (text := self.text_of(judged, own)) != own:
             copied.set_content(text)
         return copied
 

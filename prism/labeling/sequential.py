@@ -9,7 +9,7 @@ business.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pydantic import Field
 
@@ -22,22 +22,10 @@ StopRule = Callable[[Sequence[int | None], int], Verdict | None]
 A label is None when the juror was asked and gave none: that vote counts for neither side."""
 
 
-def asking_order(prices: Mapping[str, float]) -> list[str]:
-    """Jurors by price, cheapest first; equal prices keep the order given, which is the panel's own."""
-    for juror, price in prices.items():
-        if not (price >= 0 and math.isfinite(price)):
-            raise InputError(f"price of juror {juror!r} is {price}: expected a finite number of at least 0")
-    return sorted(prices, key=lambda juror: prices[juror])
-
-
-def majority(yes: int, no: int) -> Verdict:
-    """More than half of the votes cast; a tie is a `no`: a wrong `yes` costs a reader more than a wrong `no`."""
-    return "yes" if yes > no else "no"
-
-
 def decided(yes: int, no: int, remaining: int) -> Verdict | None:
     """The majority's verdict if `remaining` further votes cannot change it, whatever they are (failures included).
 
+    A tie is a `no`: a wrong `yes` costs a reader more than a wrong `no`.
     With nobody left to ask it is always decided; with no vote cast at all it is never: no vote is made up.
     """
     if min(yes, no, remaining) < 0:

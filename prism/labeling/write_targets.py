@@ -22,7 +22,7 @@ from pydantic import Field
 
 from prism.files.jsonl import Drops, JsonlWriter, Line, Row
 from prism.files.ledger import Kept, Say
-from prism.labeling.asking import Asked, ask_all
+from prism.llm.asking import Asked, ask_all
 from prism.llm.failures import BadAnswer
 from prism.llm.money import Price
 from prism.llm.replies import own_words
@@ -223,7 +223,7 @@ class TargetWriter:
         for number in range(1, self.limits.attempts + 1):
             waiting = ((_key(row, number), (row, number)) for row in _once(rows()) if self._is_due(row, number))
             at_once = self.client.provider.concurrency
-            asked = await ask_all(waiting, self._ask, self.kept, at_once=at_once, progress=progress)
+            asked = await ask_all(waiting, self._ask, self.kept.append, at_once=at_once, progress=progress)
             self.attempts = self.kept.read()
             answered += asked.answered
             undelivered.update(asked.undelivered)

@@ -53,14 +53,6 @@ class Completion(Record):
     counted: bool = True
     """False when the provider sent no token counts and they are estimated."""
 
-    @property
-    def prompt_tokens(self) -> int:
-        return self.usage.prompt_tokens
-
-    @property
-    def completion_tokens(self) -> int:
-        return self.usage.written_tokens
-
 
 class CallLog(Protocol):
     """Hears of each attempt, so that money is on record before it is spent."""

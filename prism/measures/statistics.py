@@ -45,8 +45,6 @@ class Paired(Record):
     """Two-sided, by the bootstrap shifted to a difference of zero."""
     p_t: float
     """Two-sided paired t-test."""
-    p_adjusted: float
-    """`p_t` corrected for the number of comparisons made together; equal to it when there is one."""
 
 
 def bootstrap_means(values: ArrayLike, samples: int = SAMPLES, seed: int = 0) -> NDArray[np.float64]:
@@ -93,34 +91,7 @@ def compare_paired(
         interval=interval,
         p_bootstrap=(1 + far) / (1 + len(means)),
         p_t=p_t,
-        p_adjusted=p_t,
     )
-
-
-def compare_with(
-    baseline: Mapping[str, float],
-    systems: Mapping[str, Mapping[str, float]],
-    *,
-    correction: Correction = "holm",
-    samples: int = SAMPLES,
-    seed: int = 0,
-) -> dict[str, Paired]:
-    """Each system against the baseline; all map query -> value. p-values are corrected together.
-
-    Raises InputError naming the system and a query when the queries differ: nothing is dropped silently.
-    """
-    found = {}
-    for name, values in systems.items():
-        if strange := sorted(baseline.keys() ^ values.keys()):
-            raise InputError(
-                f"{name!r} and the baseline have different queries, such as {strange[0]!r} ({len(strange)} in all):"
-                " measure both on the same queries"
-            )
-        ours = [values[query] for query in baseline]
-        found[name] = compare_paired(ours, list(baseline.values()), samples=samples, seed=seed)
-    adjusted = adjust([paired.p_t for paired in found.values()], correction)
-    together = zip(found.items(), adjusted, strict=True)
-    return {name: paired.model_copy(update={"p_adjusted": p}) for (name, paired), p in together}
 
 
 def adjust(p_values: Sequence[float], correction: Correction) -> list[float]:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -20,7 +19,7 @@ import pyarrow as pa
 
 from prism.errors import DataError, InputError, RecipeError
 from prism.files.examples import Unparsed, open_examples, parse_example, read_unparsed
-from prism.files.jsonl import write_text
+from prism.files.jsonl import Drops, dumps, write_text
 from prism.files.lines import byte_lines
 from prism.files.qa_settings import Qa
 from prism.parallel import ordered
@@ -32,9 +31,11 @@ from prism.training.rows import SCHEMA, Row, Rows, part_of
 from prism.types import Document, Example
 from prism.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same records would become other rows, or lie otherwise in their file."""
 _RECORDS_AT_ONCE = 500
+_NAMED = 20
+"""Dropped records of each reason, by number, query and document."""
 _EVEN = PartWeights()
 
 
@@ -64,7 +65,7 @@ def make_rows(recipe: Recipe, folder: Path, template: Template, build: QaBuilder
         say(f"reusing {path}")
     else:
         tokenize(files, path, rendering, lines=data.lines, workers=recipe.schedule.workers)
-    made = Tokenized(Rows.open(path), Drops.read(_drops_beside(path)))
+    made = Tokenized(Rows.open(path), Drops.of(json.loads(_drops_beside(path).read_bytes())))
     _tell(made)
     return made
 
@@ -148,7 +149,7 @@ def tokenize(
         with part.open("wb") as file:
             drops = _write_rows(file, files, rendering, lines, workers)
             os.fsync(file.fileno())
-        write_text(_drops_beside(path), drops.to_json())
+        write_text(_drops_beside(path), dumps(drops.report(), indent=1) + "\n")
         part.replace(path)
     except OSError as error:
         raise DataError(f"cannot tokenize into {path}: {error.strerror or error}") from error
@@ -167,40 +168,15 @@ def _make_room(folder: Path) -> None:
 def _write_rows(
     file: IO[bytes], files: Sequence[Path], rendering: Rendering, lines: int | None, workers: int | None
 ) -> Drops:
-    drops = Drops()
+    drops = Drops(_NAMED)
     numbered = enumerate(chain.from_iterable(map(read_unparsed, files)), 1)
     with pa.ipc.new_file(file, SCHEMA) as out, bar("tokenizing", lines) as advance:
         for made in ordered(_render, rendering, numbered, chunk=_RECORDS_AT_ONCE, workers=workers):
             out.write_batch(pa.ipc.read_record_batch(pa.py_buffer(made.part), SCHEMA))
-            for reason, number, example in made.left_out:
-                drops.add(reason, number, example)
+            for reason, record in made.left_out:
+                drops.add(reason, record)
             advance(made.records)
     return drops
-
-
-class Drops:
-    """Counts of dropped records by reason, with the first few named."""
-
-    def __init__(self, named: int = 20) -> None:
-        self.counts: Counter[str] = Counter()
-        self.named: list[str] = []
-        self._limit = named
-
-    def add(self, reason: str, number: int, example: Example) -> None:
-        self.counts[reason] += 1
-        if len(self.named) < self._limit:
-            self.named.append(f"record {number} (query {example.query[:60]!r}, document {example.doc_id!r}): {reason}")
-
-    def to_json(self) -> str:
-        return json.dumps({"counts": self.counts, "named": self.named}, indent=1) + "\n"
-
-    @classmethod
-    def read(cls, path: Path) -> Drops:
-        stored = json.loads(path.read_bytes())
-        drops = cls()
-        drops.counts.update(stored["counts"])
-        drops.named = stored["named"]
-        return drops
 
 
 # --- records to rows, in any process ---------------------------------------------------------------------------------
@@ -211,20 +187,21 @@ class _Made(NamedTuple):
 
     part: bytes
     """Their rows: an Arrow record batch, serialized once, where it was made."""
-    left_out: list[tuple[str, int, Example]]
-    """(reason, number of the record, the record)."""
+    left_out: list[tuple[str, str]]
+    """(reason, which record)."""
     records: int
 
 
 def _render(rendering: Rendering, some: list[tuple[int, Unparsed]]) -> _Made:
     made: list[Row] = []
-    left_out: list[tuple[str, int, Example]] = []
+    left_out: list[tuple[str, str]] = []
     for number, record in some:
         example = parse_example(record)
         try:
             made.append(make_row(example, *rendering))
         except InputError as error:
-            left_out.append((str(error), number, example))
+            which = f"record {number} (query {example.query[:60]!r}, document {example.doc_id!r})"
+            left_out.append((str(error), which))
     return _Made(part_of(made).serialize().to_pybytes(), left_out, len(some))
 
 
