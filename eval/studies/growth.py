@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -195,13 +196,13 @@ def corpus(folder: Path) -> Iterator[Ready]:
         return sum(len(data.document(f"d{number}").text) for number in range(0, lines, max(1, lines // 1000)))
 
     def work(size: int) -> Work:
-        return partial(opened, _beir_set(folder / f"lines-{size}", size), size)
+        return partial(opened, _beir_set(Path(tempfile.mkdtemp(dir=folder)), size), size)
 
     yield Ready(work)
 
 
 def _beir_set(root: Path, lines: int) -> Path:
-    (root / "qrels").mkdir(parents=True)
+    (root / "qrels").mkdir()
     with (root / "corpus.jsonl").open("w", encoding="utf-8") as file:
         for number in range(lines):
             row = {"_id": f"d{number}", "title": "", "text": SENTENCES[number % len(SENTENCES)]}
