@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from test_trainer import example
 from torch import nn
+from transformers import Qwen3ForCausalLM
 from typer.testing import CliRunner
 
 from prism.cli import app
 from prism.errors import DataError
 from prism.files.examples import write_examples
-from prism.training.dry_run import dry_run, training_flops
+from prism.training.dry_run import dry_run, kept_bytes, training_flops
 from prism.types import Example
 
 ROOT = Path(__file__).parents[1]
@@ -77,10 +80,37 @@ def test_memory_of_full_training_by_hand(data, weightless, tmp_path, tiny_qwen3)
     n = tiny_qwen3.num_parameters() / 2**30
     plan = dry_run(OTHERS[0], overrides=[*full, "schedule.bf16=false"], output=tmp_path / "run")
     assert (plan.weights_gib, plan.gradients_gib, plan.optimizer_gib) == pytest.approx((4 * n, 4 * n, 8 * n))
-    half = dry_run(OTHERS[0], overrides=[*full, "schedule.bf16=true"], output=tmp_path / "run")
+    whole = [*full, "schedule.bf16=true", "schedule.gradient_checkpointing=false"]
+    half = dry_run(OTHERS[0], overrides=whole, output=tmp_path / "run")
     assert (half.weights_gib, half.gradients_gib, half.optimizer_gib) == pytest.approx((2 * n, 2 * n, 12 * n))
-    # The input of two layers of 64 for each token of the largest batch, two bytes each.
-    assert half.activations_gib == pytest.approx(half.longest_batch_tokens * 64 * 2 * 2 / 2**30)
+    # A layer, hidden 64, intermediate 128, heads of 64 in all: norms 4 x 64 x 4, attention 4 x 64 x 2, SwiGLU
+    # 3 x 128 x 2, inputs of the projections (2 x 64 + 128) x 2.
+    assert half.activations_gib == pytest.approx(half.longest_batch_tokens * 2 * (1024 + 512 + 768 + 512) / 2**30)
+    again = [*full, "schedule.bf16=true", "schedule.gradient_checkpointing=true"]
+    less = dry_run(OTHERS[0], overrides=again, output=tmp_path / "run")
+    assert less.activations_gib == pytest.approx(less.longest_batch_tokens * (2 * 64 * 2 + 2816) / 2**30)
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_what_a_layer_keeps_is_what_autograd_keeps(tiny_qwen3, dtype, width):
+    """Counted through autograd's own hooks, of the second layer: with one more layer, so much more is kept."""
+
+    def kept(layers: int) -> float:
+        config = copy.deepcopy(tiny_qwen3.config)
+        config.num_hidden_layers, config.layer_types = layers, ["full_attention"] * layers
+        model = Qwen3ForCausalLM(config).to(dtype).train()
+        weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        found: dict[int, torch.Tensor] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            found[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            _hidden = model.model(torch.zeros(1, 200, dtype=torch.long)).last_hidden_state
+        return sum(t.untyped_storage().nbytes() for key, t in found.items() if key not in weights) / 200
+
+    assert kept_bytes(tiny_qwen3.config, width, lora=False) == pytest.approx(kept(3) - kept(2), rel=0.25)
 
 
 def test_command_prints_a_table_or_json(data, weightless, tmp_path):
@@ -89,7 +119,7 @@ def test_command_prints_a_table_or_json(data, weightless, tmp_path):
         arguments += ["--set", override]
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
-    for words in ("memory at least", "steps", "blank query or document", "Kaplan"):
+    for words in ("memory, about", "steps", "blank query or document", "Kaplan"):
         assert words in shown.output
     found = CliRunner().invoke(app, [*arguments, "--json"])
     assert json.loads(found.stdout)["records"] == 32

@@ -69,7 +69,7 @@ class Plan(Record):
     gradients_gib: float
     optimizer_gib: float
     activations_gib: float
-    """Of the largest batch, at least: the input of every layer; all of it with gradient checkpointing."""
+    """Of the largest batch: what its layers keep for the backward pass (`kept_bytes`)."""
     flops: float
     """Of the whole training."""
     matmul_tflops: float
@@ -144,7 +144,8 @@ def _assumptions(recipe: Recipe) -> tuple[str, ...]:
         " section 2.1), embeddings not counted; attention over long sequences comes on top",
         f"time: {MATMUL_SHARE:.0%} of the speed of a large matrix product on this machine, one process; reading data,"
         " evaluation and saving come on top",
-        "memory: at least; what is kept inside layers, buffers of kernels and fragmentation come on top",
+        "memory: what layers keep is counted (Korthikanti et al. 2022, section 4.1); logits of what is learnt, buffers"
+        " of kernels, the program itself and fragmentation come on top",
     )
 
 
@@ -242,8 +243,33 @@ def _memory(recipe: Recipe, model: Any, config: Any, batch_tokens: int) -> dict[
         "weights_gib": (packed * NF4_BITS / 8 + (frozen - packed) * width + trained * own) / _GIB,
         "gradients_gib": trained * own / _GIB,
         "optimizer_gib": trained * states / _GIB,
-        "activations_gib": batch_tokens * shape.hidden_size * shape.num_hidden_layers * width / _GIB,
+        "activations_gib": batch_tokens * _kept_by_all(recipe, shape, width) / _GIB,
     }
+
+
+def _kept_by_all(recipe: Recipe, shape: Any, width: int) -> float:
+    """Bytes a token that all layers keep; with checkpointing their inputs, and one layer's rest at a time."""
+    layer = kept_bytes(shape, width, lora=recipe.model.lora is not None)
+    layers, inputs = int(shape.num_hidden_layers), int(shape.hidden_size) * width
+    return inputs * layers + layer if recipe.schedule.gradient_checkpointing else layer * layers
+
+
+def kept_bytes(shape: Any, width: int, *, lora: bool) -> int:
+    """Bytes a token that one layer keeps for its backward pass, as transformers computes Llama and Qwen layers.
+
+    By counting (in elements; h hidden, m intermediate, a of all query heads): both norms keep their input and what they
+    make of it, in fp32; attention keeps queries, keys and values repeated for every head, and its result; SwiGLU three
+    of m. Trained weights keep the inputs of the projections, an adapter a copy of each in its own fp32. Liger's kernels
+    keep less. The way of counting is that of Korthikanti et al. 2022, "Reducing Activation Recomputation in Large
+    Transformer Models", section 4.1; scores of attention are not kept by sdpa and flash attention.
+    """
+    h, m = int(shape.hidden_size), int(shape.intermediate_size)
+    heads = int(shape.num_attention_heads)
+    a = heads * int(getattr(shape, "head_dim", None) or h // heads)
+    norms, inside = 2 * (2 * h) * 4, (4 * a + 3 * m) * width
+    if width == 4:  # the projections' inputs are what the norms and attention keep already
+        return norms + inside + m * width
+    return norms + inside + ((5 * h + a + m) * 4 if lora else (2 * h + m) * width)
 
 
 def _projections(model: Any) -> int:
@@ -289,7 +315,7 @@ def plan_table(plan: Plan) -> Table:
         "tokens a record": f"median {plan.median_tokens:,}, longest {plan.longest_tokens:,}",
         "steps": f"{plan.steps:,} of {plan.effective_batch} records, {plan.epochs:.2f} epochs",
         "parameters": f"{plan.parameters:,}, {plan.trained_parameters:,} of them trained ({plan.dtype})",
-        "memory at least": f"{plan.memory_gib:.2f} GiB: weights {plan.weights_gib:.2f},"
+        "memory, about": f"{plan.memory_gib:.2f} GiB: weights {plan.weights_gib:.2f},"
         f" gradients {plan.gradients_gib:.2f}, optimizer {plan.optimizer_gib:.2f},"
         f" activations {plan.activations_gib:.2f}",
         "arithmetic": f"{plan.flops:.3g} floating-point operations",
