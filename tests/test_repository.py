@@ -121,19 +121,6 @@ def test_a_public_name_is_defined_once():
     assert known <= twice.keys(), f"take {sorted(known - twice.keys())} off the list"
 
 
-NAMED_ALIKE = {"__init__.py", "__main__.py", "context.py", "export.py", "serve.py", "write_targets.py"}
-"""Names that two files bear: in `cli/`, a command's file bears the name of the file it calls."""
-
-
-def test_a_file_name_is_given_once():
-    homes: dict[str, list[str]] = {}
-    for path in MODULES:
-        homes.setdefault(path.name, []).append(unit(path))
-    assert {name for name, units in homes.items() if len(units) > 1} == NAMED_ALIKE, "name the file after what is in it"
-    commands = NAMED_ALIKE - {"__init__.py", "__main__.py"}
-    assert {name: units for name in commands if len(units := homes[name]) > 2 or "cli" not in units} == {}
-
-
 def test_import_prism_is_light():
     code = (
         "import sys, prism; heavy = {'torch', 'vllm', 'transformers', 'pydantic', 'fastapi'} & set(sys.modules);"
@@ -240,3 +227,16 @@ def test_results_are_slim():
     files = [ROOT / name for name in listed.stdout.splitlines()]
     assert {path.suffix for path in files} <= {".md", ".json", ".svg", ".csv"}
     assert sum(path.stat().st_size for path in files if path.is_file()) < 5_000_000
+
+
+NAMED_ALIKE = {"__init__.py", "__main__.py", "context.py", "export.py", "serve.py", "write_targets.py"}
+"""Names that two files bear: in `cli/`, a command's file bears the name of the file it calls."""
+
+
+def test_a_file_name_is_given_once():
+    homes: dict[str, list[str]] = {}
+    for path in MODULES:
+        homes.setdefault(path.name, []).append(unit(path))
+    assert {name for name, units in homes.items() if len(units) > 1} == NAMED_ALIKE, "name the file after what is in it"
+    commands = NAMED_ALIKE - {"__init__.py", "__main__.py"}
+    assert {name: units for name in commands if len(units := homes[name]) > 2 or "cli" not in units} == {}
