@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from prism.cli import app
 from prism.errors import DataError
 from prism.files.examples import write_examples
-from prism.training.dry_run import dry_run, kept_bytes, training_flops
+from prism.training.dry_run import activation_bytes, dry_run, training_flops
 from prism.types import Example
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +110,7 @@ def test_what_a_layer_keeps_is_what_autograd_keeps(tiny_qwen3, dtype, width):
             _hidden = model.model(torch.zeros(1, 200, dtype=torch.long)).last_hidden_state
         return sum(t.untyped_storage().nbytes() for key, t in found.items() if key not in weights) / 200
 
-    assert kept_bytes(tiny_qwen3.config, width, lora=False) == pytest.approx(kept(3) - kept(2), rel=0.25)
+    assert activation_bytes(tiny_qwen3.config, width, lora=False) == pytest.approx(kept(3) - kept(2), rel=0.25)
 
 
 def test_command_prints_a_table_or_json(data, weightless, tmp_path):

@@ -69,7 +69,7 @@ class Plan(Record):
     gradients_gib: float
     optimizer_gib: float
     activations_gib: float
-    """Of the largest batch: what its layers keep for the backward pass (`kept_bytes`)."""
+    """Of the largest batch: what its layers keep for the backward pass (`activation_bytes`)."""
     flops: float
     """Of the whole training."""
     matmul_tflops: float
@@ -249,12 +249,12 @@ def _memory(recipe: Recipe, model: Any, config: Any, batch_tokens: int) -> dict[
 
 def _kept_by_all(recipe: Recipe, shape: Any, width: int) -> float:
     """Bytes a token that all layers keep; with checkpointing their inputs, and one layer's rest at a time."""
-    layer = kept_bytes(shape, width, lora=recipe.model.lora is not None)
+    layer = activation_bytes(shape, width, lora=recipe.model.lora is not None)
     layers, inputs = int(shape.num_hidden_layers), int(shape.hidden_size) * width
     return inputs * layers + layer if recipe.schedule.gradient_checkpointing else layer * layers
 
 
-def kept_bytes(shape: Any, width: int, *, lora: bool) -> int:
+def activation_bytes(shape: Any, width: int, *, lora: bool) -> int:
     """Bytes a token that one layer keeps for its backward pass, as transformers computes Llama and Qwen layers.
 
     By counting (in elements; h hidden, m intermediate, a of all query heads): both norms keep their input and what they
