@@ -21,7 +21,7 @@ from prism.errors import PrismError
 from prism.evaluation.systems import progress_bar
 from prism.reports.report import command_line, versions, write_whole
 from prism.reranker import Reranker
-from prism.retrieval.dense import SentenceEncoder
+from prism.retrieval.sentence_models import SentenceEncoder
 from studies.everyday import (
     Answered,
     Question,

@@ -20,9 +20,9 @@ from pydantic import Field, ValidationError, model_validator
 from prism import gguf_file, merge, score_version, scoring, symptoms
 from prism.answering import Answering
 from prism.chat_template import INSTRUCT, NAMES, choose_spec
-from prism.errors import CheckpointError, DocumentError, InputError, TemplateError
+from prism.errors import CheckpointError, DocumentError, InputError, TemplateError, in_one_line
 from prism.gguf_file import tokenizer_errors
-from prism.location import in_one_line, json_object, locate, plain_weights, read_json_object, refuse_pointers
+from prism.location import json_object, locate, plain_weights, read_json_object, refuse_pointers
 from prism.template import Template, TemplateSpec
 from prism.types import Document, EvidenceSource, Record, first_problem
 

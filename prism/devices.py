@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from prism.errors import EngineError, InputError
+from prism.errors import EngineError, InputError, in_one_line
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +108,7 @@ def _absent(device: torch.device, here: Machine) -> str | None:
     try:
         torch.zeros(1, device=device).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        return " ".join(str(error).split())[:200]
+        return in_one_line(error, 200)
     return None
 
 

@@ -65,3 +65,9 @@ class LabelMissing(EngineError):
 
 class ChatError(EngineError):
     """An LLM behind an API gave no usable answer."""
+
+
+def in_one_line(error: BaseException, most: int = 300) -> str:
+    """What an error of another library says, for a message of ours; at most so many characters of it."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"

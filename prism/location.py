@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prism import catalogue, merge
-from prism.errors import CheckpointError
+from prism.errors import CheckpointError, in_one_line
 
 MINI = Path(__file__).parent / "mini"
 """The embedded default."""
@@ -115,8 +115,3 @@ def json_object(text: str | bytes, where: Path | str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{where}: expected a JSON object, got {type(content).__name__}")
     return content
-
-
-def in_one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:299] + "…"

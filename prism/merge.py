@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from prism import catalogue, gguf_file
-from prism.errors import CheckpointError
+from prism.errors import CheckpointError, in_one_line
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -154,7 +154,7 @@ def add_adapter(model: Any, adapter: Path, base: str) -> None:
     try:
         tensors = load_file(adapter / ADAPTER_WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read {adapter / ADAPTER_WEIGHTS}: {_one_line(error)}") from error
+        raise CheckpointError(f"cannot read {adapter / ADAPTER_WEIGHTS}: {in_one_line(error)}") from error
     weights = dict(model.named_parameters(remove_duplicate=False))
     changes = []
     for name in sorted({key.removesuffix(_A).removesuffix(_B) for key in tensors}):
@@ -203,7 +203,7 @@ def _read_folder(folder: Path) -> tuple[Any, Any]:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True)
         return model, AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"cannot load the base {folder}: {_one_line(error)}") from error
+        raise CheckpointError(f"cannot load the base {folder}: {in_one_line(error)}") from error
 
 
 def _read_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
@@ -217,9 +217,9 @@ def _read_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
             read = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(**where)
     except ImportError as error:  # gguf, or accelerate
-        raise CheckpointError(f"cannot read {path}, a package is missing: {_one_line(error)}") from error
+        raise CheckpointError(f"cannot read {path}, a package is missing: {in_one_line(error)}") from error
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, AttributeError, struct.error) as error:
-        raise CheckpointError(f"cannot read {path}: {_one_line(error)}; is the file complete?") from error
+        raise CheckpointError(f"cannot read {path}: {in_one_line(error)}; is the file complete?") from error
     settings = read.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "dtype"):
         settings.pop(name, None)
@@ -249,8 +249,3 @@ def quiet() -> Iterator[None]:
         gguf_reader.tqdm = bar
         if shown:
             logging.enable_progress_bar()
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:299] + "…"

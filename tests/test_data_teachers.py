@@ -475,5 +475,5 @@ def test_a_score_there_was_counts_for_the_rest(tmp_path: Path) -> None:
 
 
 def test_what_is_no_teacher_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="as a teacher of kind cross-encoder"):
+    with pytest.raises(CheckpointError, match="cannot load the cross-encoder"):
         load_teacher("cross-encoder", str(tmp_path / "absent"))

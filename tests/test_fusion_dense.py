@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prism.errors import InputError
+from prism.errors import CheckpointError, InputError
 from prism.evaluation.fusion import fit_weight, parse_fusion, reciprocal_rank, weighted
 from prism.evaluation.rerankers import DenseReranker
 from prism.retrieval import dense
-from prism.retrieval.dense import MINILM, SentenceEncoder, build_index, embedder_path
+from prism.retrieval.dense import build_index
+from prism.retrieval.sentence_models import MINILM, SentenceEncoder, embedder_path
 from prism.types import Document
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -228,5 +229,5 @@ def test_where_the_small_embedder_comes_from() -> None:
 
 def test_a_model_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="cannot load the embedding model"):
+    with pytest.raises(CheckpointError, match="cannot load the embedding model"):
         SentenceEncoder(str(tmp_path / "empty"))

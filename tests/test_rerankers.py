@@ -19,7 +19,7 @@ from fakes import FakeEngine
 from test_serving import Server
 from transformers import BertConfig, BertForSequenceClassification
 
-from prism.errors import EngineError, InputError
+from prism.errors import CheckpointError, EngineError, InputError
 from prism.evaluation.rerankers import CrossEncoderReranker
 from prism.evaluation.reranking import Task, rerank
 from prism.evaluation.services import ServiceReranker
@@ -91,9 +91,9 @@ def test_a_cross_encoder(tiny_tokenizer: Any, tmp_path: Path) -> None:
 
 
 def test_a_classifier_is_no_reranker(tiny_tokenizer: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="gives 3 numbers a pair"):
+    with pytest.raises(CheckpointError, match="gives 3 numbers a pair"):
         CrossEncoderReranker(str(cross_encoder(tmp_path / "three", tiny_tokenizer, labels=3)))
-    with pytest.raises(InputError, match="cannot load the cross-encoder"):
+    with pytest.raises(CheckpointError, match="cannot load the cross-encoder"):
         CrossEncoderReranker(str(tmp_path / "nothing-here"))
 
 

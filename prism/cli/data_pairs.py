@@ -86,8 +86,10 @@ def mine(
 
     What is mined may well be relevant: have it labelled (`prism label`) or scored (`prism data score`) before training.
     """
-    from prism.data.mining import Dense, Mining, Retriever, known_positives, mine
+    from prism.data.mining import Mining, Retriever, known_positives, mine
     from prism.retrieval.bm25 import Bm25
+    from prism.retrieval.dense import Dense
+    from prism.retrieval.sentence_models import SentenceEncoder
 
     settings = Mining(negatives, skip, depth, max_share or None, assume_no)
     if device is not None:
@@ -101,7 +103,7 @@ def mine(
     with progress("mining", len(known)) as advance:
         retriever: Retriever
         if method == "dense" and model is not None:
-            retriever = Dense(model, texts, device)
+            retriever = Dense(SentenceEncoder(model, device), texts)
         else:
             retriever = Bm25(texts, stemmer=None if stemmer == "none" else stemmer)
         written = write_rows(out, mine(known, documents, retriever, settings, method, drops, advance))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from rapidfuzz import fuzz
 
@@ -50,28 +50,6 @@ class Mining:
     def __post_init__(self) -> None:
         if self.negatives < 1 or self.skip < 0 or self.depth <= self.skip:
             raise InputError("mining needs negatives >= 1, skip >= 0 and a depth beyond skip")
-
-
-class Dense:
-    """Cosine of a sentence-transformers model, exact search."""
-
-    def __init__(self, model: str, documents: Iterable[str], device: str | None = None) -> None:
-        from sentence_transformers import SentenceTransformer
-
-        self._model = SentenceTransformer(model, device=device)
-        self._vectors = self._model.encode_document(list(documents), **self._options)
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {"normalize_embeddings": True, "convert_to_tensor": True, "show_progress_bar": False}
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
-        """Best first; equal scores in no particular order."""
-        from sentence_transformers import util
-
-        vectors = self._model.encode_query(list(queries), **self._options)
-        found = util.semantic_search(vectors, self._vectors, top_k=k)
-        return [[(int(hit["corpus_id"]), float(hit["score"])) for hit in hits] for hits in found]
 
 
 class Known:

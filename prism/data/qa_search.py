@@ -19,7 +19,8 @@ from prism.evidence.passages import Passage
 from prism.files.qa_settings import Qa
 from prism.parallel import ordered
 from prism.retrieval.bm25 import Bm25
-from prism.retrieval.dense import Encoder, SentenceEncoder, Vectors, build_index
+from prism.retrieval.dense import Encoder, build_index
+from prism.retrieval.sentence_models import SentenceEncoder, Vectors
 from prism.text import stable_id
 
 _STEMMERS = {"en": "english", "de": "german", "ru": "russian"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from prism.errors import CheckpointError
+from prism.retrieval.sentence_models import PairScorer, SentenceEncoder
 from prism.text import stable_id
 
 Kind = Literal["reranker", "cross-encoder", "embedding"]
@@ -29,10 +29,7 @@ def load_teacher(kind: Kind, model: str, device: str | None = None, template: st
     """
     if kind == "reranker":
         return RerankerTeacher(model, device, template)
-    try:
-        return (CrossEncoderTeacher if kind == "cross-encoder" else EmbeddingTeacher)(model, device)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot load {model} as a teacher of kind {kind}: {error}") from error
+    return (CrossEncoderTeacher if kind == "cross-encoder" else EmbeddingTeacher)(model, device)
 
 
 class RerankerTeacher:
@@ -59,39 +56,27 @@ class RerankerTeacher:
 
 
 class CrossEncoderTeacher:
-    """`sigmoid(logit)` of a CrossEncoder with one output."""
+    """`sigmoid(logit)` of a cross-encoder."""
 
     def __init__(self, model: str, device: str | None = None) -> None:
-        from sentence_transformers import CrossEncoder
-
         self.name = _name("cross-encoder", model)
-        self._model = CrossEncoder(model, device=device)
-        if self._model.num_labels != 1:
-            raise ValueError(f"it has {self._model.num_labels} outputs, a reranker has 1")
+        self._model = PairScorer(model, device=device)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
-        from torch.nn import Sigmoid
-
-        scores: Any = self._model.predict(
-            list(pairs), batch_size=len(pairs), activation_fn=Sigmoid(), show_progress_bar=False
-        )
-        return [float(score) for score in scores]
+        return self._model.scores(pairs, len(pairs), sigmoid=True)
 
 
 class EmbeddingTeacher:
     """`(1 + cosine) / 2` of an embedding model's vectors, with its own prompts for queries and documents."""
 
     def __init__(self, model: str, device: str | None = None) -> None:
-        from sentence_transformers import SentenceTransformer
-
         self.name = _name("embedding", model)
-        self._model = SentenceTransformer(model, device=device)
+        self._encoder = SentenceEncoder(model, device)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
-        options: dict[str, Any] = {"normalize_embeddings": True, "show_progress_bar": False}
         distinct = {query: position for position, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
-        queries = self._model.encode_query(list(distinct), **options)
-        documents = self._model.encode_document([document for _, document in pairs], **options)
+        queries = self._encoder.queries(list(distinct))
+        documents = self._encoder.documents([document for _, document in pairs])
         cosines = [
             float(queries[distinct[query]] @ vector) for (query, _), vector in zip(pairs, documents, strict=True)
         ]

@@ -8,7 +8,7 @@ from typing import Final
 from prism.doctor import request_checks, scoring_checks
 from prism.doctor.exchange import Check, CheckResult, ProbedTarget, Status, failed, skipped
 from prism.doctor.targets import Target
-from prism.errors import ChatError, InputError
+from prism.errors import ChatError, InputError, in_one_line
 from prism.llm.failures import Unavailable
 from prism.symptoms import CURES, Failure
 from prism.types import Record
@@ -99,7 +99,7 @@ def _outcome(check: Check, subject: ProbedTarget, found: dict[Failure, list[str]
     try:
         return check.run(subject), False
     except ChatError as error:
-        return failed("", " ".join(str(error).split())[:300], Failure.NO_ANSWER), _gone(error, subject)
+        return failed("", in_one_line(error), Failure.NO_ANSWER), _gone(error, subject)
 
 
 def _gone(error: ChatError, subject: ProbedTarget) -> bool:

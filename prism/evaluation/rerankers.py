@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prism.errors import InputError
 from prism.evaluation.specs import Spec
 from prism.text import titled
 from prism.types import Document, Judgment, Usage
@@ -44,7 +43,7 @@ def open_reranker(
     if spec.kind == "cross-encoder":
         return CrossEncoderReranker(spec.name, dtype)
     if spec.kind == "dense":
-        from prism.retrieval.dense import SentenceEncoder
+        from prism.retrieval.sentence_models import SentenceEncoder
 
         return DenseReranker(SentenceEncoder(spec.name))
     from prism.reranker import Reranker
@@ -54,31 +53,18 @@ def open_reranker(
 
 
 class CrossEncoderReranker:
-    """A model of sentence-transformers' `CrossEncoder`. Scores are whatever the model's activation gives."""
+    """A cross-encoder of sentence-transformers. Scores are whatever the model's activation gives."""
 
     def __init__(self, name: str, dtype: str = "auto", batch_size: int = 32) -> None:
-        from sentence_transformers import CrossEncoder
+        from prism.retrieval.sentence_models import PairScorer
 
-        settings: dict[str, Any] = {} if dtype == "auto" else {"model_kwargs": {"dtype": dtype}}
-        try:
-            self._model: Any = CrossEncoder(name, **settings)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"cannot load the cross-encoder {name!r} ({type(error).__name__}): expected a folder or a name on the"
-                " hub that sentence-transformers can read"
-            ) from error
-        if getattr(self._model, "num_labels", 1) != 1:
-            raise InputError(f"{name!r} gives {self._model.num_labels} numbers a pair: a reranker gives one")
-        self._batch_size = batch_size
+        self._model, self._batch_size = PairScorer(name, dtype=dtype), batch_size
 
     def rerank(self, query: str, documents: Sequence[Document], **_: object) -> RerankerReply:
         pairs = [(query, titled(document.text, document.title)) for document in documents]
-        scores = self._model.predict(pairs, batch_size=self._batch_size, show_progress_bar=False)
-        judgments = [Judgment(index=i, score=float(score), verdict=None) for i, score in enumerate(scores)]
-        limit = self._model.max_seq_length
-        ids = self._model.tokenizer([q for q, _ in pairs], [text for _, text in pairs])["input_ids"]
-        tokens = sum(min(len(of_pair), limit or len(of_pair)) for of_pair in ids)
-        return RerankerReply(judgments, Usage(prompt_tokens=tokens))
+        scores = self._model.scores(pairs, self._batch_size)
+        judgments = [Judgment(index=i, score=score, verdict=None) for i, score in enumerate(scores)]
+        return RerankerReply(judgments, Usage(prompt_tokens=self._model.tokens(pairs)))
 
     def close(self) -> None:
         """Nothing to close."""

@@ -71,7 +71,8 @@ def bm25_system(data: BeirSet, depth: int, decided: Mapping[str, Any]) -> System
 
 def dense_system(data: BeirSet, name: str, model: str, depth: int, cache: Path, decided: Mapping[str, Any]) -> System:
     """The `depth` nearest documents by the vectors of a sentence-transformers model, which are kept in `cache`."""
-    from prism.retrieval.dense import SentenceEncoder, build_index
+    from prism.retrieval.dense import build_index
+    from prism.retrieval.sentence_models import SentenceEncoder
 
     start = time.perf_counter()
     ids, encoder = list(data.corpus), SentenceEncoder(model)

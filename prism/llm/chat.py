@@ -20,6 +20,7 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
+from prism.errors import in_one_line
 from prism.llm.allowance import Account, Allowance, Provider
 from prism.llm.classify import Caller, read_error
 from prism.llm.failures import BadAnswer, Evidence, KeyRefused, Stop, Unavailable, Undelivered
@@ -321,4 +322,4 @@ def most_tokens(messages: Messages) -> int:
 
 
 def _why(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return in_one_line(error, 200) or type(error).__name__

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from prism.errors import in_one_line
 from prism.llm.classify import Caller, read_error, without_key
 from prism.llm.failures import Stop, Unavailable, Undelivered, WrongEndpoint
 
@@ -110,7 +111,7 @@ def unsent(error: Exception, address: Address) -> Stop | Undelivered:
     """What an error of the transport is."""
     import httpx
 
-    why = " ".join(str(error).split())[:200]
+    why = in_one_line(error, 200)
     if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
         return WrongEndpoint(f"{address.url}: not an address: {why}")
     connecting = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)

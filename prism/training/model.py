@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from prism.devices import choose_dtype
-from prism.errors import RecipeError
+from prism.errors import RecipeError, in_one_line
 from prism.location import MINI
 from prism.merge import ADAPTER, ADAPTER_WEIGHTS, is_adapter
 from prism.training.recipe import Lora, Recipe
@@ -36,7 +36,7 @@ def make_model(recipe: Recipe, base: Checkpoint) -> Any:
     try:
         model.set_attn_implementation(recipe.schedule.attention)
     except ImportError as error:
-        raise RecipeError(f"schedule.attention {recipe.schedule.attention!r}: {_one_line(error)}") from error
+        raise RecipeError(f"schedule.attention {recipe.schedule.attention!r}: {in_one_line(error)}") from error
     if recipe.schedule.liger:
         _speed_up(model)
     return model if lora is None else adapted(model, lora)
@@ -60,10 +60,6 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
-
-
 # --- adapters --------------------------------------------------------------------------------------------------------
 
 
@@ -78,7 +74,7 @@ def adapted(model: Any, lora: Lora) -> Any:
     try:
         made = get_peft_model(model, config)
     except ValueError as error:
-        raise RecipeError(f"model.lora.targets {lora.targets!r}: {_one_line(error)}") from error
+        raise RecipeError(f"model.lora.targets {lora.targets!r}: {in_one_line(error)}") from error
     if lora.start is not None:
         _go_on(made, lora.start, lora)
     return made
@@ -95,7 +91,7 @@ def _go_on(model: Any, start: str, lora: Lora) -> None:
         settings = json.loads((folder / ADAPTER).read_bytes())
         stored = load_file(folder / ADAPTER_WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
-        raise RecipeError(f"model.lora.start: {start} is no adapter that can be read: {_one_line(error)}") from error
+        raise RecipeError(f"model.lora.start: {start} is no adapter that can be read: {in_one_line(error)}") from error
     if (settings.get("r"), settings.get("lora_alpha")) != (lora.rank, lora.alpha):
         raise RecipeError(
             f"model.lora.start: {start} has rank {settings.get('r')} and alpha {settings.get('lora_alpha')}, the recipe"
@@ -148,7 +144,7 @@ def _in_four_bits(base: Checkpoint, dtype: torch.dtype) -> Any:
         ).eval()
     except (ImportError, RuntimeError, ValueError, NotImplementedError) as error:
         raise RecipeError(
-            f"model.lora.quantize: bitsandbytes does not run {base.name} here ({_one_line(error)}): leave it out"
+            f"model.lora.quantize: bitsandbytes does not run {base.name} here ({in_one_line(error)}): leave it out"
         ) from error
     for module in model.modules():
         # Some CPUs have weights rearranged by the first pass without gradients, an evaluation: after that they pass no
