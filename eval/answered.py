@@ -28,7 +28,8 @@ from prism.evaluation.calibration_report import curve_lines, formula
 from prism.measures.calibration import quality
 from prism.measures.selective import at_coverages, outcomes, risk_area, risk_coverage
 from prism.measures.set_fit import ScoredSet
-from prism.reports.report import command_line, versions, write_whole
+from prism.outputs import write_text
+from prism.reports.report import command_line, versions
 from prism.reranker import Reranker
 from prism.score_version import scores_part
 from studies.everyday import read_questions
@@ -83,8 +84,8 @@ def main(
         body["passages"] = count_all(data, limit=150)
         lines += ["## Passages compared", "", *table(body["passages"], kinds=False), ""]
     print("\n".join(lines))
-    write_whole(out / "report.md", "\n".join([*lines, f"Command: `{command_line()}`", ""]))
-    write_whole(out / "report.json", json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / "report.md", "\n".join([*lines, f"Command: `{command_line()}`", ""]))
+    write_text(out / "report.json", json.dumps(body, indent=1, ensure_ascii=False) + "\n")
 
 
 def _held_out(found: SetReport) -> list[str]:

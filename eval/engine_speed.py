@@ -23,7 +23,8 @@ import typer
 from rich.console import Console
 
 from prism import devices
-from prism.reports.report import command_line, versions, write_whole
+from prism.outputs import write_text
+from prism.reports.report import command_line, versions
 from studies import engine_ways as ways
 from studies.speed_table import rows, table
 from studies.turns import Prepare, Turns, Way
@@ -123,8 +124,8 @@ def main(
             def keep(title: str = title, turns: Turns = turns, count: Callable[[Way], float] = count) -> None:
                 record["sections"][title] = rows(turns.ways, count)
                 if out:
-                    write_whole(out.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
-                    write_whole(out.with_suffix(".md"), text())
+                    write_text(out.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+                    write_text(out.with_suffix(".md"), text())
 
             turns.rounds(repeats, keep)
     typer.echo(text())

@@ -19,7 +19,8 @@ from typer import Option
 
 from prism.errors import PrismError
 from prism.evaluation.systems import progress_bar
-from prism.reports.report import command_line, versions, write_whole
+from prism.outputs import write_text
+from prism.reports.report import command_line, versions
 from prism.reranker import Reranker
 from prism.retrieval.sentence_models import SentenceEncoder
 from studies.everyday import (
@@ -70,8 +71,8 @@ def main(
             },
             "models": {name: _body(ones) for name, ones in answered.items()},
         }
-        write_whole(out / "report.md", f"{text}\nCommand: `{command_line()}`\n")
-        write_whole(out / "report.json", json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+        write_text(out / "report.md", f"{text}\nCommand: `{command_line()}`\n")
+        write_text(out / "report.json", json.dumps(body, indent=1, ensure_ascii=False) + "\n")
 
 
 def _ask(

@@ -23,7 +23,7 @@ from rich.console import Console
 from typer import Option
 
 from prism.errors import InputError, PrismError
-from prism.files.outputs import require_folder
+from prism.outputs import require_folder
 from prism.types import EvidenceChoice
 from studies.command import taught
 from studies.evidence_quality import Engine, Options, evaluate, load_reranker

@@ -24,13 +24,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from prism.files.jsonl import Drops, Row, read_rows
+from prism.outputs import write_text
 from prism.reports.report import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARES = {"correctness": 0.15, "scoring": 0.45, "writing": 0.2, "training": 0.2}
 """Of the time; what a section leaves goes to the next."""
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "trl")
-Row = dict[str, Any]
 
 
 class Section:
@@ -67,8 +68,8 @@ class Section:
             problem = f"ended after {seconds:.0f} s, its share of the time"
         finally:
             self.end()
-        lines = self.out.read_text(encoding="utf-8").splitlines() if self.out.is_file() else []
-        rows: dict[str, Row] = {row["what"]: row for row in map(json.loads, lines)}  # the last one of a name counts
+        lines = read_rows(self.out, Drops(), "skip") if self.out.is_file() else ()  # the last may be cut off
+        rows: dict[str, Row] = {row["what"]: row for _, row in lines}  # the last one of a name counts
         return [*rows.values(), *([{"what": "section", "error": problem}] if problem else [])]
 
     def end(self) -> None:
@@ -108,9 +109,7 @@ def write(out: Path, record: dict[str, Any]) -> None:
     body = [f"## {name} ({part['seconds']} s)\n\n{table(part['rows'])}" for name, part in record["sections"].items()]
     texts = {"report.json": json.dumps(record, indent=1), "report.md": "\n\n".join([head, *body, record["command"]])}
     for name, text in texts.items():
-        made = out / f".{name}"
-        made.write_text(text + "\n", encoding="utf-8")
-        made.replace(out / name)
+        write_text(out / name, text + "\n")
 
 
 def main(

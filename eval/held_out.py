@@ -20,7 +20,7 @@ from typer import Option
 from prism.data.qa import build
 from prism.devices import Dtype
 from prism.errors import DataError, PrismError, RecipeError
-from prism.files.outputs import require_folder
+from prism.outputs import require_folder
 from prism.reports.report import command_line
 from prism.reranker import Reranker
 from prism.training.recipe import load_recipe

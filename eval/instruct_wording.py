@@ -22,7 +22,7 @@ from typer import Option
 from prism.chat_template import WORDING, Wording, instruct_spec
 from prism.checkpoint import Checkpoint
 from prism.errors import PrismError
-from prism.files.jsonl import write_text
+from prism.outputs import write_text
 from prism.reports.bar import progress
 from prism.reports.report import command_line
 from prism.reranker import Reranker

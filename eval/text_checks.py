@@ -12,7 +12,6 @@ below, since the data has none.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import random
 import re
@@ -23,6 +22,7 @@ from pathlib import Path
 from prism.evidence import check
 from prism.evidence.sentences import sentences
 from prism.evidence.soundness import broken, says_the_query_again
+from prism.files.jsonl import Drops, read_rows
 from prism.text import normalised
 from studies.passage_pairs import NEGATIONS, PASSAGES, SETS
 
@@ -33,10 +33,8 @@ def texts(data: Path, language: str, limit: int) -> Iterator[tuple[str, str]]:
         yield from (("", " ".join(passage.split())) for passage in PASSAGES[language])
         return
     for name in SETS[language]:
-        with gzip.open(data / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
-            for line in islice(lines, 0, limit * 20, 20):
-                row = json.loads(line)
-                yield row["question"], normalised(row["passage"][:1500]).text
+        for _, row in islice(read_rows(data / f"{name}.jsonl.gz", Drops()), 0, limit * 20, 20):
+            yield row["question"], normalised(row["passage"][:1500]).text
 
 
 def cut(passage: str, language: str) -> list[str]:

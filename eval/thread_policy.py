@@ -21,7 +21,8 @@ from typing import Annotated, Any
 import typer
 
 from prism import devices
-from prism.reports.report import command_line, versions, write_whole
+from prism.outputs import write_text
+from prism.reports.report import command_line, versions
 from studies.engine_ways import Setting, work
 from studies.turns import Turns, Way, ratio
 
@@ -102,8 +103,8 @@ def main(
         def keep(place: str, counted: slice) -> None:
             record[place] = [row(way, counted, turns.ways[0]) for way in turns.ways]
             if out:
-                write_whole(out.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
-                write_whole(out.with_suffix(".md"), markdown(record))
+                write_text(out.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+                write_text(out.with_suffix(".md"), markdown(record))
 
         turns.rounds(calls, lambda: keep("alone", slice(0, calls)))
         with busy():

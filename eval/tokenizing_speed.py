@@ -26,7 +26,8 @@ from prism.checkpoint import Checkpoint
 from prism.devices import usable_cpus
 from prism.files.examples import write_examples
 from prism.files.jsonl import dumps
-from prism.reports.report import command_line, versions, write_whole
+from prism.outputs import write_text
+from prism.reports.report import command_line, versions
 from prism.template import Template
 from prism.training.batches import steps_of
 from prism.training.dataset import Rendering, tokenize
@@ -113,8 +114,8 @@ def main(
     typer.echo(text)
     if out:
         record = {"command": command_line(), "workers": made, "mapped": mapped, **versions("tokenizers", "pyarrow")}
-        write_whole(out / "report.json", dumps(record, indent=2) + "\n")
-        write_whole(out / "report.md", f"# Records to rows\n\n{text}\nCommand: `{command_line()}`\n")
+        write_text(out / "report.json", dumps(record, indent=2) + "\n")
+        write_text(out / "report.md", f"# Records to rows\n\n{text}\nCommand: `{command_line()}`\n")
 
 
 def _markdown(made: dict[int, dict[str, Any]], mapped: dict[str, Any]) -> str:

@@ -24,7 +24,8 @@ import torch
 import typer
 
 from prism.files.jsonl import dumps
-from prism.reports.report import command_line, versions, write_whole
+from prism.outputs import write_text
+from prism.reports.report import command_line, versions
 from prism.training.recipe import Schedule
 from studies.training_speed import Rounds, lines, markdown, prepared
 from studies.training_ways import Kind, Setting, Size
@@ -87,8 +88,8 @@ def main(
 def _write(out: Path, texts: dict[str, str], runs: dict[str, Any]) -> None:
     made = f"{', '.join(f'{name} {text}' for name, text in versions('torch', 'transformers').items())}"
     made += f", {platform.machine()}. Command: `{command_line()}`"
-    write_whole(out / "report.json", dumps({"made": made, "runs": runs}, indent=2) + "\n")
-    write_whole(out / "report.md", "\n".join(["# Speed of training", "", *texts.values(), made, ""]))
+    write_text(out / "report.json", dumps({"made": made, "runs": runs}, indent=2) + "\n")
+    write_text(out / "report.md", "\n".join(["# Speed of training", "", *texts.values(), made, ""]))
 
 
 if __name__ == "__main__":

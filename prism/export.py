@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prism.checkpoint import CONFIG_NAME, Checkpoint
 from prism.errors import CheckpointError, InputError
+from prism.outputs import whole
 from prism.template import Template
 
 if TYPE_CHECKING:
@@ -48,14 +49,12 @@ def export(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not empty: choose another target, or remove it first")
     checkpoint, model = _load(source, template, dtype)
-    working = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(working, ignore_errors=True)
-    working.mkdir(parents=True)
-    _WRITERS[layout](working, checkpoint, model)
-    _tell_older_readers(working)
-    if target.exists():
-        target.rmdir()
-    working.rename(target)
+    with whole(target) as part:
+        part.mkdir()
+        _WRITERS[layout](part, checkpoint, model)
+        _tell_older_readers(part)
+        if target.exists():
+            target.rmdir()
     return target
 
 
@@ -67,13 +66,8 @@ def _export_file(source: str | Path, target: Path, template: str | None, stored:
     if target.exists():
         raise InputError(f"{target} exists: choose another target, or remove it first")
     checkpoint, model = _load(source, template, "auto")
-    working = target.with_name(f"{target.name}.partial")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        write_gguf(working, checkpoint, model, stored)
-        working.rename(target)
-    finally:
-        working.unlink(missing_ok=True)
+    with whole(target) as part:
+        write_gguf(part, checkpoint, model, stored)
     return target
 
 

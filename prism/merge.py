@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +21,7 @@ from typing import Any
 
 from prism import catalogue, gguf_file
 from prism.errors import CheckpointError, in_one_line
+from prism.outputs import whole
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -101,22 +99,14 @@ def _made_once(name: str, make: Callable[[Path], None]) -> Path:
     if (target / "config.json").is_file():
         return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write to {target.parent}: {error.strerror or error}; PRISM_CACHE names another folder"
-        ) from error
-    try:
-        make(part)
-        os.replace(part, target)
+        with whole(target) as part:
+            part.mkdir()
+            make(part)
     except OSError as error:
         if not (target / "config.json").is_file():  # else another process was faster
             raise CheckpointError(
                 f"cannot make {target}: {error.strerror or error}; PRISM_CACHE names another folder"
             ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return target
 
 

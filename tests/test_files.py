@@ -20,16 +20,16 @@ from hypothesis import strategies as st
 from prism.errors import DataError, InputError
 from prism.files.examples import read_examples
 from prism.files.ids import id_in, read_id
-from prism.files.jsonl import Drops, JsonlWriter, dumps, read_pairs, read_rows, write_rows, write_text
+from prism.files.jsonl import Drops, JsonlWriter, dumps, read_pairs, read_rows, write_rows
 from prism.files.label_files import read_labels
 from prism.files.ledger import Kept, Ledger
 from prism.files.lines import likely_encoding
-from prism.files.outputs import require_file, require_folder
 from prism.files.shipped import shipped
 from prism.files.trec import judged_lines, read_label, read_qrels, read_run, write_run
 from prism.labeling.label_pairs import LabelPair, read_label_pairs
 from prism.labeling.panel import load_panel
 from prism.labeling.recorded import read_recorded
+from prism.outputs import require_file, require_folder, write_text
 from prism.text import clean, stable_id
 from prism.training.recipe import load_recipe
 from prism.types import Record

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from prism.errors import DataError
 from prism.files.ids import read_id
-from prism.files.jsonl import dumps, parse_row, write_text
+from prism.files.jsonl import dumps, parse_row
 from prism.files.lines import is_json, text_lines
 from prism.files.trec import LabelTableReader, Qrel, judged_row, read_label
-from prism.reports.report import write_whole
+from prism.outputs import write_text
 from prism.text import printable
 from studies.tables import read_table
 
@@ -70,13 +70,13 @@ def write_audit(
     An existing decisions.csv is somebody's work: it is never overwritten.
     """
     page = "\n".join(_page(rows, text_of, scale))
-    write_whole(out / "audit.html", page)
+    write_text(out / "audit.html", page)
     table, decisions = io.StringIO(), out / "decisions.csv"
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows([row.query, row.document, row.human, row.model, ""] for row in rows)
     if not decisions.exists():
-        write_whole(decisions, table.getvalue())
+        write_text(decisions, table.getvalue())
     return out / "audit.html", decisions
 
 

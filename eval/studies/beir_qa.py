@@ -35,8 +35,9 @@ from prism.evaluation.systems import (
 from prism.files.beir import BEIR_QA, BeirSet, load_beir, local_sets
 from prism.files.trec import read_run, write_run
 from prism.measures.ranking import MEASURES, measure
+from prism.outputs import write_text
 from prism.reports.blocks import plain
-from prism.reports.report import command_line, versions, write_whole
+from prism.reports.report import command_line, versions
 from prism.types import Record, Run
 from studies import beir_report
 from studies.chance import shuffled_ndcg
@@ -274,7 +275,7 @@ def record(data: BeirSet, system: System, options: Options, say: Say) -> bool:
     report["datasets"].setdefault(data.name, {})[system.name] = measures
     report["meta"].setdefault(data.name, {})[system.name] = meta
     if not same:
-        write_whole(options.out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        write_text(options.out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     figures = ", ".join(f"{name} {measures[name]:.4f}" for name in ("nDCG@10", f"Recall@{options.top_k}", "MRR@10"))
     say(f"{data.name} {system.name}: {figures}")
     if system.failures:

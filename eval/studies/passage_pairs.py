@@ -6,17 +6,16 @@ or about another thing. `eval/passage_compare.py` says what each kind is.
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 import re
 import zlib
 from collections.abc import Iterator
 from itertools import combinations, groupby, islice, pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from prism.evidence.sentences import sentences
+from prism.files.jsonl import Drops, Row, read_rows
 
 SETS = {"en": ("squad-dev.en", "medquad.en", "boolq-dev.en"), "zh": ("cmrc2018-train.zh",), "ja": ("jaquad.ja",)}
 PASSAGES = {
@@ -53,8 +52,6 @@ NEGATIONS = {
     "ja": (r"している", "していない", r"していない", "している"),
 }
 
-Row = dict[str, Any]
-
 
 class Made(NamedTuple):
     """A pair; `what` it is, and of which kind. `held`: the left says all that the right does."""
@@ -82,10 +79,13 @@ def read_groups(data: Path, language: str, limit: int, half: int) -> Iterator[li
         yield from ([{"passage": " ".join(passage.split()), "answers": []}] for passage in PASSAGES[language])
         return
     for name in SETS[language]:
-        with gzip.open(data / "pairs" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
-            found = (list(group) for _, group in groupby(map(json.loads, lines), key=lambda row: row["passage"]))
-            chosen = (group for group in found if zlib.crc32(group[0]["passage"].encode()) % 2 == half)
-            yield from islice(chosen, limit)
+        found = (list(group) for _, group in groupby(_rows(data, name), key=lambda row: row["passage"]))
+        chosen = (group for group in found if zlib.crc32(group[0]["passage"].encode()) % 2 == half)
+        yield from islice(chosen, limit)
+
+
+def _rows(data: Path, name: str) -> Iterator[Row]:
+    return (row for _, row in read_rows(data / "pairs" / f"{name}.jsonl.gz", Drops()))
 
 
 def _windows(passage: str, language: str) -> list[str]:
@@ -181,22 +181,19 @@ def _about_another(
 def found_pairs(data: Path, half: int, limit: int) -> Iterator[Made]:
     """Passages on one question, with those that only look as if they answered; answers on one pattern (MedQuAD)."""
     for name in ("hotpotqa-train100.en", "musique-train100.en"):
-        with gzip.open(data / "pairs" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
-            for question, group in groupby(map(json.loads, lines), key=lambda row: row["question"]):
-                texts = list(dict.fromkeys(row["passage"] for row in group))
-                if zlib.crc32(question.encode()) % 2 == half:
-                    yield from (Made("neither", "of one question", *pair) for pair in combinations(texts, 2))
-    with gzip.open(data / "pairs" / "medquad.en.jsonl.gz", "rt", encoding="utf-8") as lines:
-        found = dict.fromkeys(row["passage"][:2000] for row in map(json.loads, lines))
+        for question, group in groupby(_rows(data, name), key=lambda row: row["question"]):
+            texts = list(dict.fromkeys(row["passage"] for row in group))
+            if zlib.crc32(question.encode()) % 2 == half:
+                yield from (Made("neither", "of one question", *pair) for pair in combinations(texts, 2))
+    found = dict.fromkeys(row["passage"][:2000] for row in _rows(data, "medquad.en"))
     alike = sorted(text for text in found if zlib.crc32(text.encode()) % 2 == half)
     for left, right in islice(pairwise(alike), 0, limit * 20, 4):  # sorted: they begin alike
         yield Made("neither", "on one pattern", left, right)
 
 
 def scifact_pairs(folder: Path, half: int) -> Iterator[Made]:
-    claims = {row["_id"]: row["text"] for row in map(json.loads, (folder / "queries.jsonl").open(encoding="utf-8"))}
-    gold = [json.loads(line) for line in (folder / "rationales.jsonl").open(encoding="utf-8")]
-    gold = [row for row in gold if int(row["query_id"]) % 2 == half]
+    claims = {row["_id"]: row["text"] for _, row in read_rows(folder / "queries.jsonl", Drops())}
+    gold = [row for _, row in read_rows(folder / "rationales.jsonl", Drops()) if int(row["query_id"]) % 2 == half]
     for row in gold:
         kind: Literal["conflict", "neither"] = "conflict" if row["label"] == "CONTRADICT" else "neither"
         yield Made(kind, f"claim, {row['label'].lower()}", claims[row["query_id"]], " ".join(row["sentences"]))

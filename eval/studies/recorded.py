@@ -15,7 +15,7 @@ from typing import NamedTuple
 from prism.errors import DataError, InputError
 from prism.files.label_files import LabelFile, PairIds, read_labels
 from prism.files.trec import line_with, read_run
-from prism.reports.report import write_whole
+from prism.outputs import write_text
 from studies.label_quality import Judged, Pairs
 
 
@@ -104,7 +104,7 @@ def write_labels(folder: Path, people: Pairs, judges: Sequence[Judged]) -> None:
     for name, labels in files.items():
         if strange := next((id_ for pair in labels for id_ in pair if len(f"x{id_}x".split()) != 1), None):
             raise DataError(f"id {strange!r} has a space in it and cannot stand in {name}.qrels: rename it")
-        write_whole(folder / f"{name}.qrels", "".join(f"{q} 0 {d} {label}\n" for (q, d), label in labels.items()))
+        write_text(folder / f"{name}.qrels", "".join(f"{q} 0 {d} {label}\n" for (q, d), label in labels.items()))
 
 
 def _slug(name: str) -> str:

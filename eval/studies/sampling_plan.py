@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from prism.outputs import write_text
 from prism.reports.blocks import Cell, Section
-from prism.reports.report import write_whole
 from studies import sampling
 from studies.experiments import SegmentEffect, detectable, segment_effects
 
@@ -40,7 +40,7 @@ def plan(
     deviations = _deviations(both, values[1])
     counts = sampling.neyman(sizes, deviations, min(total, sum(sizes.values())))
     drawn = sampling.draw(members, counts, seed)
-    write_whole(out / SAMPLE, sample_table(drawn, sizes))
+    write_text(out / SAMPLE, sample_table(drawn, sizes))
     section.text(
         "Deviations are those of the control's values by people; strata without two such queries take the overall one."
         f" The drawn queries are in {SAMPLE}, each with the number of queries it stands for."

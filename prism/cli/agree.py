@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prism.errors import DataError, InputError
-from prism.files.outputs import writable_folder
+from prism.outputs import writable_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

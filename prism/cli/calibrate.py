@@ -9,7 +9,7 @@ import typer
 
 from prism.cli.models import Dtype
 from prism.errors import InputError
-from prism.files.outputs import writable_folder
+from prism.outputs import writable_folder
 
 Checkpoint = Annotated[str, typer.Argument(help="mini, a checkpoint directory, or a name on the hub.")]
 Pairs = Annotated[

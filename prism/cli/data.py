@@ -13,7 +13,7 @@ import typer
 
 from prism.files.jsonl import OnBad, Row, WrittenFile, report_path
 from prism.files.lines import ending
-from prism.files.outputs import writable_file
+from prism.outputs import writable_file
 
 app = typer.Typer(no_args_is_help=True, help="Make training data: pairs, negatives, teacher scores, splits, checks.")
 

@@ -22,8 +22,8 @@ from prism.cli.data import (
     finish,
     writable_output,
 )
-from prism.files.jsonl import Drops, WrittenFile, read_pairs, read_rows, write_rows, write_stage_report, write_text
-from prism.files.outputs import writable_file, writable_folder
+from prism.files.jsonl import Drops, WrittenFile, read_pairs, read_rows, write_rows, write_stage_report
+from prism.outputs import writable_file, writable_folder, write_text
 from prism.reports.bar import progress
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from prism.devices import choose_device
 from prism.errors import InputError
 from prism.files.corpus import read_corpus
 from prism.files.jsonl import Drops, Line, OnBad, read_pairs, read_queries, write_rows, write_stage_report
-from prism.files.outputs import require_other, writable_file
+from prism.outputs import require_other, writable_file
 from prism.reports.bar import progress
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from prism.cli.data import Bad, CorpusFile, Out, Seed, app, count_lines, finish
 from prism.errors import ChatError, InputError
 from prism.files.corpus import read_corpus
 from prism.files.jsonl import Drops, OnBad, read_queries, write_rows, write_stage_report
-from prism.files.outputs import writable_file
+from prism.outputs import writable_file
 from prism.reports.bar import progress
 
 if TYPE_CHECKING:

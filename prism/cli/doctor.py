@@ -77,7 +77,7 @@ def _examined(target: str, opening: Callable[[str], Target], only: list[str], js
     from rich.console import Console
 
     from prism.doctor.examination import chosen, examine
-    from prism.files.outputs import writable_file
+    from prism.outputs import writable_file, write_text
 
     checks = chosen(only)
     to_file = None if json_ is None or str(json_) == "-" else writable_file(json_)
@@ -94,7 +94,7 @@ def _examined(target: str, opening: Callable[[str], Target], only: list[str], js
     else:
         _print(Console(highlight=False, markup=False, emoji=False), report)
         if to_file:
-            to_file.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            write_text(to_file, report.model_dump_json(indent=2) + "\n")
     return report
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prism.files.outputs import require_folder
+from prism.outputs import require_folder
 
 _NEXT = {
     "merged": "prism serve --model {target}",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from prism.files.outputs import writable_folder
+from prism.outputs import writable_folder
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prism.errors import InputError
-from prism.files.outputs import require_folder, writable_file
+from prism.outputs import require_folder, writable_file
 from prism.reports.bar import progress
 
 if TYPE_CHECKING:

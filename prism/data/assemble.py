@@ -24,7 +24,7 @@ from prism.data.leakage import LeakageCheck
 from prism.data.splits import split_of
 from prism.errors import DataError
 from prism.files.jsonl import Drops, JsonlWriter, Line, OnBad, Row, read_pairs, read_rows, reject
-from prism.files.outputs import require_folder
+from prism.outputs import require_folder
 from prism.types import Example, Verdict, first_problem
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from prism.files.jsonl import Drops, Row, dumps, report_path, write_text
+from prism.files.jsonl import Drops, Row, dumps, report_path
+from prism.outputs import write_text
 from prism.text import printable
 from prism.types import Example, Record
 

@@ -34,9 +34,10 @@ from prism.errors import DataError
 from prism.evidence.passages import Passage, without_repeats
 from prism.files.corpus import Text
 from prism.files.examples import write_examples
-from prism.files.jsonl import Drops, write_text
+from prism.files.jsonl import Drops
 from prism.files.qa_sets import Gathered, QaQuestion, gather
 from prism.files.qa_settings import Qa
+from prism.outputs import write_text
 from prism.parallel import ordered
 from prism.reports.bar import progress
 from prism.retrieval.dense import Encoder

@@ -20,6 +20,7 @@ from prism.files.jsonl import Drops, Row, read_rows, require_text
 from prism.files.ledger import Kept
 from prism.measures import calibration as fitting
 from prism.measures.calibration import Cut, Quality
+from prism.outputs import whole, write_text
 from prism.scoring import Calibration
 from prism.text import language_of, stable_id
 from prism.types import Document, Record
@@ -280,16 +281,14 @@ def store(source: Path, target: Path, result: Result, version: str) -> str:
         "answering": sets.answering if not isinstance(sets, str) and fitted else None,
         "score_version": version,
     }
-    if target != source:
-        part = target.with_name(target.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(source, part)
-        part.replace(target)
-    path = target / CONFIG_NAME
-    config = PrismConfig.model_validate_json(path.read_bytes()).model_copy(update=update)
-    new = path.with_name(path.name + ".part")
-    new.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    new.replace(path)
+    config = PrismConfig.model_validate_json((source / CONFIG_NAME).read_bytes()).model_copy(update=update)
+    text = config.model_dump_json(indent=2) + "\n"
+    if target == source:
+        write_text(target / CONFIG_NAME, text)
+    else:
+        with whole(target) as part:
+            shutil.copytree(source, part)
+            write_text(part / CONFIG_NAME, text)
     if fitted:
         return str(target)
     reason = sets if isinstance(sets, str) else f"no better than the best document alone, {sets.worse}"

@@ -13,13 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn
 
 from prism.errors import DataError
 from prism.files.ids import DOCUMENT_IDS, QUERY_IDS, id_in
 from prism.files.lines import byte_lines, decode, open_bytes
-from prism.files.outputs import Part
+from prism.outputs import TextFile, write_text
 from prism.text import clean, clean_all, stable_id
 
 OnBad = Literal["fail", "skip"]
@@ -264,28 +263,27 @@ def dumps(value: Any, **options: Any) -> str:
 
 
 class JsonlWriter:
-    """Writes beside `path`, moves the file into place when the block ends well: a crash leaves the old file or none.
-
-    Raises DataError when the file cannot be written. What would not change stays as it is (`unchanged`).
-    """
+    """A `TextFile` of records. Raises DataError as it does, and for what is no JSON."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.count, self.unchanged = path, 0, False
-        self._part = Part(path)
+        self.path, self.count = path, 0
+        self._file = TextFile(path)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the very same records were there already, once it is closed."""
+        return self._file.unchanged
 
     def __enter__(self) -> JsonlWriter:
-        self._part.open()
+        self._file.__enter__()
         return self
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self._part.write(dumps(row) + "\n")
+        self._file.write(dumps(row) + "\n")
         self.count += 1
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        if kind is None:
-            self.unchanged = self._part.keep()
-        else:
-            self._part.discard()
+    def __exit__(self, *failure: Any) -> None:
+        self._file.__exit__(*failure)
 
 
 class WrittenFile(NamedTuple):
@@ -314,15 +312,3 @@ def write_stage_report(output: Path, stage: str, inputs: Sequence[Path], drops: 
     report = {"stage": stage, "inputs": [str(path) for path in inputs], **facts, "dropped": drops.report()}
     write_text(report_path(output), dumps(report, indent=2) + "\n")
     return report
-
-
-def write_text(path: Path, text: str) -> bool:
-    """Write a text file atomically; returns whether it was there already, word for word. Raises DataError."""
-    part = Part(path)
-    part.open()
-    try:
-        part.write(text)
-    except BaseException:
-        part.discard()
-        raise
-    return part.keep()

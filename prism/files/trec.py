@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 from prism.errors import DataError
 from prism.files.ids import DOCUMENT_IDS, QUERY_IDS, fits_tables, id_in, read_id
-from prism.files.jsonl import read_objects, write_text
+from prism.files.jsonl import read_objects
 from prism.files.lines import is_json, text_lines
+from prism.outputs import write_text
 from prism.text import stable_id
 from prism.types import Run, descending
 

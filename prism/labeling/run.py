@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Literal
 
 from prism.errors import DataError, InputError
-from prism.files.jsonl import write_text
-from prism.files.outputs import require_folder
 from prism.labeling.jurors import make_jurors
 from prism.labeling.label_pairs import BadLine, Item, LabelPair, read_label_pairs
 from prism.labeling.labels import write_labels
@@ -28,6 +26,7 @@ from prism.labeling.reports import LabelingReport, make_report
 from prism.labeling.store import Committer, Store
 from prism.labeling.voting import Known, PairCounts, RunState, Standing, Voting, work_through
 from prism.llm.allowance import Account, Allowance
+from prism.outputs import require_folder, write_text
 
 OnBadLine = Literal["skip", "stop"]
 Progress = Callable[[RunState], None]

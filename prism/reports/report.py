@@ -39,16 +39,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prism.errors import InputError
+from prism.outputs import write_text
 from prism.reports.blocks import Chart, Content, Section, one_line, plain
 from prism.reports.markdown import markdown
 from prism.reports.page import darkened, draw_svg, render_html
 from prism.version import __version__
-
-if TYPE_CHECKING:
-    pass
 
 _SECRET = re.compile(r"--[\w-]*(key|secret|password|auth|token)$", re.IGNORECASE)
 
@@ -78,7 +76,7 @@ class Report:
         """Write all files into `out`, made if need be; returns the path of `report.html`.
 
         `data` is the body of `report.json`: records, numpy numbers and arrays are fine; NaN becomes null. Raises
-        InputError when `out` cannot be written, or two figures share a name.
+        InputError when `out` cannot be written, or two figures share a name; DataError when the disk is full.
         """
         charts = [block for section in self.sections for block in section.blocks if isinstance(block, Chart)]
         names = [chart.name for chart in charts]
@@ -92,11 +90,8 @@ class Report:
         files["report.html"] = render_html(content, drawn)
         files["report.md"] = "\n".join(markdown(content)) + "\n"
         files["report.json"] = json.dumps(plain({**made, **data}), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        try:
-            for name, text in files.items():
-                write_whole(out / name, text)
-        except OSError as error:
-            raise InputError(f"cannot write the report into {out} ({error.strerror}): choose another --out") from error
+        for name, text in files.items():
+            write_text(out / name, text)
         return out / "report.html"
 
 
@@ -140,11 +135,3 @@ def versions(*distributions: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def write_whole(path: Path, text: str) -> None:
-    """All or nothing: a reader never sees half a file. Folders are made; lone surrogates become question marks."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(text.encode("utf-8", errors="replace"))
-    part.replace(path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -19,9 +18,10 @@ import pyarrow as pa
 
 from prism.errors import DataError, InputError, RecipeError
 from prism.files.examples import Unparsed, open_examples, parse_example, read_unparsed
-from prism.files.jsonl import Drops, dumps, write_text
+from prism.files.jsonl import Drops, dumps
 from prism.files.lines import byte_lines
 from prism.files.qa_settings import Qa
+from prism.outputs import whole, write_text
 from prism.parallel import ordered
 from prism.template import Part, Supervised, Template
 from prism.text import stable_id
@@ -143,18 +143,14 @@ def tokenize(
     appears whole or not at all; rows of other settings in its folder are removed. Raises DataError.
     """
     started = time.perf_counter()
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         _make_room(path.parent)
-        with part.open("wb") as file:
-            drops = _write_rows(file, files, rendering, lines, workers)
-            os.fsync(file.fileno())
-        write_text(_drops_beside(path), dumps(drops.report(), indent=1) + "\n")
-        part.replace(path)
+        with whole(path) as part:
+            with part.open("wb") as file:
+                drops = _write_rows(file, files, rendering, lines, workers)
+            write_text(_drops_beside(path), dumps(drops.report(), indent=1) + "\n")
     except OSError as error:
         raise DataError(f"cannot tokenize into {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
     say(f"tokenized in {time.perf_counter() - started:,.0f} s")
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from prism.errors import DataError
 from prism.files.examples import read_examples
+from prism.outputs import write_text
 from prism.template import Template
 from prism.training.distill import unwrapped
 from prism.training.recipe import Recipe
@@ -51,10 +52,7 @@ class Assessment(Record):
     samples: tuple[Sample, ...]
 
     def write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"step-{self.step:07}.json.part"
-        part.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        part.replace(part.with_suffix(""))
+        write_text(folder / f"step-{self.step:07}.json", self.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def read_all(cls, folder: Path) -> list[Assessment]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from prism import catalogue
 from prism.checkpoint import CONFIG_NAME, Checkpoint, PrismConfig
-from prism.files.jsonl import write_text
 from prism.merge import ADAPTER, ADAPTER_WEIGHTS
+from prism.outputs import write_text
 from prism.template import Template
 from prism.training.model import merged_model
 from prism.training.recipe import Recipe, dump_recipe

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from prism.checkpoint import CONFIG_NAME
 from prism.errors import RecipeError
-from prism.files.jsonl import write_text
+from prism.outputs import write_text
 from prism.template import Template
 from prism.training.batches import Steps, steps_of
 from prism.training.dataset import QaBuilder, Tokenized, make_rows

@@ -1,12 +1,15 @@
-"""Outputs: whether they can be written, asked before the work; and files that appear whole or not at all."""
+"""Outputs: whether they can be written, asked before the work; and files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
 import filecmp
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Self, TextIO
+from uuid import uuid4
 
 from prism.errors import DataError, InputError
 
@@ -54,64 +57,82 @@ def writable_folder(path: Path | None) -> Path | None:
     return path
 
 
-class Part:
-    """A file that is written beside its place and moved there whole. Raises DataError where the disk refuses."""
+class TextFile:
+    """A text file that appears whole when the block ends well, and not at all when it fails. What was there stays until
+    then; where it is the very same text, for good (`unchanged`).
+
+    Raises DataError where the disk refuses.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.unchanged = path, False
         special = path.exists() and not path.is_file() and not path.is_dir()  # /dev/stdout is written as it is
         self._part = path if special else path.with_name(path.name + ".part")
         self._out: TextIO | None = None
 
-    def open(self) -> None:
-        """Make the folder and the part."""
+    def __enter__(self) -> Self:
         require_file(self.path)
-        try:
+        with self._refused():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._out = self._part.open("w", encoding="utf-8", errors="replace", newline="\n")
-        except OSError as error:
-            raise self._refused(error) from error
+        return self
 
     def write(self, text: str) -> None:
-        """Append to the part."""
+        """Append to it."""
         if self._out is None:
             raise InputError(f"{self.path} was written to before it was opened")
-        try:
+        with self._refused():
             self._out.write(text)
-        except OSError as error:
-            raise self._refused(error) from error
 
-    def keep(self) -> bool:
-        """Move the part into place; returns whether the very same file was there, which is then left alone."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         out, self._out = self._out, None
-        if out is None or self._part == self.path:
-            if out is not None:
-                out.close()
-            return False
+        if out is None:
+            return
         try:
-            with out:
-                out.flush()
-                os.fsync(out.fileno())
-            if self.path.is_file() and filecmp.cmp(self._part, self.path, shallow=False):
-                self._part.unlink()
-                return True
-            self._part.replace(self.path)
+            with self._refused(), out:
+                if kind is None and self._part != self.path:
+                    out.flush()
+                    os.fsync(out.fileno())
+            if kind is None and self._part != self.path:
+                with self._refused():
+                    self.unchanged = self.path.is_file() and filecmp.cmp(self._part, self.path, shallow=False)
+                    if not self.unchanged:
+                        self._part.replace(self.path)
+        finally:
+            if self._part != self.path:
+                self._part.unlink(missing_ok=True)
+
+    @contextmanager
+    def _refused(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            self._part.unlink(missing_ok=True)
-            raise self._refused(error) from error
-        return False
+            raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
 
-    def discard(self) -> None:
-        """Leave no part behind."""
-        out, self._out = self._out, None
-        if out is not None:
-            try:
-                out.close()
-            except OSError as error:  # the rest does not fit on the disk
-                raise self._refused(error) from error
-            finally:
-                if self._part != self.path:
-                    self._part.unlink(missing_ok=True)
 
-    def _refused(self, error: OSError) -> DataError:
-        return DataError(f"cannot write {self.path}: {error.strerror or error}")
+def write_text(path: Path, text: str) -> bool:
+    """Write a text file atomically; returns whether it was there already, word for word. Raises DataError."""
+    with TextFile(path) as out:
+        out.write(text)
+    return out.unchanged
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to make a file or a folder that is to appear at `path` whole, when the block ends well, or not at all.
+
+    Others may make the same at the same time: the last one stays. Raises OSError where the disk refuses.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
+    try:
+        yield part
+        if part.is_file():
+            with part.open("rb+") as made:
+                os.fsync(made.fileno())
+        part.replace(path)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
