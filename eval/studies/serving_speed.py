@@ -22,7 +22,7 @@ import typer
 from prism.backends import open_engine
 from prism.checkpoint import Checkpoint
 from prism.engines.base import Engine, WriteRequest
-from prism.engines.vllm import cpu_threading
+from prism.engines.vllm_cpu import cpu_threading
 from prism.export import export
 from prism.reranker import Reranker
 from prism.serving.process import Running, prism_serve, server

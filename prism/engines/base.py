@@ -1,11 +1,12 @@
-"""The engine protocol: two batched, cancellable, async operations over token ids."""
+"""The engine protocol: two batched, cancellable, async operations over token ids; and what every engine refuses."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from prism.errors import DocumentError
+from prism.errors import DocumentError, EngineError, InputError
 
 
 class LabelLogits(NamedTuple):
@@ -42,6 +43,9 @@ class WritePiece(NamedTuple):
     tag); `length`: the token limit."""
 
 
+Emit = Callable[[WritePiece], None]
+
+
 class Engine(Protocol):
     """What `Reranker` needs of a model. Cancelling the awaiting task stops the work."""
 
@@ -59,3 +63,30 @@ class Engine(Protocol):
     async def aclose(self) -> None:
         """Free the model. Calling twice is harmless."""
         ...
+
+def require_prompts(requests: Sequence[WriteRequest]) -> None:
+    """Raises InputError for a text to write after nothing."""
+    for index, request in enumerate(requests):
+        if not request.ids:
+            raise InputError(f"write request {index} has an empty prompt; render it with the template first")
+
+
+def unscorable(ids: Sequence[int], context: float, reader: str = "the model") -> DocumentError | None:
+    """Why a prompt cannot be scored where `reader` reads `context` tokens, if it cannot."""
+    if not ids:
+        return DocumentError("the prompt is empty, expected at least one token; render it with the template first")
+    if len(ids) > context:
+        return DocumentError(
+            f"the prompt has {len(ids)} tokens, {reader} reads at most {context}; shorten the document"
+        )
+    return None
+
+
+def refuse_nan(labels: Sequence[LabelLogits | DocumentError], computed_in: str) -> None:
+    """Raises EngineError for label logits that are no numbers; `computed_in`: what overflows, and what to try."""
+    for index, label in enumerate(labels):
+        if isinstance(label, LabelLogits) and not (math.isfinite(label.yes) and math.isfinite(label.no)):
+            raise EngineError(
+                f"prompt {index} has label logits yes={label.yes}, no={label.no}, expected finite numbers; "
+                f"the weights are broken or {computed_in}"
+            )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,16 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionLayer
 
 from prism import devices
-from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
+from prism.engines.base import (
+    Emit,
+    LabelLogits,
+    ScoreOutput,
+    WritePiece,
+    WriteRequest,
+    refuse_nan,
+    require_prompts,
+    unscorable,
+)
 from prism.engines.budget import (
     APART_PREFIX,
     CPU_PREFIX,
@@ -25,7 +33,7 @@ from prism.engines.budget import (
     write_tokens,
 )
 from prism.engines.decode import Decoder, LanguageModel, out_of_memory, pad
-from prism.engines.model_thread import Check, Emit, ModelThread, refuse_nan, require_prompts, unscorable
+from prism.engines.model_thread import Check, ModelThread
 from prism.engines.prefix import can_attend_apart, prefix_cache, reads_prefix_apart
 from prism.engines.row import shared_length
 from prism.errors import DocumentError, EngineError
@@ -103,12 +111,10 @@ class HfEngine:
         """See `Engine.score`. A prompt that is empty, too long or too large for the memory answers a DocumentError."""
         return await self._worker.run(functools.partial(self._score, [tuple(ids) for ids in prompts]))
 
-    async def write(self, requests: Sequence[WriteRequest]) -> AsyncIterator[WritePiece]:
+    def write(self, requests: Sequence[WriteRequest]) -> AsyncGenerator[WritePiece, None]:
         """See `Engine.write`. A stop string is the last thing in `text`; a stop id is not in it."""
         require_prompts(requests)
-        async with aclosing(self._worker.stream(functools.partial(self._write, list(requests)))) as pieces:
-            async for piece in pieces:
-                yield piece
+        return self._worker.stream(functools.partial(self._write, list(requests)))
 
     async def aclose(self) -> None:
         """Stop the work under way, wait for the worker to leave, free the model. Calling twice is harmless."""

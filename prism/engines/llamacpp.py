@@ -7,14 +7,23 @@ prompt or text is a sequence of its own that goes on from there, and is forgotte
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
+from prism.engines.base import (
+    Emit,
+    LabelLogits,
+    ScoreOutput,
+    WritePiece,
+    WriteRequest,
+    refuse_nan,
+    require_prompts,
+    unscorable,
+)
 from prism.engines.llama_context import Context, Run, Wants
-from prism.engines.model_thread import Check, Emit, ModelThread, refuse_nan, require_prompts, unscorable
+from prism.engines.model_thread import Check, ModelThread
 from prism.engines.row import MIN_SHARED_TOKENS, BatchRow, TextStream, common_length, shared_length, write_batch
 from prism.errors import DocumentError, EngineError
 
@@ -48,12 +57,10 @@ class LlamaCppEngine:
         """See `Engine.score`. A prompt that is empty or too long answers a DocumentError."""
         return await self._worker.run(partial(self._score, [tuple(ids) for ids in prompts]))
 
-    async def write(self, requests: Sequence[WriteRequest]) -> AsyncIterator[WritePiece]:
+    def write(self, requests: Sequence[WriteRequest]) -> AsyncGenerator[WritePiece, None]:
         """See `Engine.write`. A stop string is the last thing in `text`; a stop id is not in it."""
         require_prompts(requests)
-        async with aclosing(self._worker.stream(partial(self._write, list(requests)))) as pieces:
-            async for piece in pieces:
-                yield piece
+        return self._worker.stream(partial(self._write, list(requests)))
 
     async def aclose(self) -> None:
         """Stop the work under way, wait for the worker to leave, free the model. Calling twice is harmless."""

@@ -10,9 +10,9 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from concurrent.futures import Future
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from prism.errors import EngineError
@@ -73,28 +73,9 @@ class LoopThread:
             future.cancel()
             raise
 
-    async def stream(self, source: Callable[[], AsyncIterator[_T]]) -> AsyncIterator[_T]:
-        """The items of `source`, which runs on the thread's loop."""
-        caller = asyncio.get_running_loop()
-        items: asyncio.Queue[Any] = asyncio.Queue()
-
-        def put(item: object) -> None:
-            with suppress(RuntimeError):  # the caller's loop was closed meanwhile
-                caller.call_soon_threadsafe(items.put_nowait, item)
-
-        async def pump() -> None:
-            async with aclosing(source()) as produced:  # type: ignore[type-var]  # async generators can be closed
-                async for item in produced:
-                    put(item)
-
-        future = self._submit(pump)
-        future.add_done_callback(lambda _: put(_END))
-        try:
-            while (item := await items.get()) is not _END:
-                yield item
-            await _result(future)
-        finally:
-            future.cancel()
+    def stream(self, job: Callable[[Callable[[_T], None]], Coroutine[Any, Any, None]]) -> AsyncGenerator[_T, None]:
+        """What `job`, which runs on the thread's loop, hands over."""
+        return pumped(lambda put: asyncio.ensure_future(_result(self._submit(lambda: job(put)))))
 
     def _submit(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> Future[_T]:
         self._home.require()
@@ -135,6 +116,46 @@ def _end(home: Home, loop: asyncio.AbstractEventLoop, thread: threading.Thread, 
 def _stop(loop: asyncio.AbstractEventLoop) -> None:
     with suppress(RuntimeError):  # closed already
         loop.call_soon_threadsafe(loop.stop)
+
+
+async def pumped(start: Callable[[Callable[[_T], None]], asyncio.Future[None]]) -> AsyncGenerator[_T, None]:
+    """The items that a job hands over while it runs, on this loop, another one or in a thread.
+
+    `start` begins it, given what takes an item. Leaving early cancels the job.
+    """
+    loop = asyncio.get_running_loop()
+    items: asyncio.Queue[Any] = asyncio.Queue()
+
+    def put(item: object) -> None:
+        with suppress(RuntimeError):  # this loop was closed meanwhile
+            loop.call_soon_threadsafe(items.put_nowait, item)
+
+    job = start(put)
+    job.add_done_callback(lambda _: put(_END))
+    try:
+        while (item := await items.get()) is not _END:
+            yield item
+        await job
+    finally:
+        job.cancel()
+        await asyncio.gather(job, return_exceptions=True)
+
+
+async def gathered(jobs: Iterable[Callable[[], Coroutine[Any, Any, _T]]], at_once: int) -> list[_T]:
+    """What the jobs return, in their order. When one fails or the caller leaves, the others stop."""
+    room = asyncio.Semaphore(at_once)
+
+    async def one(job: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        async with room:
+            return await job()
+
+    tasks = [asyncio.create_task(one(job)) for job in jobs]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _result(future: Future[_T]) -> _T:

@@ -13,18 +13,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
 import httpx
 
-from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
-from prism.engines.loop import LoopThread
+from prism.engines.base import (
+    Emit,
+    LabelLogits,
+    ScoreOutput,
+    WritePiece,
+    WriteRequest,
+    require_prompts,
+    unscorable,
+)
+from prism.engines.loop import LoopThread, gathered
 from prism.engines.replicas import PROBE_S, Replica, Replicas
 from prism.engines.rounding import looks_rounded
-from prism.errors import DocumentError, EngineError, InputError, LabelMissing
+from prism.errors import DocumentError, EngineError, LabelMissing
 
 _logger = logging.getLogger(__name__)
 TOP = 20
@@ -86,13 +94,10 @@ class OpenAIEngine:
         """See `Engine.score`. Prompts go out in small requests, each to the server with the least to do."""
         return await self._loop.run(partial(self._score, [list(ids) for ids in prompts]))
 
-    async def write(self, requests: Sequence[WriteRequest]) -> AsyncIterator[WritePiece]:
+    def write(self, requests: Sequence[WriteRequest]) -> AsyncGenerator[WritePiece, None]:
         """See `Engine.write`. A server that dies in the middle of a text is replaced by another, which goes on."""
-        for index, request in enumerate(requests):
-            if not request.ids:
-                raise InputError(f"write request {index} has an empty prompt; render it with the template first")
-        async for piece in self._loop.stream(partial(self._write, list(requests))):
-            yield piece
+        require_prompts(requests)
+        return self._loop.stream(partial(self._write, list(requests)))
 
     async def aclose(self) -> None:
         """Close the connections. Calling twice is harmless."""
@@ -103,18 +108,17 @@ class OpenAIEngine:
     # -- scoring, on the engine's own loop
 
     async def _score(self, prompts: list[list[int]]) -> ScoreOutput:
-        answers: list[LabelLogits | DocumentError | None] = [self._problem(ids) for ids in prompts]
+        most = self._most_tokens() - 1  # servers want room for the token they sample
+        answers: list[LabelLogits | DocumentError | None] = [unscorable(ids, most, "the server") for ids in prompts]
         fitting = [index for index, problem in enumerate(answers) if problem is None]
         batches = [fitting[at : at + _PROMPTS_A_REQUEST] for at in range(0, len(fitting), _PROMPTS_A_REQUEST)]
-        room = asyncio.Semaphore(_REQUESTS_AT_ONCE * len(self._replicas))
+        jobs = [partial(self._score_batch, [prompts[index] for index in batch]) for batch in batches]
         cached = 0
-        async with _Jobs() as jobs:
-            tasks = [jobs.start(self._score_batch([prompts[index] for index in batch], room)) for batch in batches]
-            for batch, task in zip(batches, tasks, strict=True):
-                labels, reused = await task
-                cached += reused
-                for index, answer in zip(batch, labels, strict=True):
-                    answers[index] = answer
+        scored = await gathered(jobs, _REQUESTS_AT_ONCE * len(self._replicas))
+        for batch, (labels, reused) in zip(batches, scored, strict=True):
+            cached += reused
+            for index, answer in zip(batch, labels, strict=True):
+                answers[index] = answer
         found = [answer for answer in answers if answer is not None]
         if not self._told_rounding and looks_rounded(found):
             self._told_rounding = True
@@ -125,7 +129,7 @@ class OpenAIEngine:
             )
         return ScoreOutput(found, cached)
 
-    async def _score_batch(self, prompts: list[list[int]], room: asyncio.Semaphore) -> tuple[list[LabelLogits], int]:
+    async def _score_batch(self, prompts: list[list[int]]) -> tuple[list[LabelLogits], int]:
         body = {
             "prompt": prompts,
             "max_tokens": 1,
@@ -134,8 +138,7 @@ class OpenAIEngine:
             "logprob_token_ids": list(self._label_ids),
             "return_tokens_as_token_ids": True,
         }
-        async with room:
-            answer = await self._replicas.post(body, weight=len(prompts))
+        answer = await self._replicas.post(body, weight=len(prompts))
         choices = {choice.get("index"): choice for choice in _list_of_objects(answer, "choices")}
         if set(choices) != set(range(len(prompts))):
             raise EngineError(f"the server answered choices {sorted(map(str, choices))} for {len(prompts)} prompts")
@@ -157,53 +160,29 @@ class OpenAIEngine:
             values.append(float(found))
         return LabelLogits(*values)
 
-    def _problem(self, ids: Sequence[int]) -> DocumentError | None:
-        context = min(self._context, self._replicas.context)
-        if not ids:
-            return DocumentError("the prompt is empty, expected at least one token; render it with the template first")
-        if len(ids) >= context:  # servers want room for the token they sample
-            return DocumentError(
-                f"the prompt has {len(ids)} tokens, the server reads at most {context - 1:.0f}; shorten the document"
-            )
-        return None
+    def _most_tokens(self) -> float:
+        """What every server reads and writes together."""
+        return min(self._context, self._replicas.context)
 
     # -- writing, on the engine's own loop
 
-    async def _write(self, requests: list[WriteRequest]) -> AsyncIterator[WritePiece]:
-        pieces: asyncio.Queue[WritePiece | None] = asyncio.Queue()
-        room = asyncio.Semaphore(_WRITES_AT_ONCE)
+    async def _write(self, requests: list[WriteRequest], emit: Emit) -> None:
+        jobs = [partial(self._write_one, index, request, emit) for index, request in enumerate(requests)]
+        await gathered(jobs, _WRITES_AT_ONCE)
 
-        async def one(index: int, request: WriteRequest) -> None:
-            async with room:
-                await self._write_one(index, request, pieces)
-
-        async def all_of_them() -> None:
-            async with _Jobs() as jobs:
-                await asyncio.gather(*(jobs.start(one(index, request)) for index, request in enumerate(requests)))
-
-        work = asyncio.create_task(all_of_them())
-        work.add_done_callback(lambda _: pieces.put_nowait(None))
-        try:
-            while (piece := await pieces.get()) is not None:
-                yield piece
-            await work
-        finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-
-    async def _write_one(self, index: int, request: WriteRequest, pieces: asyncio.Queue[WritePiece | None]) -> None:
+    async def _write_one(self, index: int, request: WriteRequest, emit: Emit) -> None:
         text = _Writing(list(request.ids), request.max_tokens)
         failed: set[Replica] = set()
         while True:
-            limit = min(text.left, min(self._context, self._replicas.context) - len(text.ids))
+            limit = min(text.left, self._most_tokens() - len(text.ids))
             if limit <= 0:
-                pieces.put_nowait(WritePiece(index, "", 0, "length"))
+                emit(WritePiece(index, "", 0, "length"))
                 return
             replica = self._replicas.choose(failed)
             try:
                 async with aclosing(self._stream(replica, index, text, int(limit))) as written:
                     async for piece in written:
-                        pieces.put_nowait(piece)
+                        emit(piece)
                 return
             except ConnectionError as error:
                 failed.add(replica)
@@ -270,26 +249,6 @@ class _Writing:
             if at >= 0:
                 return WritePiece(index, self.shown[before : at + len(stop)], tokens, "stop")
         return WritePiece(index, text, tokens, finish)
-
-
-class _Jobs:
-    """Tasks that end with the block that started them, whatever way it is left."""
-
-    def __init__(self) -> None:
-        self._tasks: list[asyncio.Task[Any]] = []
-
-    def start(self, work: Any) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work)
-        self._tasks.append(task)
-        return task
-
-    async def __aenter__(self) -> _Jobs:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _first_logprobs(logprobs: Any) -> Iterator[tuple[str | int, Any]]:
