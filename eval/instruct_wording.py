@@ -19,14 +19,14 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from prism.chat_template import WORDING, Wording, instruct_spec
+from prism.chat_template import BUILT_IN, WORDING, Wording, instruct_spec
 from prism.checkpoint import Checkpoint
 from prism.errors import PrismError
 from prism.outputs import write_text
 from prism.reports.bar import progress
 from prism.reports.report import command_line
 from prism.reranker import Reranker
-from prism.template import BUILT_IN, TemplateSpec
+from prism.template import TemplateSpec
 from studies.everyday import Measures, ask, by_slice, read_questions
 
 QUESTIONS = Path(__file__).parent / "everyday" / "questions.jsonl"

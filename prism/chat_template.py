@@ -1,7 +1,7 @@
-"""Templates that are read from a tokenizer's chat template: rendered with sentinels and cut at them, never retyped.
+"""Which template a checkpoint gets (`choose_spec`), and those read from a tokenizer's chat template, never retyped.
 
 A reranker's own (`spec_from_chat_template`: the roles `query` and `document`), or that of any chat model, which is then
-asked to judge without having been taught to (`instruct_spec`).
+asked to judge without having been taught to (`instruct_spec`); both are rendered with sentinels and cut at them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prism.errors import TemplateError
-from prism.template import BUILT_IN, QWEN3_RERANKER, TemplateSpec, load_spec
+from pydantic import ValidationError
 
+from prism.errors import TemplateError
+from prism.template import PRISM, QWEN3_RERANKER, TemplateSpec
+from prism.types import first_problem
+
+BUILT_IN: Mapping[str, TemplateSpec] = {spec.name: spec for spec in (PRISM, QWEN3_RERANKER)}
 INSTRUCT = "instruct"
 NAMES = (*BUILT_IN, INSTRUCT)
 """Templates that need no file."""
@@ -20,14 +24,40 @@ _SENTINELS = {slot: f"\ue000{slot}\ue001" for slot in ("instruction", "query", "
 _ANSWER = "\ue000answer\ue001"
 
 
-def choose_spec(name: str | Path | None, tokenizer: Any, stored: TemplateSpec | None) -> TemplateSpec | None:
-    """The template asked for by name, the one stored beside the weights, or the tokenizer's; None: there is none.
+def choose_spec(
+    name: str | Path | None, tokenizer: Any, stored: TemplateSpec | None, source: str | Path
+) -> TemplateSpec:
+    """The template asked for by name or file, the one stored beside the weights of `source`, or its tokenizer's.
 
-    Raises TemplateError for a name that is none, or `instruct` for a tokenizer without a chat template.
+    Raises TemplateError when there is none, for a name that is none, and for `instruct` without a chat template.
     """
     if name is not None:
         return instruct_spec(tokenizer) if str(name) == INSTRUCT else load_spec(name)
-    return stored or spec_from_chat_template(tokenizer)
+    found = stored or spec_from_chat_template(tokenizer)
+    if found is None:
+        raise TemplateError(
+            f"{source} has no prism.json and no reranker chat template: say which prompt it was trained with,"
+            f" --template {', '.join(NAMES)} or a file; {INSTRUCT} suits any chat model"
+        )
+    return found
+
+
+def load_spec(name_or_path: str | Path) -> TemplateSpec:
+    """A built-in template by name, or one from a JSON file of `TemplateSpec` fields.
+
+    Raises TemplateError naming the built-ins when neither fits.
+    """
+    if str(name_or_path) in BUILT_IN:
+        return BUILT_IN[str(name_or_path)]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise TemplateError(
+            f"no template {str(name_or_path)!r}: expected {', '.join(BUILT_IN)} or a JSON file of template fields"
+        )
+    try:
+        return TemplateSpec.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise TemplateError(f"{path} is not a template: {first_problem(error)}") from error
 
 
 def spec_from_chat_template(tokenizer: Any) -> TemplateSpec | None:

@@ -19,10 +19,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from prism import gguf_file, merge, score_version, scoring, symptoms
 from prism.answering import Answering
-from prism.chat_template import INSTRUCT, NAMES, choose_spec
-from prism.errors import CheckpointError, DocumentError, InputError, TemplateError, in_one_line
+from prism.chat_template import INSTRUCT, choose_spec
+from prism.errors import CheckpointError, DocumentError, InputError, in_one_line
 from prism.gguf_file import tokenizer_errors
-from prism.location import json_object, locate, plain_weights, read_json_object, refuse_pointers
+from prism.location import download, json_object, locate, plain_weights, read_json_object, refuse_pointers
 from prism.template import Template, TemplateSpec
 from prism.types import Document, EvidenceSource, Record, first_problem
 
@@ -123,6 +123,28 @@ class Checkpoint:
         if stored is None and merge.is_adapter(home):
             stored = stored_config(locate(merge.base_of(home)))
         path = plain_weights(home, source, stored.base_sha256 if stored else None)
+        return cls._opened(path, source, template, stored, trust_remote_code, home)
+
+    @classmethod
+    def without_weights(
+        cls, source: str, *, template: str | Path | None = None, trust_remote_code: bool = False
+    ) -> Checkpoint:
+        """A checkpoint of the hub for a look: only its small files are downloaded. Raises as `load` does."""
+        path = download(source, weights=False)
+        if not (path / "config.json").is_file():
+            raise CheckpointError(f"{source} is not a checkpoint: no config.json is in it")
+        return cls._opened(path, source, template, stored_config(path), trust_remote_code)
+
+    @classmethod
+    def _opened(
+        cls,
+        path: Path,
+        source: str | Path,
+        template: str | Path | None,
+        stored: PrismConfig | None,
+        trust_remote_code: bool,
+        home: Path | None = None,
+    ) -> Checkpoint:
         tokenizer = load_tokenizer(path, source, trust_remote_code)
         config = _config(path, source, tokenizer, template, stored)
         return cls(path, config, tokenizer, Template(config.template, tokenizer), trust_remote_code, home)
@@ -285,13 +307,7 @@ def load_tokenizer(path: str | Path, source: str | Path, trust_remote_code: bool
 def _config(
     path: Path, source: str | Path, tokenizer: Any, template: str | Path | None, stored: PrismConfig | None
 ) -> PrismConfig:
-    spec = choose_spec(template, tokenizer, stored.template if stored else None)
-    if spec is None:
-        raise TemplateError(
-            f"{source} has no {CONFIG_NAME} and no reranker chat template: say which prompt it was trained with,"
-            f" --template {', '.join(NAMES)} or a file; {INSTRUCT} suits any chat model"
-        )
-    spec = _within_context(spec, path)
+    spec = _within_context(choose_spec(template, tokenizer, stored.template if stored else None, source), path)
     if stored:
         return stored.model_copy(update={"template": spec})
     evidence: EvidenceSource = "written" if spec.name == INSTRUCT else "quoted"

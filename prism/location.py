@@ -31,7 +31,7 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
         return catalogue.verified_file(known)
     if path.suffix.lower() == ".gguf":
         raise CheckpointError(f"no GGUF file {source}: check the path, or pull a base (`prism pull` lists them)")
-    return _download(str(source), revision)
+    return download(str(source), revision)
 
 
 def plain_weights(home: Path, source: str | Path, base_sha256: str | None) -> Path:
@@ -47,7 +47,8 @@ def plain_weights(home: Path, source: str | Path, base_sha256: str | None) -> Pa
     return home
 
 
-def _download(source: str, revision: str | None) -> Path:
+def download(source: str, revision: str | None = None, *, weights: bool = True) -> Path:
+    """A checkpoint of the hub, or its small files alone. Raises CheckpointError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -58,7 +59,7 @@ def _download(source: str, revision: str | None) -> Path:
 
     try:
         # Weights as safetensors only: pickles run code when they load.
-        wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+        wanted = [*(["*.safetensors"] if weights else []), "*.json", "*.jinja", "*.txt", "*.model"]
         return Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
     except HFValidationError as error:
         raise CheckpointError(f"no checkpoint {source!r}: no such directory, and not a hub id (owner/name)") from error

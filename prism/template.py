@@ -11,23 +11,17 @@ tokens removed, so a document that contains `<|im_end|>` stays text and cannot e
 
 from __future__ import annotations
 
-import json
-import re
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
 from enum import Enum
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from prism.errors import InputError, TemplateError
+from prism.slots import SLOTS, Slots
 from prism.text import clean
-from prism.types import Document, Outcome, Record, Side, Truncation, Verdict, first_problem
+from prism.types import Document, Outcome, Record, Side, Truncation, Verdict
 
-_SLOTS = re.compile(r"\{(instruction|query|document)\}")
 _CHARS_PER_TOKEN = 16
 """First guess of how much text can fill a budget; widened until it does."""
 _RULES_OF_NANO = ("no_repeat_ngram", "evidence_quotes", "restores_case")
@@ -69,7 +63,7 @@ class TemplateSpec(Record):
     @field_validator("text")
     @classmethod
     def _slots(cls, text: str) -> str:
-        slots = _SLOTS.findall(text)
+        slots = SLOTS.findall(text)
         if slots.count("document") != 1 or "query" not in slots:
             raise ValueError(f"a template needs {{query}} and exactly one {{document}}, got the slots {slots}")
         return text
@@ -93,27 +87,6 @@ QWEN3_RERANKER = TemplateSpec(
     ),
     default_instruction="Given a web search query, retrieve relevant passages that answer the query",
 )
-
-BUILT_IN: Mapping[str, TemplateSpec] = {spec.name: spec for spec in (PRISM, QWEN3_RERANKER)}
-
-
-def load_spec(name_or_path: str | Path) -> TemplateSpec:
-    """A built-in template by name, or one from a JSON file of `TemplateSpec` fields.
-
-    Raises TemplateError naming the built-ins when neither fits.
-    """
-    if str(name_or_path) in BUILT_IN:
-        return BUILT_IN[str(name_or_path)]
-    path = Path(name_or_path)
-    if not path.is_file():
-        raise TemplateError(
-            f"no template {str(name_or_path)!r}: expected {', '.join(BUILT_IN)} or a JSON file of template fields"
-        )
-    try:
-        return TemplateSpec.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise TemplateError(f"{path} is not a template: {first_problem(error)}") from error
-
 
 class Prompt(NamedTuple):
     """A rendered pair."""
@@ -161,28 +134,21 @@ class Template:
     def __init__(self, spec: TemplateSpec, tokenizer: Any) -> None:
         self.spec = spec
         self.tokenizer = tokenizer
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise TemplateError(f"{type(tokenizer).__name__} has no fast backend: save the tokenizer as tokenizer.json")
-        self._plain = _without_added_tokens(backend)
-        self._control = {token.content: id_ for id_, token in tokenizer.added_tokens_decoder.items()}
-        self._split_control = re.compile(
-            "|".join(map(re.escape, sorted(self._control, key=len, reverse=True))) or r"(?!)"
-        )
-        self._prompt = self._chunks(spec.text)
-        self._target = self._chunks(
+        self._slots = Slots(tokenizer)
+        self._prompt = self._slots.cut(spec.text)
+        self._target = self._slots.cut(
             f"\n{self.contribution_open}{{query}}{self.contribution_close}"
             f"\n{self.evidence_open}{{document}}{self.evidence_close}{spec.end_of_turn}"
         )
-        self.yes_id = self._single(spec.yes)
-        self.no_id = self._single(spec.no)
-        if spec.end_of_turn not in self._control:
+        self.yes_id = self._slots.single(spec.yes)
+        self.no_id = self._slots.single(spec.no)
+        if spec.end_of_turn not in self._slots.control:
             raise TemplateError(
                 f"template {spec.name!r} ends turns with {spec.end_of_turn!r}, which is not a token of this tokenizer:"
                 " pass the template the checkpoint was trained with"
             )
         eos = tokenizer.eos_token_id
-        self.stop_ids = frozenset({self._control[spec.end_of_turn]} | ({eos} if eos is not None else set()))
+        self.stop_ids = frozenset({self._slots.control[spec.end_of_turn]} | ({eos} if eos is not None else set()))
         self.stop_strings = (self.evidence_close,)
         padding = tokenizer.pad_token_id
         self.pad_id: int = min(self.stop_ids) if padding is None else padding
@@ -245,12 +211,12 @@ class Template:
         limit = self.spec.max_prompt_tokens + self.spec.max_written_tokens if max_tokens is None else max_tokens
         target = [(self.yes_id if verdict == "yes" else self.no_id, Part.LABEL)]
         if verdict == "no":
-            target.append((self._control[self.spec.end_of_turn], Part.WRITTEN))
+            target.append((self._slots.control[self.spec.end_of_turn], Part.WRITTEN))
         elif contribution and evidence:
             lead = self._space_before(evidence, document)
             fills = {"query": clean(contribution), "document": lead + clean(evidence)}
             named = {"query": Part.CONTRIBUTION, "document": Part.EVIDENCE}
-            target += self._encode(self._target, fills, named, Part.WRITTEN)
+            target += self._slots.encode(self._target, fills, named, Part.WRITTEN)
         fills = self._fills(query, document, instruction)
         body = fills["document"]
         encoded, read = self._fit(fills, _Body("", body), limit - len(target))
@@ -278,26 +244,29 @@ class Template:
         # A budget's worth of text first: a megabyte is not tokenized to be thrown away.
         taken = min(len(body.text), max(limit, 1) * _CHARS_PER_TOKEN)
         while True:
-            encoded = self._encode(self._prompt, {**fills, "document": body.part(taken)})
+            encoded = self._encoded(fills, body.part(taken))
             if len(encoded) > limit:
                 return self._cut(fills, body, taken, limit)
             if taken == len(body.text):
                 return encoded, taken
             taken = min(len(body.text), taken * 4)
 
+    def _encoded(self, fills: dict[str, str], document: str) -> list[tuple[int, Part]]:
+        return self._slots.encode(self._prompt, {**fills, "document": document}, {}, Part.PROMPT)
+
     def _cut(self, fills: dict[str, str], body: _Body, taken: int, limit: int) -> tuple[list[tuple[int, Part]], int]:
         """Shorten the text until the prompt fits; the suffix the score is read after always survives."""
-        empty = self._encode(self._prompt, {**fills, "document": ""})
+        empty = self._encoded(fills, "")
         if len(empty) >= limit:
             raise InputError(
                 f"instruction and query take {len(empty)} of {limit} tokens and leave no room for a document:"
                 " shorten the query or raise the limit"
             )
         sizes = self._sizes(body.kept(taken), body.side)
-        keep = min(limit - len(self._encode(self._prompt, {**fills, "document": body.head})), len(sizes) - 1)
+        keep = min(limit - len(self._encoded(fills, body.head)), len(sizes) - 1)
         while keep > 0:
             # Token borders shift a little where the text meets its neighbours: re-encode and give way until it fits.
-            encoded = self._encode(self._prompt, {**fills, "document": body.part(sizes[keep])})
+            encoded = self._encoded(fills, body.part(sizes[keep]))
             if len(encoded) <= limit:
                 return encoded, sizes[keep]
             keep -= max(1, len(encoded) - limit)
@@ -305,7 +274,7 @@ class Template:
 
     def _sizes(self, text: str, side: Side) -> list[int]:
         """Characters in the first (or, cut on the left, the last) n tokens of a text, for every n from 0 on."""
-        starts = [start for start, _ in self._plain.encode(text, add_special_tokens=False).offsets]
+        starts = [start for start, _ in self._slots.plain(text).offsets]
         if side == "right":
             return [*starts, len(text)] if starts else [0]
         return [0, *(len(text) - start for start in reversed(starts))]
@@ -326,60 +295,7 @@ class Template:
 
     def count_plain(self, text: str) -> int:
         """How many tokens a text is in a prompt, where control tokens in it are ordinary text."""
-        return len(self._plain.encode(text, add_special_tokens=False).ids)
-
-    def _encode(
-        self,
-        chunks: Iterable[int | list[tuple[str, bool]]],
-        fills: Mapping[str, str],
-        named: Mapping[str, Part] = MappingProxyType({}),
-        rest: Part = Part.PROMPT,
-    ) -> list[tuple[int, Part]]:
-        """Ids with their part: that of their slot, else `rest`; a token across a border belongs to `rest`.
-
-        Text between control tokens is tokenized in one piece, as in the whole string.
-        """
-        out: list[tuple[int, Part]] = []
-        for chunk in chunks:
-            if isinstance(chunk, int):
-                out.append((chunk, rest))
-                continue
-            text, filled = "", []
-            for piece, is_slot in chunk:
-                value = fills.get(piece, "") if is_slot else piece
-                if is_slot and piece in named:
-                    filled.append((len(text), len(text) + len(value), named[piece]))
-                text += value
-            encoding = self._plain.encode(text, add_special_tokens=False)
-            parts = [rest] * len(encoding.ids)
-            starts, ends = [start for start, _ in encoding.offsets], [end for _, end in encoding.offsets]
-            for low, high, part in filled:
-                first, last = bisect_left(starts, low), bisect_right(ends, high)
-                parts[first:last] = [part] * (last - first)
-            out += zip(encoding.ids, parts, strict=True)
-        return out
-
-    def _chunks(self, text: str) -> list[int | list[tuple[str, bool]]]:
-        """Cut template text at its control tokens: ids, and runs of (literal, False) and (slot name, True)."""
-        chunks: list[int | list[tuple[str, bool]]] = []
-        position = 0
-        for match in [*self._split_control.finditer(text), None]:
-            run = text[position : match.start() if match else len(text)]
-            if run:
-                parts = _SLOTS.split(run)
-                chunks.append([(part, bool(i % 2)) for i, part in enumerate(parts) if part])
-            if match:
-                chunks.append(self._control[match.group()])
-                position = match.end()
-        return chunks
-
-    def _single(self, label: str) -> int:
-        ids = self._plain.encode(label, add_special_tokens=False).ids
-        if len(ids) != 1:
-            raise TemplateError(
-                f"label {label!r} is {len(ids)} tokens in this tokenizer, expected one: choose other labels"
-            )
-        return int(ids[0])
+        return len(self._slots.plain(text).ids)
 
     def count(self, text: str) -> int:
         """How many tokens the model reads a text as."""
@@ -443,12 +359,3 @@ def _truncation(document: Document, body: str, read: int, side: Side = "right") 
     if side == "left":
         return Truncation(start=total - read, read_chars=read, total_chars=total)
     return Truncation(read_chars=max(0, read - (len(body) - total)), total_chars=total)
-
-
-def _without_added_tokens(backend: Any) -> Any:
-    """A copy of the tokenizer for which `<|im_end|>`, `</think>` and their like are ordinary text."""
-    from tokenizers import Tokenizer
-
-    state = json.loads(backend.to_str())
-    state.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
-    return Tokenizer.from_str(json.dumps(state))

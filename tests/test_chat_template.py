@@ -87,10 +87,11 @@ def test_a_chat_template_that_ends_turns_with_text_is_refused(chat):
 
 
 def test_a_name_wins_over_what_is_stored(chat):
-    assert choose_spec(INSTRUCT, chat, PRISM).name == INSTRUCT
-    assert choose_spec("prism", chat, None) is PRISM
-    assert choose_spec(None, chat, PRISM) is PRISM
-    assert choose_spec(None, chat, None) is None  # an ordinary chat template does not make a reranker
+    assert choose_spec(INSTRUCT, chat, PRISM, "x").name == INSTRUCT
+    assert choose_spec("prism", chat, None, "x") is PRISM
+    assert choose_spec(None, chat, PRISM, "x") is PRISM
+    with pytest.raises(TemplateError, match=r"x has no prism\.json"):  # an ordinary chat template makes no reranker
+        choose_spec(None, chat, None, "x")
 
 
 def test_an_untaught_model_writes_its_evidence_by_default(tiny_qwen3: Any, chat: Any, tmp_path: Path):

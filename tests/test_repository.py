@@ -24,6 +24,7 @@ FLOORS = (
         *(
             "template",
             "chat_template",
+            "slots",
             "checkpoint",
             "catalogue",
             "merge",

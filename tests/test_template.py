@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prism.chat_template import spec_from_chat_template
+from prism.chat_template import load_spec, spec_from_chat_template
 from prism.errors import InputError, TemplateError
 from prism.template import (
     PRISM,
@@ -17,7 +17,6 @@ from prism.template import (
     Part,
     Template,
     TemplateSpec,
-    load_spec,
 )
 from prism.text import clean
 from prism.types import Document, Outcome

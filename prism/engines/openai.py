@@ -113,10 +113,8 @@ class OpenAIEngine:
         fitting = [index for index, problem in enumerate(answers) if problem is None]
         batches = [fitting[at : at + _PROMPTS_A_REQUEST] for at in range(0, len(fitting), _PROMPTS_A_REQUEST)]
         jobs = [partial(self._score_batch, [prompts[index] for index in batch]) for batch in batches]
-        cached = 0
         scored = await gathered(jobs, _REQUESTS_AT_ONCE * len(self._replicas))
-        for batch, (labels, reused) in zip(batches, scored, strict=True):
-            cached += reused
+        for batch, (labels, _) in zip(batches, scored, strict=True):
             for index, answer in zip(batch, labels, strict=True):
                 answers[index] = answer
         found = [answer for answer in answers if answer is not None]
@@ -127,7 +125,7 @@ class OpenAIEngine:
                 " vLLM's"
                 ' --hf-overrides \'{"head_dtype": "float32"}\', or in float32'
             )
-        return ScoreOutput(found, cached)
+        return ScoreOutput(found, sum(cached for _, cached in scored))
 
     async def _score_batch(self, prompts: list[list[int]]) -> tuple[list[LabelLogits], int]:
         body = {

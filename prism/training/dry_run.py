@@ -15,10 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prism.catalogue import CATALOGUE
-from prism.chat_template import NAMES, choose_spec
-from prism.checkpoint import PrismConfig
-from prism.errors import CheckpointError, TemplateError
 from prism.template import Template
 from prism.training.batches import steps_of
 from prism.training.dataset import QaBuilder, make_rows
@@ -26,7 +22,7 @@ from prism.training.evaluate import read_dev
 from prism.training.model import adapted, adapter_folder, training_dtype
 from prism.training.recipe import Recipe, load_recipe
 from prism.training.rows import Rows
-from prism.training.setup import limited, open_template, refuse_packing
+from prism.training.setup import open_template
 from prism.types import Record
 
 if TYPE_CHECKING:
@@ -153,40 +149,12 @@ def _assumptions(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _open(recipe: Recipe) -> tuple[Template, Any]:
-    """Template and configuration of the base."""
+    """Template and configuration of the base; the weights of one on the hub are not downloaded for a look."""
     from transformers import AutoConfig
 
-    base = recipe.model.base
-    if not (Path(base).exists() or base == "mini" or base in CATALOGUE):
-        return _from_hub(recipe, base)
-    opened = open_template(recipe)
-    trusted = recipe.model.trust_remote_code
-    return opened.template, AutoConfig.from_pretrained(opened.base.path, trust_remote_code=trusted)
-
-
-def _from_hub(recipe: Recipe, base: str) -> tuple[Template, Any]:
-    """Small files only: the weights of a base on the hub are not downloaded for a look."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from transformers import AutoConfig, AutoTokenizer
-
-    trusted = recipe.model.trust_remote_code
-    try:
-        path = Path(snapshot_download(base, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model"]))
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trusted)
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trusted)
-    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"cannot read the tokenizer of {base!r}: no such directory, and the hub did not help"
-            f" ({' '.join(str(error).split())[:200]})"
-        ) from error
-    refuse_packing(recipe, path / "config.json")
-    stored = path / "prism.json"
-    own = PrismConfig.model_validate_json(stored.read_bytes()).template if stored.is_file() else None
-    spec = choose_spec(recipe.model.template, tokenizer, own)
-    if spec is None:
-        raise TemplateError(f"{base} brings no template: set model.template to {', '.join(NAMES)} or a file")
-    return Template(limited(spec, recipe), tokenizer), config
+    opened = open_template(recipe, weights=False)
+    config = AutoConfig.from_pretrained(opened.base.path, trust_remote_code=recipe.model.trust_remote_code)
+    return opened.template, config
 
 
 def _shape(recipe: Recipe, config: Any) -> Any:

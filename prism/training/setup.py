@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from prism.catalogue import CATALOGUE
 from prism.checkpoint import Checkpoint
 from prism.errors import RecipeError
 from prism.merge import is_adapter
@@ -32,20 +33,20 @@ class Opened(NamedTuple):
     base: Checkpoint
 
 
-def open_template(recipe: Recipe) -> Opened:
-    """Tokenizer and template; no weights are read."""
-    base = Checkpoint.load(
-        recipe.model.base, template=recipe.model.template, trust_remote_code=recipe.model.trust_remote_code
-    )
-    refuse_packing(recipe, base.path / "config.json")
+def open_template(recipe: Recipe, *, weights: bool = True) -> Opened:
+    """Tokenizer and template; no weights are read, nor without `weights` downloaded."""
+    known = Path(recipe.model.base).exists() or recipe.model.base == "mini" or recipe.model.base in CATALOGUE
+    opening = Checkpoint.load if weights or known else Checkpoint.without_weights
+    base = opening(recipe.model.base, template=recipe.model.template, trust_remote_code=recipe.model.trust_remote_code)
+    _refuse_packing(recipe, base.path / "config.json")
     if recipe.model.lora is not None and recipe.model.lora.save == "adapter" and base.home and is_adapter(base.home):
         raise RecipeError(
             f"model.lora.save: {recipe.model.base} is an adapter itself, and adapters do not stack: set it to merged"
         )
-    return Opened(Template(limited(base.template.spec, recipe), base.tokenizer), base)
+    return Opened(Template(_limited(base.template.spec, recipe), base.tokenizer), base)
 
 
-def refuse_packing(recipe: Recipe, config: Path) -> None:
+def _refuse_packing(recipe: Recipe, config: Path) -> None:
     """Raises RecipeError where packed rows would see each other."""
     kind = json.loads(config.read_bytes()).get("model_type")
     if recipe.schedule.packing and kind not in PACKABLE:
@@ -55,7 +56,7 @@ def refuse_packing(recipe: Recipe, config: Path) -> None:
         )
 
 
-def limited(spec: TemplateSpec, recipe: Recipe) -> TemplateSpec:
+def _limited(spec: TemplateSpec, recipe: Recipe) -> TemplateSpec:
     """The template with the recipe's limits."""
     limits = {name: getattr(recipe.model, name) for name in ("max_prompt_tokens", "max_written_tokens")}
     return spec.model_copy(update={name: limit for name, limit in limits.items() if limit is not None})
