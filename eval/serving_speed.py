@@ -21,22 +21,8 @@ from typing import Annotated, Literal
 import typer
 
 from prism.reports.report import command_line
-from studies.serving_speed import (
-    PROFILES,
-    SECTIONS,
-    Bench,
-    Line,
-    Measured,
-    endpoint,
-    growth,
-    markdown,
-    others,
-    read_sections,
-    scoring,
-    two_phase,
-    write_sections,
-    writing,
-)
+from studies.serving_sections import SECTIONS, Line, Measured, markdown, read_sections, write_sections
+from studies.serving_speed import PROFILES, Bench, endpoint, growth, others, scoring, two_phase, writing
 
 
 def main(

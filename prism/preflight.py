@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple
 
+from prism.engines.timed import Timed
 from prism.judging import Pair
 from prism.options import Call
+from prism.query import AskedQuery
 from prism.quoting import sentence_quotes
 from prism.sourcing import EVIDENCE_WINDOWS, MIN_EVIDENCE_TOKENS
 from prism.template import Template
@@ -59,6 +61,37 @@ class Preflight(Record):
     cut: tuple[DocumentCut, ...] = ()
     errors: tuple[DocumentProblem, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+def foresee(
+    name: str,
+    template: Template,
+    asked: AskedQuery,
+    call: Call,
+    pairs: Sequence[Pair],
+    max_prompt_tokens: int | None,
+    timed: Timed,
+    warnings: Sequence[str],
+) -> Preflight:
+    """What the call with these rendered pairs would take of the model `name`."""
+    tokens = sum(pair.judgment.usage.prompt_tokens for pair in pairs)
+    quoting, writing = evidence_bounds(template, asked.text, pairs, call, max_prompt_tokens)
+    reading, judged = timed.reading, [pair.judgment for pair in pairs]
+    return Preflight(
+        model=name,
+        query=asked.text,
+        instruction=call.instruction,
+        documents=sum(bool(pair.windows) for pair in pairs),
+        prompt_tokens=tokens,
+        evidence_prompt_tokens=quoting,
+        written_tokens=writing,
+        judging_seconds=reading.seconds(tokens),
+        evidence_seconds=timed.writing.seconds(writing) if writing else reading.seconds(quoting),
+        query_cuts=asked.cuts,
+        cut=tuple(DocumentCut(index=j.index, id=j.id, truncation=j.truncation) for j in judged if j.truncation),
+        errors=tuple(DocumentProblem(index=j.index, id=j.id, error=j.error) for j in judged if j.error),
+        warnings=tuple(warnings),
+    )
 
 
 class Bounds(NamedTuple):

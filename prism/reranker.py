@@ -33,7 +33,7 @@ from prism.evidence.tokens import ComparedText
 from prism.inputs import Candidate, read_documents, read_fraction
 from prism.judging import Pair, cut_off, judge, rank, render_pair, score_prompts
 from prism.options import Call, Options, read_options
-from prism.preflight import DocumentCut, DocumentProblem, Preflight, evidence_bounds
+from prism.preflight import Preflight, foresee
 from prism.query import AskedQuery, read_query
 from prism.quoting import Quoter
 from prism.result import Event, Ranked, RerankResult
@@ -46,6 +46,7 @@ from prism.writing import Writer
 
 if TYPE_CHECKING:
     from prism.backends import EngineName
+    from prism.checkpoint import Checkpoint
     from prism.devices import Dtype
 
 __all__ = ["RerankResult", "Reranker"]
@@ -148,10 +149,21 @@ class Reranker:
             served_model=served_model,
             options=engine_options,
         )
+        reranker = cls._of(checkpoint, opened)
+        if self_test:
+            try:
+                reranker._run(partial(checkpoint.self_test, reranker._engine))
+            except BaseException:
+                reranker.close()
+                raise
+        return reranker
+
+    @classmethod
+    def _of(cls, checkpoint: Checkpoint, engine: Engine) -> Self:
         config, version = checkpoint.config, checkpoint.score_version
-        reranker = cls(
+        return cls(
             checkpoint.template,
-            opened,
+            engine,
             name=checkpoint.name,
             threshold=config.threshold,
             calibration=config.calibration,
@@ -160,13 +172,6 @@ class Reranker:
             evidence=config.evidence,
             notes=stale(config.score_version, version, "the calibration in prism.json was fitted"),
         )
-        if self_test:
-            try:
-                reranker._run(partial(checkpoint.self_test, reranker._engine))
-            except BaseException:
-                reranker.close()
-                raise
-        return reranker
 
     def rerank(self, query: str | Mapping[str, Any], documents: Documents, **options: Unpack[Options]) -> RerankResult:
         """Judge each document for the query. Interrupting it stops the work.
@@ -215,19 +220,7 @@ class Reranker:
         result = self._result(asked, call, pairs, judgments, usage, warnings, check)
         yield Ranked(result=result.model_copy(update=check.answer()._asdict()))
         if call.evidence:
-            wanted = EvidenceRequest(
-                asked.text,
-                asked.question,
-                call.instruction,
-                ranked,
-                threshold=call.evidence_threshold,
-                top_n=call.evidence_top_n,
-                budget=call.evidence_tokens,
-                check=call.check,
-                max_prompt_tokens=self._prompt_limit(asked, call),
-                max_total_tokens=call.max_total_tokens,
-                spent_tokens=usage.prompt_tokens,
-            )
+            wanted = self._wanted(asked, call, ranked, usage)
             maker = _MAKERS[call.evidence](self.template, self._engine, wanted)
             async with aclosing(maker.events()) as events:
                 async for event in events:
@@ -255,24 +248,9 @@ class Reranker:
     ) -> Preflight:
         """`preflight`, awaited."""
         asked, call, pairs, warnings, _ = await self._prepare(query, documents, options)
-        tokens = sum(pair.judgment.usage.prompt_tokens for pair in pairs)
         limit = self._prompt_limit(asked, call)
-        quoting, writing = await to_thread.run_sync(evidence_bounds, self.template, asked.text, pairs, call, limit)
-        reading, judged = self._timed.reading, [pair.judgment for pair in pairs]
-        return Preflight(
-            model=self.name,
-            query=asked.text,
-            instruction=call.instruction,
-            documents=sum(bool(pair.windows) for pair in pairs),
-            prompt_tokens=tokens,
-            evidence_prompt_tokens=quoting,
-            written_tokens=writing,
-            judging_seconds=reading.seconds(tokens),
-            evidence_seconds=self._timed.writing.seconds(writing) if writing else reading.seconds(quoting),
-            query_cuts=asked.cuts,
-            cut=tuple(DocumentCut(index=j.index, id=j.id, truncation=j.truncation) for j in judged if j.truncation),
-            errors=tuple(DocumentProblem(index=j.index, id=j.id, error=j.error) for j in judged if j.error),
-            warnings=tuple(warnings),
+        return await to_thread.run_sync(
+            foresee, self.name, self.template, asked, call, pairs, limit, self._timed, warnings
         )
 
     def count_tokens(self, text: str) -> int:
@@ -282,6 +260,21 @@ class Reranker:
     def take_turns(self, wrap: Callable[[Engine], Engine]) -> None:
         """Put something in front of the engine, before the first call."""
         self._engine = wrap(self._engine)
+
+    def _wanted(self, asked: AskedQuery, call: Call, ranked: Sequence[Pair], spent: Usage) -> EvidenceRequest:
+        return EvidenceRequest(
+            asked.text,
+            asked.question,
+            call.instruction,
+            ranked,
+            threshold=call.evidence_threshold,
+            top_n=call.evidence_top_n,
+            budget=call.evidence_tokens,
+            check=call.check,
+            max_prompt_tokens=self._prompt_limit(asked, call),
+            max_total_tokens=call.max_total_tokens,
+            spent_tokens=spent.prompt_tokens,
+        )
 
     def _result(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import json
 import os
 import random
 import statistics
@@ -27,13 +26,12 @@ from prism.export import export
 from prism.reranker import Reranker
 from prism.serving.process import Running, prism_serve, server
 from prism.types import Document
+from studies.serving_sections import Line
 
-Section = Literal["scoring", "endpoint", "two-phase", "writing", "others", "growth"]
 T = TypeVar("T")
 _PLAIN_VLLM, _INFINITY = "plain vLLM, classifier, /rerank", "infinity-emb"
 _SETTLE_S = 1.5
 """Before every measurement: idle workers of vLLM keep a core busy for a second after the one before."""
-SECTIONS: tuple[Section, ...] = ("scoring", "endpoint", "two-phase", "writing", "others", "growth")
 QUERY = "Why did the bridge over the river have to be closed, and when was it opened to traffic again?"
 SENTENCES = (
     "The bridge over the river was closed in March after inspectors found cracks in two of its main girders.",
@@ -43,17 +41,6 @@ SENTENCES = (
     "The museum shows tools of the rope makers, among them a wheel with four hundred hooks.",
     "The new timetable brings a train every half hour, with the last one leaving at ten past midnight.",
 )
-
-
-class Line(NamedTuple):
-    """One row; `ratio` is what `target` speaks about."""
-
-    section: str
-    name: str
-    value: float
-    unit: str
-    ratio: float | None = None
-    target: str = ""
 
 
 class Profile(NamedTuple):
@@ -372,50 +359,3 @@ def _resident_mib(pid: int, field: str) -> float:
         if line.startswith(field):
             return int(line.split()[1]) / 1024
     raise typer.BadParameter(f"this system tells no {field}: leave out --only growth")
-
-
-# --- the report ------------------------------------------------------------------------------------------------------
-
-
-class Measured(NamedTuple):
-    """A section: every ratio in it is of one run."""
-
-    command: str
-    setting: str
-    lines: Sequence[Line]
-
-
-def read_sections(path: Path) -> dict[str, Measured]:
-    """Sections measured before; none when `path` is no such file."""
-    if not path.is_file():
-        return {}
-    stored = json.loads(path.read_bytes()).get("sections", {})
-    return {
-        name: Measured(section["command"], section["setting"], [Line(**line) for line in section["lines"]])
-        for name, section in stored.items()
-    }
-
-
-def write_sections(out: Path, sections: Mapping[str, Measured]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    stored = {
-        name: {"command": found.command, "setting": found.setting, "lines": [line._asdict() for line in found.lines]}
-        for name, found in sections.items()
-    }
-    out.with_suffix(".json").write_text(json.dumps({"sections": stored}, indent=2) + "\n", encoding="utf-8")
-    out.with_suffix(".md").write_text(markdown(sections), encoding="utf-8")
-
-
-def markdown(sections: Mapping[str, Measured]) -> str:
-    text = ["# Serving speed", ""]
-    for name in SECTIONS:
-        if name in sections:
-            command, setting, lines = sections[name]
-            rows = [
-                f"| {line.name} | {line.value:.3g} {line.unit} | {'' if line.ratio is None else f'{line.ratio:.2f}'} |"
-                f" {line.target} |"
-                for line in lines
-            ]
-            head = [f"## {name}", "", "| what | figure | ratio | target |", "|---|---:|---:|---|"]
-            text += [*head, *rows, "", f"{setting}. Command: `{command}`", ""]
-    return "\n".join(text)

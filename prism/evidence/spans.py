@@ -317,10 +317,9 @@ def _joined(matches: list[_Match]) -> list[_Match]:
     joined: list[_Match] = []
     for match in sorted(matches, key=lambda match: (match.start, match.end)):
         if joined and match.start < joined[-1].end:
-            before = joined.pop()
-            end, credits = max(before.end, match.end), before.credits | match.credits
-            skipped, gain = before.skipped + match.skipped, before.gain + match.gain
-            match = _Match(before.start, end, credits, skipped, gain)
+            last = joined.pop()
+            credits, skipped = last.credits | match.credits, last.skipped + match.skipped
+            match = _Match(last.start, max(last.end, match.end), credits, skipped, last.gain + match.gain)
         joined.append(match)
     return joined
 
@@ -344,8 +343,7 @@ def _approximate(text: str, document: _Document, near: int) -> tuple[tuple[Span,
     if document.work < _WORK_PER_COMPARISON:
         return (), 0.0
     document.work -= _WORK_PER_COMPARISON
-    sentence = units_of(text)
-    matches = _cover(sentence, document, near)
+    matches = _cover(sentence := units_of(text), document, near)
     while matches:
         each, whole = _supports(sentence, matches)
         if min(*each, whole) >= SUPPORT_FLOOR:
