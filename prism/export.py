@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prism.checkpoint import CONFIG_NAME, Checkpoint
 from prism.errors import CheckpointError, InputError
-from prism.outputs import whole
+from prism.outputs import made_whole
 from prism.template import Template
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def export(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not empty: choose another target, or remove it first")
     checkpoint, model = _load(source, template, dtype)
-    with whole(target) as part:
+    with made_whole(target) as part:
         part.mkdir()
         _WRITERS[layout](part, checkpoint, model)
         _tell_older_readers(part)
@@ -66,7 +66,7 @@ def _export_file(source: str | Path, target: Path, template: str | None, stored:
     if target.exists():
         raise InputError(f"{target} exists: choose another target, or remove it first")
     checkpoint, model = _load(source, template, "auto")
-    with whole(target) as part:
+    with made_whole(target) as part:
         write_gguf(part, checkpoint, model, stored)
     return target
 

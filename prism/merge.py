@@ -21,7 +21,7 @@ from typing import Any
 
 from prism import catalogue, gguf_file
 from prism.errors import CheckpointError, in_one_line
-from prism.outputs import whole
+from prism.outputs import made_whole
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -99,7 +99,7 @@ def _made_once(name: str, make: Callable[[Path], None]) -> Path:
     if (target / "config.json").is_file():
         return target
     try:
-        with whole(target) as part:
+        with made_whole(target) as part:
             part.mkdir()
             make(part)
     except OSError as error:

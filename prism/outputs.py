@@ -1,4 +1,4 @@
-"""Outputs: whether they can be written, asked before the work; and files and folders that appear whole or not at all."""
+"""Outputs: whether they can be written, asked before the work; files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def write_text(path: Path, text: str) -> bool:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def made_whole(path: Path) -> Iterator[Path]:
     """Where to make a file or a folder that is to appear at `path` whole, when the block ends well, or not at all.
 
     Others may make the same at the same time: the last one stays. Raises OSError where the disk refuses.

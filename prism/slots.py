@@ -1,4 +1,4 @@
-"""Text with slots, as token ids: control tokens come from the text around the slots alone, never from what fills them."""
+"""Text with slots, as token ids: control tokens come from the text around the slots, never from what fills them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Slots:
         self._plain = _without_added_tokens(backend)
         self.control: dict[str, int] = {token.content: id_ for id_, token in tokenizer.added_tokens_decoder.items()}
         """Control tokens and their ids."""
-        self._split_control = re.compile("|".join(map(re.escape, sorted(self.control, key=len, reverse=True))) or r"(?!)")
+        longest_first = sorted(self.control, key=len, reverse=True)
+        self._split_control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def plain(self, text: str) -> Any:
         """The encoding (`ids`, `offsets`) of text in which control tokens are ordinary text."""

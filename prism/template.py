@@ -88,6 +88,7 @@ QWEN3_RERANKER = TemplateSpec(
     default_instruction="Given a web search query, retrieve relevant passages that answer the query",
 )
 
+
 class Prompt(NamedTuple):
     """A rendered pair."""
 

@@ -29,7 +29,7 @@ from prism.files.trec import judged_lines, read_label, read_qrels, read_run, wri
 from prism.labeling.label_pairs import LabelPair, read_label_pairs
 from prism.labeling.panel import load_panel
 from prism.labeling.recorded import read_recorded
-from prism.outputs import require_file, require_folder, write_text
+from prism.outputs import made_whole, require_file, require_folder, write_text
 from prism.text import clean, stable_id
 from prism.training.recipe import load_recipe
 from prism.types import Record
@@ -482,3 +482,38 @@ def test_what_prism_brings_is_in_the_wheel():
         brought = {path for path in (ROOT / "prism" / folder).iterdir() if path.suffix == ".yaml"}
         assert brought
         assert brought <= {path for pattern in given for path in (ROOT / "prism").glob(pattern)}
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "made" / "here"
+
+    def fail() -> None:
+        with made_whole(target) as part:
+            part.mkdir()
+            (part / "first").write_text("1")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert list(target.parent.iterdir()) == []
+    with made_whole(target) as part:
+        part.mkdir()
+        (part / "first").write_text("1")
+        assert not target.exists()
+    assert [path.name for path in target.parent.iterdir()] == ["here"]
+    assert (target / "first").read_text() == "1"
+
+
+def test_a_file_stays_until_its_successor_is_whole(tmp_path: Path) -> None:
+    """Two at once do not meet: each has a place of its own, and the last one stays."""
+    target = tmp_path / "file.bin"
+    with made_whole(target) as first:
+        first.write_bytes(b"first")
+    with made_whole(target) as second, made_whole(target) as third:
+        second.write_bytes(b"second")
+        third.write_bytes(b"third")
+        assert target.read_bytes() == b"first"
+    assert target.read_bytes() == b"second"
+    with pytest.raises(FileNotFoundError), made_whole(target):
+        pass  # nothing was made
+    assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]

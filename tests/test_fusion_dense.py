@@ -159,7 +159,7 @@ class Slow:
         return np.array([[float(t), 1.0] for t in texts], dtype=np.float32)
 
 index = build_index(lambda: map(str, range(40)), Slow(), "m", Path(sys.argv[1]), texts_at_once=2)
-print(len(index._vectors))
+print(len(index.vectors))
 """
 
 

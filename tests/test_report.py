@@ -186,7 +186,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="two figures are named 'same'"):
         report.write(tmp_path, {})
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="choose another --out"):
+    with pytest.raises(InputError, match="is a file, not a folder: choose another"):
         make().write(tmp_path / "file", {})
 
 

@@ -97,6 +97,19 @@ def test_a_classifier_is_no_reranker(tiny_tokenizer: Any, tmp_path: Path) -> Non
         CrossEncoderReranker(str(tmp_path / "nothing-here"))
 
 
+def test_weights_that_could_run_code_are_not_loaded(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    path = cross_encoder(tmp_path / "pickled", tiny_tokenizer, labels=1)
+    torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
+    assert CrossEncoderReranker(str(path))
+    (path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="safetensors weights") as caught:
+        CrossEncoderReranker(str(path))
+    assert "\n" not in str(caught.value)
+
+
 # --- our own endpoint ------------------------------------------------------------------------------------------------
 
 

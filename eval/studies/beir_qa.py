@@ -7,7 +7,6 @@ import resource
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,10 +26,13 @@ from prism.evaluation.systems import (
     dense_system,
     fitted_weight,
     fuse,
+    kept_before,
     open_state,
     percentiles,
-    rerank_system,
+    rerank_rest,
+    reranked_system,
     run_system,
+    unfinished,
 )
 from prism.files.beir import BEIR_QA, BeirSet, load_beir, local_sets
 from prism.files.trec import read_run, write_run
@@ -153,7 +155,10 @@ def _ranked(
     for model in options.models:
         plan = _plan(model, options)
         state = open_state(data, plan, options.out / "state", options.resume, say)
-        found[plan.system] = rerank_system(data, first, plan, state, partial(load, model), say)
+        finished = kept_before(data, first, plan, state, say)
+        if unfinished(first, finished):
+            rerank_rest(data, first, plan, state, finished, load(model))
+        found[plan.system] = reranked_system(first, plan, finished)
         keep(found[plan.system])
     return found
 

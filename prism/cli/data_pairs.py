@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +18,7 @@ from prism.outputs import require_other, writable_file
 from prism.reports.bar import progress
 
 if TYPE_CHECKING:
+    from prism.data.mining import Retriever
     from prism.data.teacher_local import LocalTeacher
     from prism.data.teachers import ApiLimits, Squash
     from prism.llm.rerank_api import ApiTeacher
@@ -86,10 +87,7 @@ def mine(
 
     What is mined may well be relevant: have it labelled (`prism label`) or scored (`prism data score`) before training.
     """
-    from prism.data.mining import Mining, Retriever, known_positives, mine
-    from prism.retrieval.bm25 import Bm25
-    from prism.retrieval.dense import Dense
-    from prism.retrieval.sentence_models import SentenceEncoder
+    from prism.data.mining import Mining, known_positives, mine
 
     settings = Mining(negatives, skip, depth, max_share or None, assume_no)
     if device is not None:
@@ -101,17 +99,26 @@ def mine(
     known = known_positives(read_queries(pairs, drops, on_bad))
     texts = (f"{document.title} {document.text}".strip() for document in documents)
     with progress("mining", len(known)) as advance:
-        retriever: Retriever
-        if method == "dense" and model is not None:
-            retriever = Dense(SentenceEncoder(model, device), texts)
-        else:
-            retriever = Bm25(texts, stemmer=None if stemmer == "none" else stemmer)
+        retriever = _dense(model, texts, device) if method == "dense" and model is not None else _bm25(texts, stemmer)
         written = write_rows(out, mine(known, documents, retriever, settings, method, drops, advance))
     finish(
         write_stage_report(out, "mine", [pairs, corpus], drops, records=written.records, queries=len(known)),
         out,
         written,
     )
+
+
+def _dense(model: str, texts: Iterable[str], device: str | None) -> Retriever:
+    from prism.retrieval.dense import Dense
+    from prism.retrieval.sentence_models import SentenceEncoder
+
+    return Dense(SentenceEncoder(model, device), texts)
+
+
+def _bm25(texts: Iterable[str], stemmer: str) -> Retriever:
+    from prism.retrieval.bm25 import Bm25
+
+    return Bm25(texts, stemmer=None if stemmer == "none" else stemmer)
 
 
 Teacher = Annotated[

@@ -7,10 +7,10 @@ from functools import partial
 from typing import Final
 
 from prism import symptoms
+from prism.chat_template import BUILT_IN
 from prism.doctor.exchange import Check, CheckResult, ProbedTarget, failed, passed, range_of, short_score, skipped
 from prism.doctor.golden import DECOYS, GOLDEN, LANGUAGES, filler, hundred
 from prism.symptoms import Failure
-from prism.chat_template import BUILT_IN
 
 MEANINGLESS: Final = frozenset(
     {

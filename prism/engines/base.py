@@ -64,6 +64,7 @@ class Engine(Protocol):
         """Free the model. Calling twice is harmless."""
         ...
 
+
 def require_prompts(requests: Sequence[WriteRequest]) -> None:
     """Raises InputError for a text to write after nothing."""
     for index, request in enumerate(requests):

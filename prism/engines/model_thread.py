@@ -42,9 +42,13 @@ class ModelThread:
     async def stream(self, job: Callable[[Check, Emit], None]) -> AsyncGenerator[WritePiece, None]:
         """The pieces that `job` emits."""
         stop = self._begin()
-        run = asyncio.get_running_loop().run_in_executor
+        loop = asyncio.get_running_loop()
+
+        def start(emit: Emit) -> asyncio.Future[None]:
+            return loop.run_in_executor(self._thread, job, _checker(stop), emit)
+
         try:
-            async with aclosing(pumped(lambda emit: run(self._thread, job, _checker(stop), emit))) as pieces:
+            async with aclosing(pumped(start)) as pieces:
                 async for piece in pieces:
                     yield piece
         finally:

@@ -26,8 +26,8 @@ _OPENMP = ("libgomp", "libiomp", "libomp")
 
 @contextmanager
 def own_environment() -> Iterator[None]:
-    """While vLLM starts, `os.environ` is that of its processes, which read it then; afterwards it is what it was before,
-    also where vLLM itself changed it: whatever else this process starts inherits nothing of it.
+    """While vLLM starts, `os.environ` is that of its processes, which read it then; afterwards it is what it was, also
+    where vLLM itself changed it: whatever else this process starts inherits nothing of it.
 
     What the user has set stays. What another thread sets meanwhile is lost; a second engine waits for its turn.
     """
@@ -66,9 +66,7 @@ def _cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def cpu_settings(
-    arguments: Mapping[str, Any], config: Mapping[str, Any], *, plain_attention: bool
-) -> dict[str, Any]:
+def cpu_settings(arguments: Mapping[str, Any], config: Mapping[str, Any], *, plain_attention: bool) -> dict[str, Any]:
     """Fields of `AsyncEngineArgs` in place of vLLM's own defaults. `config`: the model's."""
     settings: dict[str, Any] = {"max_num_batched_tokens": _STEP_TOKENS}
     if 0 < len(_cores()) <= _FEW_CORES and not any(arguments.get(f"{way}_parallel_size") for way in _PARALLEL):

@@ -20,7 +20,7 @@ from prism.files.jsonl import Drops, Row, read_rows, require_text
 from prism.files.ledger import Kept
 from prism.measures import calibration as fitting
 from prism.measures.calibration import Cut, Quality
-from prism.outputs import whole, write_text
+from prism.outputs import made_whole, write_text
 from prism.scoring import Calibration
 from prism.text import language_of, stable_id
 from prism.types import Document, Record
@@ -286,7 +286,7 @@ def store(source: Path, target: Path, result: Result, version: str) -> str:
     if target == source:
         write_text(target / CONFIG_NAME, text)
     else:
-        with whole(target) as part:
+        with made_whole(target) as part:
             shutil.copytree(source, part)
             write_text(part / CONFIG_NAME, text)
     if fitted:

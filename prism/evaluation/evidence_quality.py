@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -273,49 +274,54 @@ MEASURES = {
 }
 
 
+class _Figures(NamedTuple):
+    """Statistics over pairs; `drawn`: their bootstrap samples."""
+
+    measured: Sequence[Measured]
+    drawn: Floats
+
+    def over(self, above: Callable[[Measured], float | None], below: Callable[[Measured], float | None]) -> Value:
+        rows = [[above(m) or 0.0, below(m) or 0.0] for m in self.measured]
+        pairs = sum(bool(below(m)) for m in self.measured)
+        return _value(rows, self.drawn, lambda sums: _over(sums[..., 0], sums[..., 1]), pairs)
+
+    def mean(self, of: Callable[[Measured], float | None]) -> Value:
+        return self.over(of, lambda m: float(of(m) is not None))
+
+    def sentences(self, statistic: Callable[[Floats], Floats]) -> Value:
+        rows = [m.sentences for m in self.measured]
+        counts = [[s.correct, s.chosen, s.gold, s.touched] if s else [0, 0, 0, 0] for s in rows]
+        return _value(counts, self.drawn, statistic, sum(s is not None for s in rows))
+
+
 def summarise_extracts(measured: Sequence[Measured], seconds: float = 0.0) -> Summary:
     """The figures of one system on one set."""
-    drawn = resample(len(measured), SAMPLES) if measured else np.zeros((1, 0))
-    generated = [m for m in measured if m.generated]
-
-    def over(above: Callable[[Measured], float | None], below: Callable[[Measured], float | None]) -> Value:
-        rows = [[above(m) or 0.0, below(m) or 0.0] for m in measured]
-        pairs = sum(bool(below(m)) for m in measured)
-        return _value(rows, drawn, lambda sums: _over(sums[..., 0], sums[..., 1]), pairs)
-
-    def mean(of: Callable[[Measured], float | None]) -> Value:
-        return over(of, lambda m: float(of(m) is not None))
-
-    def sentences(statistic: Callable[[Floats], Floats]) -> Value:
-        rows = [m.sentences for m in measured]
-        counts = [[s.correct, s.chosen, s.gold, s.touched] if s else [0, 0, 0, 0] for s in rows]
-        return _value(counts, drawn, statistic, sum(s is not None for s in rows))
-
+    of = _Figures(measured, resample(len(measured), SAMPLES) if measured else np.zeros((1, 0)))
     found = {
-        "parse rate": mean(lambda m: float(m.outcome.parsed) if m.generated else None),
-        "format": mean(lambda m: m.format),
-        "fidelity": over(lambda m: float(m.facts - m.unsupported), lambda m: float(m.facts)),
-        "support": mean(lambda m: m.support),
-        "unbacked": mean(lambda m: m.unbacked),
-        "compression": mean(lambda m: m.compression),
-        "tokens": mean(lambda m: float(m.tokens)),
-        "spent": mean(lambda m: None if m.spent is None else float(m.spent)),
-        "precision": sentences(lambda c: _over(c[..., 0], c[..., 1])),
-        "recall": sentences(lambda c: _over(c[..., 0], c[..., 2])),
-        "F1": sentences(lambda c: _over(2 * c[..., 0], c[..., 1] + c[..., 2])),
-        "F1, single": sentences(lambda c: _over(2 * c[..., 3], c[..., 1] + c[..., 2])),
-        "sufficiency": mean(lambda m: m.sufficient),
-        "cut": mean(lambda m: m.cut_sufficient),
-        "gain": mean(_gain),
-        "concision": mean(lambda m: m.concision),
-        "repeated": mean(lambda m: m.repeated),
-        "conflicts": mean(lambda m: m.conflicts),
-        "language": mean(lambda m: None if m.language is None else float(m.language)),
-        "contribution language": mean(
+        "parse rate": of.mean(lambda m: float(m.outcome.parsed) if m.generated else None),
+        "format": of.mean(lambda m: m.format),
+        "fidelity": of.over(lambda m: float(m.facts - m.unsupported), lambda m: float(m.facts)),
+        "support": of.mean(lambda m: m.support),
+        "unbacked": of.mean(lambda m: m.unbacked),
+        "compression": of.mean(lambda m: m.compression),
+        "tokens": of.mean(lambda m: float(m.tokens)),
+        "spent": of.mean(lambda m: None if m.spent is None else float(m.spent)),
+        "precision": of.sentences(lambda c: _over(c[..., 0], c[..., 1])),
+        "recall": of.sentences(lambda c: _over(c[..., 0], c[..., 2])),
+        "F1": of.sentences(lambda c: _over(2 * c[..., 0], c[..., 1] + c[..., 2])),
+        "F1, single": of.sentences(lambda c: _over(2 * c[..., 3], c[..., 1] + c[..., 2])),
+        "sufficiency": of.mean(lambda m: m.sufficient),
+        "cut": of.mean(lambda m: m.cut_sufficient),
+        "gain": of.mean(_gain),
+        "concision": of.mean(lambda m: m.concision),
+        "repeated": of.mean(lambda m: m.repeated),
+        "conflicts": of.mean(lambda m: m.conflicts),
+        "language": of.mean(lambda m: None if m.language is None else float(m.language)),
+        "contribution language": of.mean(
             lambda m: None if m.contribution_language is None else float(m.contribution_language)
         ),
     }
-    outcomes = dict(Counter(str(m.outcome) for m in generated))
+    outcomes = dict(Counter(str(m.outcome) for m in measured if m.generated))
     failures = sum(m.failed for m in measured)
     return Summary(pairs=len(measured), failures=failures, outcomes=outcomes, measures=found, seconds=seconds)
 

@@ -132,35 +132,46 @@ class Reranking(NamedTuple):
     """Whatever changes scores, for the name of the state file."""
 
 
-def rerank_system(
+def kept_before(data: BeirSet, first: System, plan: Reranking, state: State, say: Say) -> dict[str, reranking.Reranked]:
+    """The queries that the state file has as they are now; those that a service refused in part are asked again."""
+    kept = state.read()
+    tasks = (_task(data, query, ranked, plan.top_k) for query, ranked in first.run.items() if ranked)
+    same = {task.id: kept[task.id] for task in tasks if task.id in kept and kept[task.id].digest == task.digest()}
+    finished = {id_: done for id_, done in same.items() if not done.to_ask_again}
+    if finished:
+        left = len(unfinished(first, finished))
+        say(f"{data.name} {plan.system}: {len(finished)} queries were finished before, {left} to go")
+    return finished
+
+
+def unfinished(first: System, finished: Mapping[str, reranking.Reranked]) -> list[str]:
+    """The queries that have candidates and are not reranked yet."""
+    return [query for query, ranked in first.run.items() if ranked and query not in finished]
+
+
+def rerank_rest(
     data: BeirSet,
     first: System,
     plan: Reranking,
     state: State,
-    load: Callable[[], QueryReranker],
-    say: Say,
-) -> System:
-    """The candidates with their first `top_k` reranked, as far as the state file does not have them already."""
-    kept, system = state.read(), plan.system
-    tasks = (_task(data, query, ranked, plan.top_k) for query, ranked in first.run.items() if ranked)
-    same = {task.id: kept[task.id] for task in tasks if task.id in kept and kept[task.id].digest == task.digest()}
-    finished = {id_: done for id_, done in same.items() if not done.to_ask_again}
-    todo = [query for query, ranked in first.run.items() if ranked and query not in finished]
-    if finished:
-        say(f"{data.name} {system}: {len(finished)} queries were finished before, {len(todo)} to go")
-    if todo:
-        work = (_task(data, query, first.run[query], plan.top_k) for query in todo)
-        settings: dict[str, Any] = {"instruction": plan.instruction, "max_prompt_tokens": plan.max_prompt_tokens}
-        with progress_bar() as progress:
-            bar = progress.add_task(f"{data.name} {system}", completed=len(finished), total=len(finished) + len(todo))
-            for done in reranking.rerank(work, load(), **settings, at_once=plan.at_once):
-                state.append(done.id, done)
-                finished[done.id] = done
-                progress.advance(bar)
-    return _reranked(first, plan, finished)
+    finished: dict[str, reranking.Reranked],
+    reranker: QueryReranker,
+) -> None:
+    """The candidates of every other query with their first `top_k` reranked, into state file and `finished`."""
+    todo = unfinished(first, finished)
+    work = (_task(data, query, first.run[query], plan.top_k) for query in todo)
+    settings: dict[str, Any] = {"instruction": plan.instruction, "max_prompt_tokens": plan.max_prompt_tokens}
+    with progress_bar() as progress:
+        total = len(finished) + len(todo)
+        bar = progress.add_task(f"{data.name} {plan.system}", completed=len(finished), total=total)
+        for done in reranking.rerank(work, reranker, **settings, at_once=plan.at_once):
+            state.append(done.id, done)
+            finished[done.id] = done
+            progress.advance(bar)
 
 
-def _reranked(first: System, plan: Reranking, finished: Mapping[str, reranking.Reranked]) -> System:
+def reranked_system(first: System, plan: Reranking, finished: Mapping[str, reranking.Reranked]) -> System:
+    """What became of the first stage."""
     scored = {q: {d: score for d, score in done.ranked if score is not None} for q, done in finished.items()}
     return System(
         name=plan.system,

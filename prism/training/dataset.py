@@ -21,7 +21,7 @@ from prism.files.examples import Unparsed, open_examples, parse_example, read_un
 from prism.files.jsonl import Drops, dumps
 from prism.files.lines import byte_lines
 from prism.files.qa_settings import Qa
-from prism.outputs import whole, write_text
+from prism.outputs import made_whole, write_text
 from prism.parallel import ordered
 from prism.template import Part, Supervised, Template
 from prism.text import stable_id
@@ -145,7 +145,7 @@ def tokenize(
     started = time.perf_counter()
     try:
         _make_room(path.parent)
-        with whole(path) as part:
+        with made_whole(path) as part:
             with part.open("wb") as file:
                 drops = _write_rows(file, files, rendering, lines, workers)
             write_text(_drops_beside(path), dumps(drops.report(), indent=1) + "\n")

@@ -98,24 +98,19 @@ def dry_run(
     model = _shape(recipe, config)
     batches = _batches(recipe, rows)
     schedule = recipe.schedule
-    steps_per_epoch = len(batches)
-    steps = schedule.max_steps if schedule.max_steps > 0 else math.ceil(steps_per_epoch * schedule.epochs)
-    epochs = steps / steps_per_epoch
+    steps = schedule.max_steps if schedule.max_steps > 0 else math.ceil(len(batches) * schedule.epochs)
+    epochs = steps / len(batches)
     padded = sum(map(sum, batches))
     largest = max(map(max, batches))
+    dtype = training_dtype(recipe)
     flops = training_flops(model, padded * epochs, checkpointing=schedule.gradient_checkpointing)
-    rate = measured_flops(training_dtype(recipe))
+    rate = measured_flops(dtype)
     return Plan(
         recipe=recipe.name,
-        records=len(rows),
         dropped=dict(drops.counts),
         dropped_named=tuple(drops.named),
-        distilled=int(np.count_nonzero(~np.isnan(rows.teacher_scores))),
-        tokens_per_epoch=int(rows.lengths.sum(dtype=np.int64)),
+        **_counts(rows),
         padded_tokens_per_epoch=padded,
-        target_tokens_per_epoch=rows.targets,
-        median_tokens=round(float(np.median(rows.lengths))),
-        longest_tokens=int(rows.lengths.max()),
         longest_batch_tokens=largest,
         dev_records=0 if dev is None else len(dev.examples),
         epochs=epochs,
@@ -123,13 +118,24 @@ def dry_run(
         steps=steps,
         parameters=_count(model),
         trained_parameters=_count(model, trained=True),
-        dtype=str(training_dtype(recipe)).removeprefix("torch."),
+        dtype=str(dtype).removeprefix("torch."),
         **_memory(recipe, model, config, largest),
         flops=flops,
         matmul_tflops=rate / 1e12,
         hours=flops / (MATMUL_SHARE * rate) / 3600,
         assumptions=_assumptions(recipe),
     )
+
+
+def _counts(rows: Rows) -> dict[str, Any]:
+    return {
+        "records": len(rows),
+        "distilled": int(np.count_nonzero(~np.isnan(rows.teacher_scores))),
+        "tokens_per_epoch": int(rows.lengths.sum(dtype=np.int64)),
+        "target_tokens_per_epoch": rows.targets,
+        "median_tokens": round(float(np.median(rows.lengths))),
+        "longest_tokens": int(rows.lengths.max()),
+    }
 
 
 def _assumptions(recipe: Recipe) -> tuple[str, ...]:
@@ -198,7 +204,7 @@ def training_flops(model: Any, tokens: float, *, checkpointing: bool = False) ->
     return float(tokens * (6 * trained + 4 * (every - trained) + (2 * every if checkpointing else 0)))
 
 
-def _memory(recipe: Recipe, model: Any, config: Any, batch_tokens: int) -> dict[str, float]:
+def _memory(recipe: Recipe, model: Any, config: Any, batch_tokens: int) -> dict[str, Any]:
     width = 2 if training_dtype(recipe) is torch.bfloat16 else 4
     lora = recipe.model.lora
     trained = _count(model, trained=True)
