@@ -103,12 +103,6 @@ def module_of(name: str, modules: Collection[str]) -> str | None:
     return name or None
 
 
-STILL_DEFINED_TWICE = """
-    Part
-"""
-"""Public names that two modules define; the list only gets shorter. Commands bear the name of what they call."""
-
-
 def test_a_public_name_is_defined_once():
     homes: dict[str, set[str]] = {}
     for path in MODULES:
@@ -116,10 +110,7 @@ def test_a_public_name_is_defined_once():
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name[0] != "_":
                     homes.setdefault(node.name, set()).add(str(path.relative_to(ROOT)))
-    twice = {name: sorted(places) for name, places in homes.items() if len(places) > 1}
-    known = set(STILL_DEFINED_TWICE.split())
-    assert {name: places for name, places in twice.items() if name not in known} == {}, "another name for one of them"
-    assert known <= twice.keys(), f"take {sorted(known - twice.keys())} off the list"
+    assert {name: sorted(places) for name, places in homes.items() if len(places) > 1} == {}, "another name for one"
 
 
 def test_import_prism_is_light():
