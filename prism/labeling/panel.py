@@ -22,12 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prism.devices import Dtype
 from prism.errors import PanelError
-from prism.files.shipped import shipped
+from prism.files.shipped import read_yaml, shipped
 from prism.labeling.rubrics import RUBRICS, Rubric
 from prism.labeling.sequential import PosteriorBound, StopRule, when_decided
 from prism.llm.allowance import Provider, plain_address
@@ -224,16 +223,7 @@ def load_panel(path: Path) -> Panel:
     `configs/panels/NAME.yaml` is found wherever Prism is installed.
     """
     path = shipped(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise PanelError(f"no panel {path}: expected a YAML file, such as configs/panels/local-mini.yaml") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise PanelError(f"cannot read panel {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise PanelError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise PanelError(f"{path}: expected keys and values at the top level, got {type(raw).__name__}")
+    raw = read_yaml(path, "panel", "configs/panels/local-mini.yaml", PanelError)
     try:
         panel = Panel.model_validate(raw)
     except ValidationError as error:

@@ -19,7 +19,7 @@ from prism.template import Template
 from prism.training.batches import steps_of
 from prism.training.dataset import QaBuilder, make_rows
 from prism.training.evaluate import read_dev
-from prism.training.model import adapted, adapter_folder, training_dtype
+from prism.training.model import adapted, adapter_folder
 from prism.training.recipe import Recipe, load_recipe
 from prism.training.rows import Rows
 from prism.training.setup import open_template
@@ -102,7 +102,7 @@ def dry_run(
     epochs = steps / len(batches)
     padded = sum(map(sum, batches))
     largest = max(map(max, batches))
-    dtype = training_dtype(recipe)
+    dtype = recipe.dtype
     flops = training_flops(model, padded * epochs, checkpointing=schedule.gradient_checkpointing)
     rate = measured_flops(dtype)
     return Plan(
@@ -205,7 +205,7 @@ def training_flops(model: Any, tokens: float, *, checkpointing: bool = False) ->
 
 
 def _memory(recipe: Recipe, model: Any, config: Any, batch_tokens: int) -> dict[str, Any]:
-    width = 2 if training_dtype(recipe) is torch.bfloat16 else 4
+    width = 2 if recipe.dtype is torch.bfloat16 else 4
     lora = recipe.model.lora
     trained = _count(model, trained=True)
     frozen = _count(model) - trained

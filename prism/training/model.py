@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from prism.devices import choose_dtype
 from prism.errors import RecipeError, in_one_line
 from prism.location import MINI
 from prism.merge import ADAPTER, ADAPTER_WEIGHTS, is_adapter
@@ -27,7 +26,7 @@ def make_model(recipe: Recipe, base: Checkpoint) -> Any:
     from transformers import set_seed
 
     set_seed(recipe.seed)
-    dtype, lora = training_dtype(recipe), recipe.model.lora
+    dtype, lora = recipe.dtype, recipe.model.lora
     if lora is not None and lora.quantize:
         model: Any = _in_four_bits(base, dtype)
     else:
@@ -42,22 +41,12 @@ def make_model(recipe: Recipe, base: Checkpoint) -> Any:
     return model if lora is None else adapted(model, lora)
 
 
-def training_dtype(recipe: Recipe) -> torch.dtype:
-    if recipe.schedule.bf16 is None:
-        return choose_dtype(_device(), "auto")
-    return choose_dtype(_device(), "bfloat16" if recipe.schedule.bf16 else "float32")
-
-
 def require(package: str, setting: str, extra: str) -> None:
     """Raises RecipeError unless `package` is installed."""
     if find_spec(package) is None:
         raise RecipeError(
             f"{setting} needs {package}, which is not installed: pip install 'prism-reranker[{extra}]', or leave it out"
         )
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------

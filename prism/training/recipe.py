@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from prism.devices import choose_dtype
 from prism.errors import RecipeError
 from prism.files.qa_settings import Qa
-from prism.files.shipped import shipped
+from prism.files.shipped import read_yaml, shipped
 from prism.types import Settings, first_problem
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Lora(Settings):
@@ -232,6 +236,15 @@ class Recipe(Settings):
     def folder(self) -> Path:
         return self.output or Path("runs") / self.name
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model is trained in, on this machine."""
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        bf16 = self.schedule.bf16
+        return choose_dtype(device, "auto" if bf16 is None else "bfloat16" if bf16 else "float32")
+
 
 _FROM_NOTHING = "models are not trained from nothing any more: name an existing one as model.base"
 _ONLY_NEW_MODELS = "it was for models trained from nothing: leave it out"
@@ -278,16 +291,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise RecipeError(f"{path}: `extends` goes round in a circle")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(f"no recipe {path}: expected a YAML file, such as recipes/mini.yaml") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read recipe {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise RecipeError(f"{path}: expected keys and values at the top level, got {type(raw).__name__}")
+    raw = read_yaml(path, "recipe", "recipes/mini.yaml", RecipeError)
     parent = raw.pop("extends", None)
     if parent is None:
         return raw

@@ -14,7 +14,6 @@ from prism.checkpoint import Checkpoint
 from prism.errors import RecipeError
 from prism.merge import is_adapter
 from prism.template import Template, TemplateSpec
-from prism.training.model import training_dtype
 from prism.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def arguments(recipe: Recipe, folder: Path) -> SFTConfig:
 def _refuse_sharding(recipe: Recipe) -> None:
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() not in ("1", "true"):
         return
-    if training_dtype(recipe) is not torch.float32:
+    if recipe.dtype is not torch.float32:
         raise RecipeError("FSDP keeps fp32 weights itself: set schedule.bf16=false, and mixed_precision in its profile")
     if recipe.evaluation is not None:
         raise RecipeError("measuring while training needs whole weights, FSDP shares them out: set evaluation=null")

@@ -67,8 +67,7 @@ def train(
         trainer = _trainer(recipe, folder, settings, opened, steps, dev, reporter)
         state = _last_state(folder) if resume else None
         if dev is not None and state is None:
-            before = _assess(folder, dev, opened.template, trainer.model, 0)
-            say(f"before training: {', '.join(f'{name} {value:.4f}' for name, value in before.items())}")
+            _tell_before(_assess(folder, dev, opened.template, trainer.model, 0))
         if state is not None and _ended(state):
             trainer.restore(state)
         else:
@@ -138,6 +137,10 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _tell_before(measures: dict[str, float]) -> None:
+    say(f"before training: {', '.join(f'{name} {value:.4f}' for name, value in measures.items())}")
 
 
 def _size(model: Any) -> str:
