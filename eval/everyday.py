@@ -18,7 +18,6 @@ import typer
 from typer import Option
 
 from prism.errors import PrismError
-from prism.evaluation.systems import progress_bar
 from prism.outputs import write_text
 from prism.reports.report import command_line, versions
 from prism.reranker import Reranker
@@ -34,6 +33,7 @@ from studies.everyday import (
     markdown,
     read_questions,
 )
+from studies.systems import progress_bar
 
 QUESTIONS = Path(__file__).parent / "everyday" / "questions.jsonl"
 

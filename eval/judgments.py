@@ -22,9 +22,9 @@ import typer
 from typer import Option
 
 from prism.errors import InputError, PrismError
-from prism.evaluation.chat_models import parse_chat_spec
 from prism.outputs import require_folder
 from prism.reports.report import Report, command_line, versions
+from studies.chat_models import parse_chat_spec
 from studies.command import taught
 from studies.judgments import apply_decisions, judge_texts, recorded, run, with_texts
 from studies.label_quality import (

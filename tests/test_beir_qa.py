@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 import beir_qa
 from prism.errors import DataError, EngineError, InputError
 from prism.evaluation.reranking import Reranked
-from prism.evaluation.systems import State
 from prism.files.beir import BEIR_QA, load_beir
 from prism.files.trec import read_run
 from prism.reports.report import command_line
 from prism.types import Document, Judgment, Usage
 from studies import reference
+from studies.systems import State
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "eval" / "beir_qa.py"

@@ -11,11 +11,11 @@ import pytest
 
 from prism.errors import InputError
 from prism.evaluation import judge
-from prism.evaluation.chat_models import LocalChat, parse_chat_spec
 from prism.evaluation.evidence_quality import Extract
 from prism.evaluation.evidence_sets import make_case
 from prism.llm.chat import ChatClient
 from prism.llm.failures import BadAnswer, Rejected
+from studies.chat_models import LocalChat, parse_chat_spec
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

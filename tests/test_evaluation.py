@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from prism.errors import DataError, EngineError, InputError
 from prism.evaluation.reranking import Reranked, Task, put_on_top, rerank
-from prism.evaluation.systems import State
 from prism.files.beir import load_beir, local_sets
 from prism.files.trec import read_qrels, read_run, write_run
 from prism.measures.ranking import MEASURES, measure, measure_queries
 from prism.retrieval.bm25 import Bm25
 from prism.types import Document, Judgment
+from studies.systems import State
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data/beir"
 

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from prism.errors import CheckpointError, InputError
-from prism.evaluation.fusion import fit_weight, parse_fusion, reciprocal_rank, weighted
-from prism.evaluation.rerankers import DenseReranker
 from prism.retrieval import dense
 from prism.retrieval.dense import build_index
 from prism.retrieval.sentence_models import MINILM, SentenceEncoder, embedder_path
 from prism.types import Document
+from studies.fusion import fit_weight, parse_fusion, reciprocal_rank, weighted
+from studies.rerankers import DenseReranker
 
 ROOT = Path(__file__).resolve().parents[1]
 

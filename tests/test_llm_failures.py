@@ -19,8 +19,6 @@ from hypothesis import strategies as st
 from prism.data.teacher_store import TeacherStore
 from prism.data.teachers import ApiLimits, score_with_api
 from prism.errors import InputError
-from prism.evaluation.services import ServiceReranker
-from prism.evaluation.specs import parse_spec
 from prism.files.jsonl import Line
 from prism.labeling.rubrics import RUBRICS
 from prism.labeling.write_targets import parse
@@ -42,6 +40,8 @@ from prism.llm.failures import (
 from prism.llm.replies import own_words
 from prism.llm.rerank_api import ApiTeacher, rerank_url
 from prism.types import Document
+from studies.services import ServiceReranker
+from studies.specs import parse_spec
 
 CALLER = Caller("acme", "s3cret", "ACME_KEY", max_wait_s=120)
 GOOGLE = {

@@ -20,13 +20,13 @@ from test_serving import Server
 from transformers import BertConfig, BertForSequenceClassification
 
 from prism.errors import CheckpointError, EngineError, InputError
-from prism.evaluation.rerankers import CrossEncoderReranker
 from prism.evaluation.reranking import Task, rerank
-from prism.evaluation.services import ServiceReranker
-from prism.evaluation.specs import Spec, parse_fields, parse_spec
 from prism.reranker import Reranker
 from prism.template import PRISM, Template
 from prism.types import Document
+from studies.rerankers import CrossEncoderReranker
+from studies.services import ServiceReranker
+from studies.specs import Spec, parse_fields, parse_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = tuple(Document(id=f"d{i}", text=f"p=0.{p} Text {i}.") for i, p in enumerate((2, 9, 5)))
@@ -320,8 +320,8 @@ def test_services_need_a_key_and_take_no_instruction(tmp_path: Path) -> None:
 DRIVER = """
 import sys
 from pathlib import Path
-from prism.evaluation.specs import parse_spec
-from prism.evaluation.services import ServiceReranker
+from studies.specs import parse_spec
+from studies.services import ServiceReranker
 from prism.types import Document
 
 service = ServiceReranker(parse_spec(f"jina:m@{sys.argv[1]}"), Path(sys.argv[2]), environment={})
@@ -338,7 +338,7 @@ def test_nothing_is_paid_for_twice_after_kill_dash_9(tmp_path: Path) -> None:
 
     with Scripted(slow) as server:
         words = [sys.executable, "-c", DRIVER, server.url, str(tmp_path / "kept.sqlite")]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'eval'}"}
         killed = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
         assert killed.stdout is not None
         finished = [killed.stdout.readline() for _ in range(6)]

@@ -14,11 +14,20 @@ from pydantic import Field
 
 from prism.devices import Dtype
 from prism.errors import DataError, InputError
-from prism.evaluation.fusion import parse_fusion
-from prism.evaluation.rerankers import open_reranker
 from prism.evaluation.reranking import QueryReranker
-from prism.evaluation.specs import Spec, parse_fields, parse_spec
-from prism.evaluation.systems import (
+from prism.files.beir import BEIR_QA, BeirSet, load_beir, local_sets
+from prism.files.trec import read_run, write_run
+from prism.measures.ranking import MEASURES, measure
+from prism.outputs import write_text
+from prism.reports.blocks import plain
+from prism.reports.report import command_line, versions
+from prism.types import Record, Run
+from studies import beir_report
+from studies.chance import shuffled_ndcg
+from studies.fusion import parse_fusion
+from studies.rerankers import open_reranker
+from studies.specs import Spec, parse_fields, parse_spec
+from studies.systems import (
     Reranking,
     Say,
     System,
@@ -34,15 +43,6 @@ from prism.evaluation.systems import (
     run_system,
     unfinished,
 )
-from prism.files.beir import BEIR_QA, BeirSet, load_beir, local_sets
-from prism.files.trec import read_run, write_run
-from prism.measures.ranking import MEASURES, measure
-from prism.outputs import write_text
-from prism.reports.blocks import plain
-from prism.reports.report import command_line, versions
-from prism.types import Record, Run
-from studies import beir_report
-from studies.chance import shuffled_ndcg
 
 MIN_DEPTH = 100
 """Candidates kept per query even when fewer are reranked, so that Recall@100 means the same for every top-k."""
@@ -78,7 +78,7 @@ class Options(Record):
 
 
 def load_reranker(name: str, options: Options) -> QueryReranker:
-    """The reranker behind a name of `--model`: see prism.evaluation.rerankers."""
+    """The reranker behind a name of `--model`: see studies.rerankers."""
     return open_reranker(
         parse_spec(name),
         engine=options.engine,

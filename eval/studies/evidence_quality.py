@@ -20,19 +20,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from prism.checkpoint import Checkpoint
 from prism.errors import InputError
 from prism.evaluation import judge
-from prism.evaluation.chat_models import ChatModel, ChatSpec, parse_chat_spec
 from prism.evaluation.evidence_quality import Count, Extract, measure_extract, summarise_extracts
 from prism.evaluation.evidence_sets import SETS, Case, load_cases
-from prism.evaluation.systems import identity
+from prism.evaluation.judge import ChatModel
 from prism.files.ledger import Kept
 from prism.llm.asking import Asked, ask_all
 from prism.reports.report import command_line, versions
 from prism.types import EvidenceChoice, Record
 from prism.version import __version__
 from studies import evidence_report, reader
+from studies.chat_models import ChatSpec, parse_chat_spec
 from studies.evidence_baselines import BestSentences, HttpPruner, Judges, LeadSentences, Prism, System
 from studies.evidence_baselines import WholeDocument as Whole
 from studies.evidence_report import Findings, SetFindings
+from studies.systems import identity
 
 DEFAULT_SYSTEMS = ("whole", "lead-3", "bm25-1", "bm25-3", "tfidf-3")
 SEED = 19

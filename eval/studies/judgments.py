@@ -13,8 +13,7 @@ from rich.progress import Progress
 
 from prism.errors import InputError
 from prism.evaluation import reranking
-from prism.evaluation.chat_models import ChatModel, ChatSpec
-from prism.evaluation.systems import identity
+from prism.evaluation.judge import ChatModel
 from prism.files.beir import BeirSet, load_beir
 from prism.files.label_files import read_labels
 from prism.files.ledger import Kept
@@ -26,6 +25,7 @@ from prism.reports.report import Report
 from prism.text import stable_id
 from prism.types import Record
 from studies import audit
+from studies.chat_models import ChatSpec
 from studies.label_baselines import embedded, lsa
 from studies.label_quality import (
     MEASURES,
@@ -38,6 +38,7 @@ from studies.label_quality import (
     judge_report,
 )
 from studies.recorded import as_pairs, read_recorded
+from studies.systems import identity
 
 CUTS = (0.25, 0.5, 0.75)
 RUBRIC_NAMES = ("graded-basic", "graded-reasoning")

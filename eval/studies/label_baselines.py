@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from prism.errors import InputError
-from prism.evaluation.systems import identity
 from prism.files.beir import BeirSet
 from studies.label_quality import Judged, Pairs
+from studies.systems import identity
 
 LSA_DIMENSIONS = 200
 _SMALL = 100

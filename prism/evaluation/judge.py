@@ -6,7 +6,7 @@
 
 The document and the texts go in as JSON strings: nothing in them can close a quotation and speak for us. Texts without
 a contribution (baselines) are judged on the three evidence criteria. The judge may be any model behind an
-OpenAI-compatible API, or a local one (`prism.evaluation.chat_models`).
+OpenAI-compatible API, or a local one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -31,7 +31,6 @@ from prism.text import stable_id
 from prism.types import Record
 
 if TYPE_CHECKING:
-    from prism.evaluation.chat_models import ChatModel
     from prism.llm.chat import Completion, Messages
 
 Criterion = Literal["accuracy", "coverage", "faithfulness", "self_containedness", "concision"]
@@ -74,6 +73,26 @@ RUBRIC_ID = stable_id(RUBRIC)
 MAX_TOKENS = 2048
 """Room for models that think before they answer."""
 _OBJECT = re.compile(r"\{[^{}]*\}")
+
+
+class ChatModel(Protocol):
+    """What a judge or a reader asks; `prism.llm.chat.ChatClient` fits."""
+
+    name: str
+
+    async def complete(
+        self,
+        messages: Messages,
+        *,
+        model: str,
+        max_tokens: int,
+        price: Price | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> Completion: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
 
 
 class Scores(Record):

@@ -13,38 +13,19 @@ from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import ValidationError
 
 from prism.errors import InputError
-from prism.evaluation.systems import identity
+from prism.evaluation.judge import ChatModel
 from prism.llm.allowance import Provider
 from prism.llm.chat import ChatClient, Completion, Messages
 from prism.llm.failures import BadAnswer, Rejected
 from prism.llm.money import Price
 from prism.text import clean
 from prism.types import Usage, first_problem
-
-
-class ChatModel(Protocol):
-    """What a judge or a reader asks; `ChatClient` and `LocalChat` fit."""
-
-    name: str
-
-    async def complete(
-        self,
-        messages: Messages,
-        *,
-        model: str,
-        max_tokens: int,
-        price: Price | None = None,
-        params: Mapping[str, Any] | None = None,
-    ) -> Completion: ...
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(self, *_: object) -> None: ...
+from studies.systems import identity
 
 
 class ChatSpec(NamedTuple):

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prism.evaluation.specs import Spec
 from prism.text import titled
 from prism.types import Document, Judgment, Usage
+from studies.specs import Spec
 
 if TYPE_CHECKING:
     from prism.evaluation.reranking import QueryReranker
@@ -37,7 +37,7 @@ def open_reranker(
     `base_url`, `template`: where engine `openai` finds a Prism model, and the prompt of a checkpoint that carries none.
     """
     if spec.is_service:
-        from prism.evaluation.services import ServiceReranker
+        from studies.services import ServiceReranker
 
         return ServiceReranker(spec, cache, fields=fields)
     if spec.kind == "cross-encoder":

@@ -22,13 +22,13 @@ import httpx
 
 from prism.errors import EngineError, InputError
 from prism.evaluation.reranking import REFUSED
-from prism.evaluation.specs import Spec
 from prism.files.ledger import Ledger
 from prism.llm.failures import Evidence, Stop, Unavailable, Undelivered
 from prism.llm.http import Address, ask_now
 from prism.llm.rerank_api import DIALECTS, rerank_url
 from prism.text import clean, printable, titled
 from prism.types import Document, Judgment, Usage
+from studies.specs import Spec
 
 ATTEMPTS: Final = 6
 LONGEST_WAIT_S: Final = 60.0

@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prism.errors import DataError, InputError
-from prism.evaluation import fusion, reranking
+from prism.evaluation import reranking
 from prism.evaluation.reranking import QueryReranker
-from prism.evaluation.specs import parse_spec
 from prism.files.beir import BeirSet
 from prism.files.ledger import Kept
 from prism.files.trec import by_score, line_with, read_scores
@@ -24,6 +23,8 @@ from prism.location import MINI
 from prism.reports.report import shown
 from prism.types import Run
 from prism.version import __version__
+from studies import fusion
+from studies.specs import parse_spec
 
 Say = Callable[[str], None]
 State = Kept[reranking.Reranked]
