@@ -22,8 +22,9 @@ from prism.checkpoint import Checkpoint
 from prism.engines.hf import HfEngine
 from prism.engines.turns import TakingTurns
 from prism.errors import EngineError
+from prism.llm.local_server import free_port
 from prism.reranker import Reranker
-from prism.serving.process import descendants, free_port, server
+from prism.serving.process import descendants, server
 from prism.template import PRISM, Template
 from studies import serving_reliability as study
 from studies.hostile import hostile_documents

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,9 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
-
 from prism.errors import EngineError
+from prism.llm.local_server import answers, free_port
 
 
 class Running(NamedTuple):
@@ -65,19 +63,6 @@ def server(
 def prism_serve(*options: str) -> list[str]:
     """The command line of `prism serve` in this environment."""
     return [sys.executable, "-m", "prism.cli", "serve", *options]
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
-
-
-def answers(url: str, path: str) -> bool:
-    """Whether GET `path` answers 200 within two seconds."""
-    with suppress(httpx.HTTPError):
-        return httpx.get(f"{url}{path}", timeout=2).status_code == 200
-    return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
