@@ -405,7 +405,7 @@ def test_labels_and_targets_are_read_alike(wrapped: str) -> None:
     "answer", ["<think>so it is 1", "[THINK]1", "<|channel|>analysis<|message|>1", "1 because</think>", "</think>"]
 )
 def test_a_thought_is_no_answer(answer: str) -> None:
-    assert RUBRICS["binary"].read(answer, "stop") == (None, "unparseable")
+    assert RUBRICS["binary"].read(answer, "stop")[:2] == (None, "unparseable")
 
 
 @given(

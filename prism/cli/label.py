@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from prism.errors import InputError
 from prism.outputs import writable_folder
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="Ray workers, here or on RAY_ADDRESS; default: none, this process asks.")
 ]
 GpusPerWorker = Annotated[float, typer.Option(min=0, help="With --workers: GPUs each of them gets.")]
+StartLocal = Annotated[
+    bool,
+    typer.Option("--start-local", help="Serve the panel's own models with llama.cpp, one after the other."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report (or the estimate) as JSON.")]
 
 
@@ -57,6 +62,7 @@ def label(
     limit: Limit = None,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = 0.0,
+    start_local: StartLocal = False,
     as_json: AsJson = False,
 ) -> None:
     """Label query-document pairs with a panel of jurors.
@@ -68,15 +74,20 @@ def label(
 
     --workers spreads the work over processes, on this machine or a Ray cluster: for millions of pairs, or a GPU for
     each local model. A worker may die: another goes on with its pairs, and the store says what is left to ask.
+
+    --start-local serves the models that the panel names under `local` on this machine: no key, no account. Their logs
+    are in OUT/servers, and they end with this command, however it ends.
     """
     from prism.labeling.panel import load_panel
 
+    if start_local and workers is not None:
+        raise InputError("--start-local is for one process on this machine: leave out --workers")
     loaded = load_panel(panel)
     if dry_run:
         _estimate(loaded, pairs, out, limit, as_json=as_json)
         return
     options = {"on_bad_line": on_bad_line, "retry_failures": retry_failures, "limit": limit}
-    report = _ask(loaded, pairs, out, workers=workers, gpus=gpus_per_worker, **options)
+    report = _ask(loaded, pairs, out, workers=workers, gpus=gpus_per_worker, start_local=start_local, **options)
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
@@ -85,7 +96,9 @@ def label(
         raise typer.Exit(1)
 
 
-def _ask(panel: Panel, pairs: Path, out: Path, *, workers: int | None, gpus: float, **options: Any) -> LabelingReport:
+def _ask(
+    panel: Panel, pairs: Path, out: Path, *, workers: int | None, gpus: float, start_local: bool, **options: Any
+) -> LabelingReport:
     import anyio
 
     from prism.labeling.label_pairs import count_lines
@@ -93,7 +106,8 @@ def _ask(panel: Panel, pairs: Path, out: Path, *, workers: int | None, gpus: flo
 
     with _watch(count_lines(pairs)) as progress:
         if workers is None:
-            return anyio.run(partial(ask_panel, panel, pairs, out, progress=progress, **options))
+            here = partial(ask_panel, panel, pairs, out, start_local=start_local, progress=progress, **options)
+            return anyio.run(here)
         from prism.labeling.ray_workers import label_over_workers
 
         return label_over_workers(panel, pairs, out, workers, gpus=gpus, progress=progress, **options)
@@ -113,7 +127,8 @@ def _watch(lines: int) -> Iterator[Progress]:
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    bar = Progress(TextColumn("lines"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
+    who = TextColumn("{task.description}")
+    bar = Progress(who, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
     task = bar.add_task("lines", total=lines)
     seen: list[RunState] = []
 
@@ -122,7 +137,7 @@ def _watch(lines: int) -> Iterator[Progress]:
 
     def progress(state: RunState) -> None:
         seen[:] = [state]
-        bar.update(task, completed=state.counts.finished)
+        bar.update(task, completed=state.counts.finished, description=state.asking or "lines")
 
     with Live(get_renderable=view, console=console, refresh_per_second=4):
         yield progress
@@ -130,16 +145,20 @@ def _watch(lines: int) -> Iterator[Progress]:
 
 def _plain(lines: int) -> Progress:
     start = last = time.monotonic()
+    asking = ""
 
     def progress(state: RunState) -> None:
-        nonlocal last
+        nonlocal start, last, asking
         now, done = time.monotonic(), state.counts.finished
+        if state.asking != asking:
+            start, asking = now, state.asking
         if now - last < _PLAIN_EVERY_S or not done:
             return
         last = now
         left_min = (now - start) / done * max(0, lines - done) / 60
         spent = sum((standing.spent_usd for standing in state.standings.values()), Decimal(0))
-        typer.echo(f"{done:,} of {lines:,} lines, about {left_min:,.0f} min left, ${spent:.4f} spent", err=True)
+        who = f"{asking}: " if asking else ""
+        typer.echo(f"{who}{done:,} of {lines:,} lines, about {left_min:,.0f} min left, ${spent:.4f} spent", err=True)
 
     return progress
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +79,7 @@ def read_labels(path: Path, scale: Scale | None = None) -> LabelFile:
 
 
 def read_records(path: Path, scale: Scale = WIDEST) -> list[LabelFile]:
-    """The lines' own `label` first, then one file for each juror in their `votes`, in the order of first mention.
+    """The lines' own `label` first, then one file for each juror in their `votes` and `observed`, as first mentioned.
 
     A pair is named by `query_id` and `doc_id`, or by `query` and `document`: two files must name it in one way. Lines
     whose label is null are passed over, as a vote that failed. Raises DataError for anything else that is not a label
@@ -92,8 +93,8 @@ def read_records(path: Path, scale: Scale = WIDEST) -> list[LabelFile]:
         if place in lines:
             raise DataError(f"{line.place}: this pair stands twice, first in line {lines[place]}: keep one of them")
         lines[place] = int(line.place.rpartition(":")[2])
-        votes = line.row.get("votes")
-        for name, label in [(None, line.row.get("label")), *(votes.items() if isinstance(votes, Mapping) else ())]:
+        votes = [found.items() for key in ("votes", "observed") if isinstance(found := line.row.get(key), Mapping)]
+        for name, label in [(None, line.row.get("label")), *chain.from_iterable(votes)]:
             if label is not None:
                 labels.setdefault(name, {})[place] = read_label(label, line.place, scale)
     if not labels[None]:

@@ -7,6 +7,7 @@ Each takes a pair and gives a vote, which may be a recorded failure; never a mad
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
@@ -16,14 +17,15 @@ from anyio import to_thread
 
 from prism.errors import InputError, PrismError
 from prism.labeling.label_pairs import LabelPair
+from prism.labeling.local import OnDemand
 from prism.labeling.panel import ApiJuror, EndpointJuror, LocalJuror, Panel
 from prism.labeling.recorded import FileJuror
 from prism.labeling.rerank_client import RerankClient
 from prism.labeling.rubrics import Rubric
 from prism.labeling.store import Committer, Store
 from prism.labeling.votes import CastVote, dated, failed_vote
-from prism.llm.allowance import Allowance
-from prism.llm.chat import ChatClient
+from prism.llm.allowance import Allowance, Provider
+from prism.llm.chat import CallLog, ChatClient, Completion
 from prism.llm.failures import BadAnswer, Broken, Rejected, Stop, Unavailable, Undelivered
 from prism.result import RerankResult
 from prism.text import clean
@@ -31,6 +33,8 @@ from prism.types import Document, Judgment, Vote
 
 _SILENT_BATCHES = 3
 """After so many batches in a row without an answer an endpoint is taken for down."""
+_LOGITS = {"logprobs": True, "top_logprobs": 20}
+"""As many first tokens as the APIs give."""
 _MAX_ANSWER_CHARS = 20_000
 """More of an answer than this is not kept."""
 
@@ -51,16 +55,28 @@ class Juror(Protocol):
     async def aclose(self) -> None: ...
 
 
-def make_jurors(panel: Panel, allowances: Mapping[str, Allowance], committer: Committer) -> list[Juror]:
-    """The panel's jurors in its order. Those of one provider share its limits and what is left of its budget."""
+def make_jurors(
+    panel: Panel,
+    allowances: Mapping[str, Allowance],
+    committer: Committer,
+    servers: Mapping[str, OnDemand] | None = None,
+) -> list[Juror]:
+    """The panel's jurors in its order. Those of one provider share its limits and what is left of its budget.
+
+    `servers`: juror -> the server on this machine that is asked in the place of its provider's address.
+    """
     clients = {
         name: ChatClient(provider, name=name, allowance=allowances[name]) for name, provider in panel.providers.items()
     }
     jurors: list[Juror] = []
     for settings in panel.jurors:
         if isinstance(settings, ApiJuror):
-            client = clients[settings.provider]
-            jurors.append(ChatJuror(settings, panel.rubric, client, committer, give_up_after=panel.give_up_after))
+            ask_at = partial(ChatJuror, settings, panel.rubric, committer=committer, give_up_after=panel.give_up_after)
+            if server := (servers or {}).get(settings.name):
+                provider, allowance = panel.providers[settings.provider], allowances[settings.provider]
+                jurors.append(ServedJuror(settings.name, server, partial(_at, ask_at, provider, allowance)))
+            else:
+                jurors.append(ask_at(client=clients[settings.provider]))
         elif isinstance(settings, LocalJuror):
             jurors.append(ModelJuror(settings, panel.rubric, partial(_load, settings)))
         elif isinstance(settings, EndpointJuror):
@@ -68,6 +84,12 @@ def make_jurors(panel: Panel, allowances: Mapping[str, Allowance], committer: Co
         else:
             jurors.append(FileJuror(settings, panel.rubric))
     return jurors
+
+
+def _at(ask_at: Callable[..., ChatJuror], provider: Provider, allowance: Allowance, url: str) -> ChatJuror:
+    """The juror, asked at another address than its provider's."""
+    here = provider.model_copy(update={"base_url": url})
+    return ask_at(client=ChatClient(here, name=url, allowance=allowance))
 
 
 class ChatJuror:
@@ -93,14 +115,7 @@ class ChatJuror:
             return CastVote(failed_vote(vote, "no_text"))
         log = _CallLog(self._committer, vote, self._settings.provider)
         try:
-            completion = await self._client.complete(
-                self._rubric.messages(pair.query, pair.document),
-                model=self._settings.model,
-                max_tokens=self._settings.max_answer_tokens or self._rubric.max_answer_tokens,
-                price=self._settings.price,
-                params=self._settings.params,
-                log=log,
-            )
+            completion = await self._complete(pair, log)
         except BadAnswer as error:
             self._in_a_row = 0
             paid = dated(vote, usage=error.usage, cost_usd=error.cost_usd)
@@ -111,13 +126,59 @@ class ChatJuror:
                 raise Broken(f"{self._in_a_row} questions in a row got no answer; the last: {error}") from None
             raise
         self._in_a_row = 0
-        reading = self._rubric.read(completion.text, completion.finish)
-        answer = clean(completion.text[:_MAX_ANSWER_CHARS])
-        paid = dated(vote, usage=completion.usage, cost_usd=completion.cost_usd, answer=answer)
-        return CastVote(paid.model_copy(update={"label": reading.label, "failure": reading.failure}), log.call)
+        if self._settings.read == "spoken":
+            answer, reading = completion.text, self._rubric.read(completion.text, completion.finish)
+        elif completion.first is None:
+            await log.failed("no_logprobs", completion.cost_usd)
+            raise Broken("the API returns no top_logprobs: say read: spoken")
+        else:
+            answer = json.dumps(completion.first)
+            reading = self._rubric.read_tokens(completion.first, self._settings.cut)
+        paid = dated(vote, usage=completion.usage, cost_usd=completion.cost_usd)
+        found = {"answer": clean(answer[:_MAX_ANSWER_CHARS]), **reading._asdict()}
+        return CastVote(paid.model_copy(update=found), log.call)
+
+    async def _complete(self, pair: LabelPair, log: CallLog) -> Completion:
+        settings, logits = self._settings, self._settings.read == "logits"
+        return await self._client.complete(
+            self._rubric.messages(pair.query, pair.document),
+            model=settings.model,
+            max_tokens=1 if logits else settings.max_answer_tokens or self._rubric.max_answer_tokens,
+            price=settings.price,
+            params=_LOGITS | settings.params if logits else settings.params,
+            log=log,
+        )
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+class ServedJuror:
+    """A model on this machine, whose server starts at the first question: where none is left to ask, nothing does."""
+
+    def __init__(self, name: str, server: OnDemand, at: Callable[[str], Juror]) -> None:
+        """`at`: the juror that asks an address."""
+        self.name = name
+        self._server, self._at = server, at
+        self._juror: Juror | None = None
+
+    async def open(self) -> None:
+        """Nothing to read: what is missing shows before the run."""
+
+    async def ask(self, pair: LabelPair) -> CastVote:
+        """As ChatJuror, and Broken as soon as the server is gone."""
+        url = await self._server.url()
+        self._juror = self._juror or self._at(url)
+        try:
+            return await self._juror.ask(pair)
+        except (Stop, Undelivered):
+            if problem := self._server.gone():
+                raise Broken(f"{problem}; what it answered is kept: run the same command again") from None
+            raise
+
+    async def aclose(self) -> None:
+        if self._juror:
+            await self._juror.aclose()
 
 
 class _CallLog:

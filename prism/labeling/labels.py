@@ -26,6 +26,8 @@ class _Aggregate(Record):
     vote_share: float | None
     """Share of the votes cast that are yes."""
     votes: dict[str, int]
+    observed: dict[str, int]
+    """Votes of observers, which decide nothing."""
     failures: dict[str, str]
     pending: tuple[str, ...]
     """Jurors whose missing votes could change the verdict."""
@@ -33,13 +35,11 @@ class _Aggregate(Record):
 
 def _aggregate(panel: Panel, known: Mapping[str, tuple[int | None, str | None]]) -> _Aggregate:
     """`known`: juror -> (label, failure). Votes of jurors who are not of the panel do not count."""
-    names = [juror.name for juror in panel.jurors]
-    votes = {name: known[name][0] for name in names if name in known}
-    labels = {name: label for name, label in votes.items() if label is not None}
-    missing = tuple(name for name in names if name not in votes)
-    rule = panel.stop_rule()
-    standing = [votes.get(name) for name in names]
-    stands = rule(standing, len(missing))
+    names, deciding = [juror.name for juror in panel.jurors], panel.deciding
+    given = {name: known[name][0] for name in names if name in known}
+    labels = {name: label for name, label in given.items() if label is not None and name in deciding}
+    missing = tuple(name for name in names if name not in given and name in deciding)
+    stands = panel.stop_rule()([labels.get(name) for name in names], len(missing))
     counts = Counter(labels.values())
     yes = sum(label >= panel.cut for label in labels.values())
     return _Aggregate(
@@ -47,7 +47,8 @@ def _aggregate(panel: Panel, known: Mapping[str, tuple[int | None, str | None]])
         verdict=stands,
         vote_share=yes / len(labels) if labels else None,
         votes=labels,
-        failures={name: known[name][1] or "" for name in names if name in known and known[name][1]},
+        observed={name: label for name, label in given.items() if label is not None and name not in deciding},
+        failures={name: known[name][1] or "" for name in given if known[name][1] and name in deciding},
         pending=missing if stands is None else (),
     )
 
@@ -71,4 +72,6 @@ def write_labels(path: Path, items: Iterable[Item], panel: Panel, store: Store) 
 
 
 def _line(pair: LabelPair, panel: Panel, labelled: _Aggregate) -> dict[str, Any]:
-    return {**pair.record, "id": pair.id, "rubric": panel.rubric.key, **labelled.model_dump(mode="json")}
+    unused = set() if labelled.observed else {"observed"}
+    found = labelled.model_dump(mode="json", exclude=unused)
+    return {**pair.record, "id": pair.id, "rubric": panel.rubric.key, **found}

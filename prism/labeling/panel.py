@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from prism.catalogue import CATALOGUE
 from prism.devices import Dtype
 from prism.errors import PanelError
 from prism.files.shipped import read_yaml, shipped
@@ -42,6 +43,9 @@ class _Juror(Record):
     """P(its vote is yes | the document helps): for `stop: posterior`."""
     specificity: Rate | None = None
     """P(its vote is no | it does not)."""
+    observer: bool = False
+    """Its votes are kept and compared, and decide nothing: for models whose terms keep what they say out of training
+    data."""
 
 
 class ApiJuror(_Juror):
@@ -55,10 +59,17 @@ class ApiJuror(_Juror):
     """Goes into each request as it is."""
     max_answer_tokens: int | None = Field(default=None, ge=1)
     """More room than the rubric gives: for models that write unseen before they answer."""
+    read: Literal["spoken", "logits"] = "spoken"
+    """spoken: the label it writes; logits: the label it would most probably begin with, which APIs that return
+    `top_logprobs` tell. It then writes one token."""
+    cut: Rate | None = None
+    """For `read: logits` and two labels: the share of yes from which the label is the upper one; default: the likelier
+    one. Small models say yes too rarely or too often, and still rank pairs well."""
 
     def identity(self) -> str:
         """Changes with what decides its answers, not with address or price."""
-        return json.dumps(["api", self.model, self.params, self.max_answer_tokens], sort_keys=True)
+        how = [self.read, self.cut] if self.read != "spoken" else []
+        return json.dumps(["api", self.model, self.params, self.max_answer_tokens, *how], sort_keys=True)
 
 
 class _ScoreJuror(_Juror):
@@ -124,6 +135,25 @@ class RecordedJuror(_Juror):
         return json.dumps(["recorded", self.path.name])
 
 
+class LocalModel(Record):
+    """What `prism label --start-local` serves with llama.cpp, in the place of a provider's address."""
+
+    model: str
+    """A name of `prism pull`'s list, or a GGUF file; its path is relative to the panel file."""
+    context_tokens: int = Field(default=4096, ge=256)
+    """Longest prompt and answer together."""
+    chat_format: str | None = None
+    """For files without a chat template: llama.cpp's name of one, such as chatml."""
+    threads: int | None = Field(default=None, ge=1)
+    """Default: the physical cores, or what OMP_NUM_THREADS says."""
+
+
+class PanelProvider(Provider):
+    """An account at an API, or a model of this machine."""
+
+    local: LocalModel | None = None
+
+
 Juror = Annotated[ApiJuror | LocalJuror | EndpointJuror | RecordedJuror, Field(discriminator="kind")]
 
 
@@ -150,7 +180,7 @@ class Panel(Record):
     sequential: Sequential | None = None
     give_up_after: int = Field(default=20, ge=1)
     """Stop asking an API juror when this many questions in a row got no answer."""
-    providers: dict[str, Provider] = Field(default_factory=dict)
+    providers: dict[str, PanelProvider] = Field(default_factory=dict)
     jurors: tuple[Juror, ...] = Field(min_length=1)
 
     @field_validator("rubric", mode="before")
@@ -170,8 +200,8 @@ class Panel(Record):
         low, *_, high = self.rubric.labels
         if self.yes_from is not None and not low < self.yes_from <= high:
             raise ValueError(f"yes_from must lie in ({low}, {high}], got {self.yes_from}")
-        if self.min_votes > len(self.jurors):
-            raise ValueError(f"min_votes is {self.min_votes} but there are {len(self.jurors)} jurors")
+        if self.min_votes > len(self.deciding):
+            raise ValueError(f"min_votes is {self.min_votes} but there are {len(self.deciding)} jurors that decide")
         for juror in self.jurors:
             self._check(juror)
         return self
@@ -180,6 +210,8 @@ class Panel(Record):
         if isinstance(juror, ApiJuror) and juror.provider not in self.providers:
             known = ", ".join(self.providers) or "none is defined"
             raise ValueError(f"juror {juror.name!r}: no provider {juror.provider!r} under providers: {known}")
+        if isinstance(juror, ApiJuror):
+            self._check_api(juror)
         if isinstance(juror, LocalJuror | EndpointJuror):
             cuts = list(juror.cuts)
             if cuts != sorted(set(cuts)):
@@ -189,6 +221,21 @@ class Panel(Record):
                 raise ValueError(f"juror {juror.name!r}: rubric {self.rubric.name} needs {want} cuts, got {len(cuts)}")
         if self.sequential and self.sequential.stop == "posterior" and None in (juror.sensitivity, juror.specificity):
             raise ValueError(f"juror {juror.name!r}: stop: posterior needs its sensitivity and specificity")
+
+    def _check_api(self, juror: ApiJuror) -> None:
+        if juror.read == "logits" and self.rubric.answer != "digit":
+            raise ValueError(f"juror {juror.name!r}: read: logits needs a rubric that asks for a digit alone")
+        if juror.cut is not None and (juror.read != "logits" or len(self.rubric.labels) != 2):
+            raise ValueError(f"juror {juror.name!r}: cut is for read: logits and a rubric of two labels")
+        local = self.providers[juror.provider].local
+        base = CATALOGUE.get(local.model) if local else None
+        if base and base.studies_only and not juror.observer:
+            raise ValueError(f"juror {juror.name!r}: {base.name} is under {base.licence}: say observer: true")
+
+    @property
+    def deciding(self) -> frozenset[str]:
+        """Names of the jurors whose votes count."""
+        return frozenset(juror.name for juror in self.jurors if not juror.observer)
 
     @property
     def cut(self) -> int:
@@ -228,7 +275,16 @@ def load_panel(path: Path) -> Panel:
         panel = Panel.model_validate(raw)
     except ValidationError as error:
         raise PanelError(f"{path}: {first_problem(error)}") from error
-    return panel.model_copy(update={"jurors": tuple(_placed(juror, path.parent) for juror in panel.jurors)})
+    providers = {name: _with_file(provider, path.parent) for name, provider in panel.providers.items()}
+    jurors = tuple(_placed(juror, path.parent) for juror in panel.jurors)
+    return panel.model_copy(update={"jurors": jurors, "providers": providers})
+
+
+def _with_file(provider: PanelProvider, folder: Path) -> PanelProvider:
+    local = provider.local
+    if local is None or local.model in CATALOGUE:
+        return provider
+    return provider.model_copy(update={"local": local.model_copy(update={"model": str(folder / local.model)})})
 
 
 def _placed(juror: Juror, folder: Path) -> Juror:

@@ -11,6 +11,7 @@ says that they are material; and only the juror's own answer is read, at one agr
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -43,7 +44,17 @@ class Reading(NamedTuple):
     """What was read from an answer: a label, or why there is none."""
 
     label: int | None
-    failure: Literal["unparseable", "cut_off"] | None = None
+    failure: Literal["unparseable", "cut_off", "no_label"] | None = None
+    score: float | None = None
+    """Share of yes, where every label's probability is known."""
+
+
+class Precedent(Record):
+    """A judged pair that a juror is shown before its own."""
+
+    query: str = Field(min_length=1)
+    document: str = Field(min_length=1)
+    label: int
 
 
 class Rubric(Record):
@@ -63,6 +74,8 @@ class Rubric(Record):
     """For estimates of cost."""
     max_document_chars: int | None = Field(default=None, ge=1)
     """Cut documents here; None sends them whole."""
+    examples: tuple[Precedent, ...] = ()
+    """Turns before the pair: small models learn from them what the answer looks like. Their order sways them."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Rubric:
@@ -70,6 +83,8 @@ class Rubric(Record):
             raise ValueError(f"labels must be different digits in growing order, got {list(self.labels)}")
         if not self.labels[0] < self.yes_from <= self.labels[-1]:
             raise ValueError(f"yes_from must split the labels {list(self.labels)}, got {self.yes_from}")
+        if strange := [example.label for example in self.examples if example.label not in self.labels]:
+            raise ValueError(f"an example has label {strange[0]}, expected one of {list(self.labels)}")
         return self
 
     @property
@@ -83,18 +98,16 @@ class Rubric(Record):
         return f"{self.name}@{self.hash}"
 
     def messages(self, query: str, document: Document) -> list[dict[str, str]]:
-        """The chat messages that ask about one pair."""
+        """The chat messages that ask about one pair, which stands last: all before it is the same for every pair."""
         ending = _ENDINGS[self.answer].format(labels=", ".join(map(str, self.labels)))
+        asked = [{"role": "system", "content": f"{self.task}\n\n{_MATERIAL}\n\n{ending}"}]
+        for example in self.examples:
+            answer = str(example.label) if self.answer == "digit" else f"Answer: {example.label}"
+            asked.append({"role": "user", "content": _pair(example.query, Document(text=example.document), ending)})
+            asked.append({"role": "assistant", "content": answer})
         text = document.text if self.max_document_chars is None else document.text[: self.max_document_chars]
-        parts = [f"Query:\n{_quoted(query)}"]
-        if document.title:
-            parts.append(f"Title of the document:\n{_quoted(document.title)}")
-        parts.append(f"Document:\n{_quoted(text)}")
-        parts.append(f"That was the material. {ending}")
-        return [
-            {"role": "system", "content": f"{self.task}\n\n{_MATERIAL}\n\n{ending}"},
-            {"role": "user", "content": "\n\n".join(parts)},
-        ]
+        cut = Document(text=text, title=document.title)
+        return [*asked, {"role": "user", "content": _pair(query, cut, ending)}]
 
     def read(self, answer: str, finish: str) -> Reading:
         """The label, if the answer has the agreed form and was not cut off. Nothing else in it is looked at."""
@@ -108,12 +121,40 @@ class Rubric(Record):
         label = int(found[1]) if found else None
         return Reading(label) if label in self.labels else Reading(None, "unparseable")
 
+    def read_tokens(self, log_probabilities: Mapping[str, float], cut: float | None = None) -> Reading:
+        """The likeliest label among the likeliest first tokens of an answer; spellings of one label count together.
+
+        A label that is not among them is less likely than each that is. None of them is: `no_label`. Of two labels with
+        known shares, `cut` decides where it is given: the upper one from that share of yes on.
+        """
+        found: dict[int, float] = {}
+        for token, value in log_probabilities.items():
+            digit = token.strip()
+            if digit in map(str, self.labels):
+                found[int(digit)] = found.get(int(digit), 0.0) + math.exp(value)
+        if not any(found.values()):
+            return Reading(None, "no_label")
+        score = None
+        if len(found) == len(self.labels):
+            score = sum(share for label, share in found.items() if label >= self.yes_from) / sum(found.values())
+        if cut is not None and score is not None:
+            return Reading(self.labels[score >= cut], score=score)
+        return Reading(max(found, key=lambda label: (found[label], -label)), score=score)
+
 
 @lru_cache(maxsize=64)
 def _digest(rubric: Rubric) -> str:
-    seen = rubric.model_dump_json(exclude={"yes_from", "expected_answer_tokens"})
+    unseen = {"yes_from", "expected_answer_tokens"} | (set() if rubric.examples else {"examples"})
+    seen = rubric.model_dump_json(exclude=unseen)
     code = f"{seen}|{_MATERIAL}|{_ENDINGS[rubric.answer]}|{_ANSWER}|{_MARKED}"
     return hashlib.sha256(code.encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def _pair(query: str, document: Document, ending: str) -> str:
+    parts = [f"Query:\n{_quoted(query)}"]
+    if document.title:
+        parts.append(f"Title of the document:\n{_quoted(document.title)}")
+    return "\n\n".join([*parts, f"Document:\n{_quoted(document.text)}", f"That was the material. {ending}"])
 
 
 def _quoted(text: str) -> str:
@@ -185,4 +226,48 @@ _GUIDELINE = Rubric(
     yes_from=2,
 )
 
-RUBRICS: Mapping[str, Rubric] = {rubric.name: rubric for rubric in (_BINARY, _ZEROSHOT, _BASIC, _REASONING, _GUIDELINE)}
+_BATTERY = "how long does the battery of the X2 last"
+_LASTS = "The X2 weighs 310 g. On a full charge it runs for 14 hours. A second battery is sold separately."
+_RECYCLED = "Batteries of the X2 are recycled free of charge. Never throw a battery into the household waste."
+_NOVEL = Precedent(query="谁写了《红楼梦》？", document="《红楼梦》是清代作家曹雪芹创作的长篇小说。", label=1)
+_TOWER = Precedent(
+    query="Who designed the Eiffel Tower?",
+    document="The Eiffel Tower is repainted about every seven years, which takes sixty tonnes of paint.",
+    label=0,
+)
+_BRIEF = Rubric(
+    name="binary-brief",
+    task=(
+        "Does the document state what the query asks for? Being about the same subject is not enough.\n"
+        "1 - it does.\n"
+        "0 - it does not."
+    ),
+    labels=(0, 1),
+    yes_from=1,
+    max_answer_tokens=4,
+    examples=(
+        Precedent(query=_BATTERY, document=_LASTS, label=1),
+        Precedent(query=_BATTERY, document=_RECYCLED, label=0),
+        _NOVEL,
+        _TOWER,
+    ),
+)
+_GRADED_BRIEF = Rubric(
+    name="graded-brief",
+    task=f"Grade how relevant a document is to a query.\n{_GRADES}",
+    labels=(0, 1, 2, 3),
+    yes_from=2,
+    max_answer_tokens=4,
+    examples=(
+        Precedent(query=_BATTERY, document="It runs for 14 hours on a full charge, says the maker of the X2.", label=3),
+        Precedent(query=_BATTERY, document=_RECYCLED, label=1),
+        Precedent(
+            query=_BATTERY, document="The battery of the X2 lasts two hours longer than that of the X1.", label=2
+        ),
+        _TOWER.model_copy(update={"document": "The tower of London Bridge Station was designed by Renzo Piano."}),
+    ),
+)
+
+RUBRICS: Mapping[str, Rubric] = {
+    rubric.name: rubric for rubric in (_BINARY, _BRIEF, _ZEROSHOT, _BASIC, _REASONING, _GUIDELINE, _GRADED_BRIEF)
+}

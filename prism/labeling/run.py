@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from prism.errors import DataError, InputError
 from prism.labeling.jurors import make_jurors
 from prism.labeling.label_pairs import BadLine, Item, LabelPair, read_label_pairs
 from prism.labeling.labels import write_labels
+from prism.labeling.local import OnDemand, servers_for, turns
 from prism.labeling.panel import Panel
 from prism.labeling.reports import LabelingReport, make_report
 from prism.labeling.store import Committer, Store
@@ -40,20 +41,22 @@ async def label(
     on_bad_line: OnBadLine = "stop",
     retry_failures: bool = False,
     limit: int | None = None,
+    start_local: bool = False,
     progress: Progress = lambda _: None,
 ) -> LabelingReport:
     """Label the pairs of a file with a panel, into a directory; goes on where an earlier run stopped.
 
     `on_bad_line`: `stop` reads the whole file before the first question and refuses it; `skip` counts and goes on.
     `retry_failures` asks once more where a juror failed. `limit`: no more than so many different pairs. Ctrl-C once
-    finishes what is under way; twice ends at once. Raises PanelError, DataError, or PrismError of a juror that cannot
-    be opened.
+    finishes what is under way; twice ends at once. `start_local` starts the servers of the panel's own models, one
+    after the other, with logs in `out`. Raises PanelError, DataError, or PrismError of a juror that cannot be opened.
     """
     if on_bad_line == "stop":
         refuse_bad_lines(pairs)
+    servers = servers_for(panel, out / "servers") if start_local else {}
     with open_store(panel, out) as store:
-        run = _Run(panel, store, retry_failures=retry_failures, progress=progress)
-        await run.run(first(read_label_pairs(pairs), limit))
+        run = _Run(panel, store, servers, retry_failures=retry_failures, progress=progress)
+        await run.run(lambda: first(read_label_pairs(pairs), limit))
         return conclude(panel, pairs, out, run.state, limit=limit, interrupted=run.interrupted)
 
 
@@ -113,29 +116,51 @@ def standings(panel: Panel, store: Store) -> dict[str, Standing]:
 class _Run:
     """The part that asks."""
 
-    def __init__(self, panel: Panel, store: Store, *, retry_failures: bool, progress: Progress) -> None:
-        self._panel = panel
+    def __init__(
+        self,
+        panel: Panel,
+        store: Store,
+        servers: Mapping[str, OnDemand],
+        *,
+        retry_failures: bool,
+        progress: Progress,
+    ) -> None:
+        self._panel, self._servers = panel, servers
         self._retry_failures = retry_failures
         self._progress = progress
         self.state = RunState(PairCounts(), standings(panel, store), store)
         self._committer = Committer.for_store(store)
-        self._jurors = make_jurors(panel, accounts(panel, store), self._committer)
+        self._jurors = make_jurors(panel, accounts(panel, store), self._committer, servers)
         self._voting = Voting(panel, self._jurors, self._committer, self.state.standings, lambda: progress(self.state))
 
     @property
     def interrupted(self) -> bool:
         return self._voting.closed
 
-    async def run(self, items: Iterator[Item]) -> None:
+    async def run(self, read: Callable[[], Iterator[Item]]) -> None:
+        """Ask about all items; `read` is called once for each turn of the jurors."""
+        waiting = turns(self._panel, self._servers)
         try:
             for juror in self._jurors:
                 await juror.open()
             with self._interruptible():
-                await work_through(self._panel, lambda: self._work(items))
+                while waiting and not self.interrupted:
+                    asking = waiting.pop(0)
+                    self._voting.turn(asking, frozenset().union(*waiting))
+                    self.state.asking = ", ".join(sorted(asking)) if self._servers else ""
+                    await self._turn(asking, read())
         finally:
             for juror in self._jurors:
                 await juror.aclose()
             await self._committer.drain()
+
+    async def _turn(self, asking: frozenset[str], items: Iterator[Item]) -> None:
+        self.state.counts = PairCounts()
+        try:
+            await work_through(self._panel, lambda: self._work(items))
+        finally:
+            for name in asking & self._servers.keys():
+                await self._servers[name].aclose()
 
     async def _work(self, items: Iterator[Item]) -> None:
         counts = self.state.counts

@@ -73,6 +73,8 @@ class RunState:
     counts: PairCounts
     standings: dict[str, Standing]
     store: Store
+    asking: str = ""
+    """Whose turn it is, where the pairs are gone through more than once."""
 
 
 class Voting:
@@ -91,12 +93,19 @@ class Voting:
         """Set it, and nothing new is asked."""
         self.not_asked = 0
         """Votes that the stop rule made unnecessary."""
+        self._asking = self._later = frozenset[str]()
+        self._deciding = panel.deciding
         self._panel = panel
         self._jurors = jurors
         self._committer = committer
         self._standings = standings
         self._heard = heard
         self._rule = panel.stop_rule()
+        self.turn(frozenset(juror.name for juror in jurors))
+
+    def turn(self, asking: frozenset[str], later: frozenset[str] = frozenset()) -> None:
+        """From now on ask only some jurors. Pairs come again when it is the turn of those in `later`."""
+        self._asking, self._later, self.not_asked = asking, later, 0
 
     async def label(self, pair: LabelPair, known: Known) -> None:
         """Ask those who have no vote in `known`, or as many of them as the verdict takes. Raises DataError."""
@@ -105,27 +114,33 @@ class Voting:
             return
         async with asyncio.TaskGroup() as group:
             for juror in self._jurors:
-                if juror.name not in known:
+                if juror.name in self._asking - known.keys():
                     group.create_task(self._ask(juror, pair))
 
     async def _one_by_one(self, pair: LabelPair, known: Known) -> None:
         """In the panel's order, until the verdict stands."""
         labels: list[int | None] = []
         for place, juror in enumerate(self._jurors):
-            labels.append(known[juror.name][0] if juror.name in known else await self._ask(juror, pair))
+            if juror.name in self._later - known.keys():
+                return
+            label = known[juror.name][0] if juror.name in known else await self._ask(juror, pair)
+            labels.append(label if juror.name in self._deciding else None)
             later = self._jurors[place + 1 :]
-            if self._rule(labels, sum(self._can_vote(other, known) for other in later)) is not None:
+            if self._rule(labels, sum(self._can_decide(other, known) for other in later)) is not None:
                 saved = (other for other in later if other.name not in known)
-                self.not_asked += sum(self._can_vote(other, known) for other in saved)
+                self.not_asked += sum(self._can_vote(other) for other in saved)
                 return
 
-    def _can_vote(self, juror: Juror, known: Known) -> bool:
-        return juror.name in known or not self._standings[juror.name].stopped
+    def _can_decide(self, juror: Juror, known: Known) -> bool:
+        return juror.name in self._deciding and (juror.name in known or self._can_vote(juror))
+
+    def _can_vote(self, juror: Juror) -> bool:
+        return not self._standings[juror.name].stopped
 
     async def _ask(self, juror: Juror, pair: LabelPair) -> int | None:
-        """The label, on disk; None when there is none."""
+        """The label, on disk; None when there is none, or when it is not this juror's turn any more."""
         standing = self._standings[juror.name]
-        if standing.stopped or self.closed:
+        if standing.stopped or self.closed or juror.name not in self._asking:
             return None
         try:
             answer = await juror.ask(pair)

@@ -53,6 +53,8 @@ class Completion(Record):
     cost_usd: Decimal
     counted: bool = True
     """False when the provider sent no token counts and they are estimated."""
+    first: Mapping[str, float] | None = None
+    """The likeliest first tokens and their log-probabilities: with `logprobs` and `top_logprobs` among the params."""
 
 
 class CallLog(Protocol):
@@ -252,7 +254,12 @@ class ChatClient:
                 reply.problem, f"{self.name}: the answer is {reply.problem}", usage=usage, cost_usd=cost_usd
             )
         return Completion(
-            text=reply.text, finish=reply.finish, usage=usage, cost_usd=cost_usd, counted=reply.usage is not None
+            text=reply.text,
+            finish=reply.finish,
+            usage=usage,
+            cost_usd=cost_usd,
+            counted=reply.usage is not None,
+            first=reply.first,
         )
 
     async def _post(self, request: _Request) -> tuple[int, Mapping[str, str], bytes]:

@@ -7,7 +7,9 @@ characters around it are not part of it.
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from prism.llm.classify import Caller, read_error, without_key
@@ -69,6 +71,8 @@ class Reply(NamedTuple):
     """None when the server did not count."""
     problem: str | None = None
     """refused, empty or cut_off: nothing in it to read."""
+    first: Mapping[str, float] | None = None
+    """The likeliest first tokens and their log-probabilities, where they were asked for and given."""
 
 
 def read_reply(caller: Caller, body: bytes) -> Reply:
@@ -87,10 +91,10 @@ def read_reply(caller: Caller, body: bytes) -> Reply:
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
     text, finish = without_key(_text(message.get("content")), caller.key), str(choice.get("finish_reason") or "stop")
-    reply = Reply(text, finish, _usage(data.get("usage")))
+    reply = Reply(text, finish, _usage(data.get("usage")), first=_first_tokens(choice.get("logprobs")))
     if message.get("refusal") or finish == "content_filter":
         return reply._replace(problem="refused")
-    if not text.strip():
+    if not text.strip() and reply.first is None:
         return reply._replace(problem="cut_off" if finish == "length" else "empty")
     return reply
 
@@ -102,6 +106,19 @@ def _text(content: object) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     return ""
+
+
+def _first_tokens(logprobs: object) -> dict[str, float] | None:
+    """Token -> log-probability, tokens of one spelling together; None where the server gives none."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    first = content[0] if isinstance(content, list) and content else None
+    listed = first.get("top_logprobs") if isinstance(first, dict) else None
+    found: dict[str, float] = {}
+    for one in listed if isinstance(listed, list) else ():
+        token, value = (one.get("token"), one.get("logprob")) if isinstance(one, dict) else (None, None)
+        if isinstance(token, str) and isinstance(value, int | float) and not math.isnan(value):
+            found[token] = max(float(value), found.get(token, -math.inf))
+    return found or None
 
 
 def _usage(counts: object) -> Usage | None:
