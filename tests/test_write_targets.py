@@ -341,3 +341,18 @@ def test_kill_9_pays_nothing_twice(tmp_path):
     assert len(queries) == 6 + 1  # only the answer under way is asked for again
     assert len(set(queries)) == 6
     assert len(out.read_text().splitlines()) == 6
+
+
+def test_an_address_or_a_server_of_one_s_own(tmp_path):
+    labels, out = save(tmp_path / "labels.jsonl", [row()]), tmp_path / "t.jsonl"
+    given = ["write-targets", str(labels), str(out), "--model"]
+    for more, words in (
+        (["m"], "say where the model is"),
+        (["m", "--start-local", "--base-url", "http://127.0.0.1:9/v1"], "say where the model is"),
+        (["m", "--start-local"], "no model m: expected a GGUF file, or one of smollm2-135m-instruct"),
+        (["gemma3-270m", "--start-local"], "Gemma terms, for studies only"),
+    ):
+        result = CliRunner().invoke(app, [*given, *more])
+        assert result.exit_code == 2
+        assert words in result.output
+        assert not out.exists()

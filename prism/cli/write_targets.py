@@ -29,7 +29,10 @@ Out = Annotated[
     typer.Argument(help="Where the targets go; answers are kept in OUT.state beside it.", callback=writable_file),
 ]
 Model = Annotated[str, typer.Option(help="The writing model, as its API calls it.")]
-BaseUrl = Annotated[str, typer.Option(help="OpenAI-compatible API, up to and including /v1.")]
+BaseUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible API, up to and including /v1.")]
+StartLocal = Annotated[
+    bool, typer.Option("--start-local", help="Serve --model here with llama.cpp: a name of prism pull, or a GGUF file.")
+]
 KeyEnv = Annotated[str | None, typer.Option(help="Environment variable that holds the key, if any.")]
 PriceOption = Annotated[str, typer.Option(help="US dollars per million tokens, INPUT:OUTPUT.")]
 BudgetUsd = Annotated[float | None, typer.Option(min=0, help="Hard stop, earlier runs included.")]
@@ -51,7 +54,8 @@ def write_targets(
     labels: Labels,
     out: Out,
     model: Model,
-    base_url: BaseUrl,
+    base_url: BaseUrl = None,
+    start_local: StartLocal = False,
     key_env: KeyEnv = None,
     price: PriceOption = "0:0",
     budget_usd: BudgetUsd = None,
@@ -74,18 +78,41 @@ def write_targets(
     A text with faults is asked for again, naming them; what fails to the end is dropped, with the reason in
     OUT.report.json. Every answer is on disk before it counts: stop the command however you like and run it again.
 
+    --start-local needs no key and no account: the server's log is in OUT.state, and it ends with this command.
+
     Example: prism write-targets labels/labels.jsonl targets.jsonl --model small --base-url https://api.example.com/v1
     --key-env EXAMPLE_API_KEY --price 0.1:0.4 --budget-usd 5
     """
     read = _Reading(labels, yes_from, limit, on_bad)
     limits = (attempts, min_support, max_compression, max_unsupported)
-    provider = _provider(base_url, key_env, concurrency, budget_usd)
-    grading = _provider(judge_url or base_url, judge_key_env or key_env, concurrency, None) if judge else None
-    with _alone(out):
+    if start_local == (base_url is not None):
+        raise InputError("say where the model is: --base-url of an API, or --start-local to serve it on this machine")
+    with _alone(out), _address(base_url, model, out) as url:
+        at_once = 1 if start_local else concurrency  # llama.cpp answers one question after the other
+        patience_s = 600.0 if start_local else 120.0
+        provider = _provider(url, key_env, at_once, budget_usd, patience_s)
+        grading = _provider(judge_url or url, judge_key_env or key_env, at_once, None, patience_s) if judge else None
         writer = _writer(provider, model, out, limits, _price(price))
         asked = _write(writer, read)
         judged = _judge(writer, read, grading, judge, judge_min, out) if judge and grading and not asked.stopped else {}
         _report(writer, read, out, asked, judged)
+
+
+@contextmanager
+def _address(base_url: str | None, model: str, out: Path) -> Iterator[str]:
+    """Where to ask: the API, or a server of this machine, which ends with us."""
+    from prism.catalogue import CATALOGUE
+    from prism.labeling.local import gguf_file
+    from prism.llm.local_server import LocalServer
+
+    if base_url is not None:
+        yield base_url
+        return
+    if model in CATALOGUE and CATALOGUE[model].studies_only:
+        raise InputError(f"{model} is under {CATALOGUE[model].licence}: take another writer")
+    log = out.with_name(out.name + ".state") / "server.log"
+    with LocalServer(gguf_file(model), model, log=log) as server:
+        yield server.url
 
 
 def _writer(
@@ -146,15 +173,18 @@ class _Reading:
         return (line.row for line in self.lines(Drops()))
 
 
-def _provider(base_url: str, key_env: str | None, concurrency: int, budget_usd: float | None) -> Provider:
+def _provider(
+    base_url: str, key_env: str | None, concurrency: int, budget_usd: float | None, timeout_s: float
+) -> Provider:
     from pydantic import ValidationError
 
     from prism.llm.allowance import Provider
     from prism.types import first_problem
 
+    limits: dict[str, Any] = {"concurrency": concurrency, "timeout_s": timeout_s}
     budget = None if budget_usd is None else Decimal(str(budget_usd))
     try:
-        return Provider(base_url=base_url, key_env=key_env, concurrency=concurrency, budget_usd=budget)
+        return Provider(base_url=base_url, key_env=key_env, budget_usd=budget, **limits)
     except ValidationError as error:
         raise InputError(f"--base-url {base_url!r}: {first_problem(error)}") from error
 
