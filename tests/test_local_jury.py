@@ -480,6 +480,7 @@ def test_logits_want_a_rubric_of_one_digit(tmp_path: Path, three: dict[str, Any]
 @pytest.mark.parametrize(("rubric", "read"), [("binary", "spoken"), ("graded-basic", "logits")])
 def test_a_cut_is_for_the_logits_of_two_labels(tmp_path: Path, three: dict[str, Any], rubric: str, read: str) -> None:
     three["rubric"] = rubric
+    del three["jurors"][0]["cut"]
     three["jurors"][1] |= {"read": read, "cut": 0.4}
     file = tmp_path / "panel.yaml"
     file.write_text(yaml.safe_dump(three))
