@@ -199,12 +199,14 @@ def _read_folder(folder: Path) -> tuple[Any, Any]:
 def _read_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
     """The dequantized model, with nothing of its former format on it, and the tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     try:
         with quiet():
-            read = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype)
+            read = AutoModelForCausalLM.from_pretrained(
+                **where, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
+            )
             tokenizer = AutoTokenizer.from_pretrained(**where)
     except ImportError as error:  # gguf, or accelerate
         raise CheckpointError(f"cannot read {path}, a package is missing: {in_one_line(error)}") from error

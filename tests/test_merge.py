@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from copy import deepcopy
 from pathlib import Path
@@ -220,6 +221,38 @@ def test_a_gguf_file_is_a_base(gguf_file, tmp_path, cache):
     (adapter / "prism.json").write_text(other.model_dump_json())
     with pytest.raises(CheckpointError, match="not the base that the adapter was trained on"):
         Checkpoint.load(adapter)
+
+
+def test_a_packed_gguf_file_is_unpacked_without_a_word(gguf_file, tmp_path, caplog):
+    """transformers would keep the weights packed where its kernels are installed, and warns where they are not."""
+    from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+    from gguf.quants import dequantize, quantize
+
+    reader, packed = GGUFReader(gguf_file), tmp_path / "packed.gguf"
+    writer = GGUFWriter(str(packed), "llama")
+    for name, field in reader.fields.items():
+        if not name.startswith(("GGUF.", "general.architecture")):
+            kinds = field.types
+            writer.add_key_value(name, field.contents(), kinds[0], kinds[-1] if len(kinds) > 1 else None)
+    expected = {}
+    for tensor in reader.tensors:
+        kind = GGMLQuantizationType.Q8_0 if tensor.name.startswith("blk.0.attn_v") else tensor.tensor_type
+        expected[tensor.name] = quantize(tensor.data, kind)
+        writer.add_tensor(tensor.name, expected[tensor.name], raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with caplog.at_level(logging.WARNING):
+        logging.getLogger("transformers").addHandler(caplog.handler)  # its messages go no further up
+        try:
+            model = Checkpoint.load(packed, template="prism").load_model("float32", "cpu")
+        finally:
+            logging.getLogger("transformers").removeHandler(caplog.handler)
+    weight = model.state_dict()["model.layers.0.self_attn.v_proj.weight"]
+    plain = dequantize(expected["blk.0.attn_v.weight"], GGMLQuantizationType.Q8_0)
+    torch.testing.assert_close(weight, torch.from_numpy(plain).bfloat16().float())
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("kept", [0, 3, 100, 4000])
