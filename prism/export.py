@@ -16,9 +16,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from prism.checkpoint import CONFIG_NAME, Checkpoint
+from prism.checkpoint import CONFIG_NAME, Checkpoint, PrismConfig
 from prism.errors import CheckpointError, InputError
+from prism.location import locate
 from prism.outputs import made_whole
+from prism.score_version import name_scores, stale
 from prism.template import Template
 
 if TYPE_CHECKING:
@@ -85,10 +87,19 @@ def _load(source: str | Path, template: str | None, dtype: FolderStored) -> tupl
 def _write_merged(path: Path, checkpoint: Checkpoint, model: Any) -> None:
     model.save_pretrained(path, safe_serialization=True)
     checkpoint.tokenizer.save_pretrained(path)
-    _write_json(path / CONFIG_NAME, checkpoint.config.model_dump(mode="json"))
+    _write_json(path / CONFIG_NAME, _restamped(path, checkpoint).model_dump(mode="json"))
     recipe = (checkpoint.home or checkpoint.path) / "recipe.yaml"
     if recipe.is_file():
         shutil.copyfile(recipe, path / recipe.name)
+
+
+def _restamped(path: Path, checkpoint: Checkpoint) -> PrismConfig:
+    """The configuration beside these weights: fits made for the source's scores hold for theirs, which are the same."""
+    config = checkpoint.config
+    if config.score_version is None or stale(config.score_version, checkpoint.score_version, "made"):
+        return config
+    named = name_scores(config.template, path, locate, config.base_sha256)
+    return config.model_copy(update={"score_version": named})
 
 
 def _write_sentence_transformers(path: Path, checkpoint: Checkpoint, model: Any) -> None:

@@ -372,8 +372,9 @@ def first_problem(error: ValidationError) -> str:
     """pydantic's first complaint in one line: where, what, and what was got."""
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"]) or "top level"
+    says = "Input should be an object" if problem["type"] in ("model_type", "dict_type") else problem["msg"]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {problem['msg']}, got {_shorten(repr(problem.get('input')))}{more}"
+    return f"{where}: {says}, got {_shorten(repr(problem.get('input')))}{more}"
 
 
 def _shorten(text: str, limit: int = 80) -> str:

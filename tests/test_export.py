@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,20 @@ def test_merged_is_the_same_checkpoint(source, tmp_path):
     expected = Checkpoint.load(source).load_model("float32", "cpu").state_dict()
     got = written.load_model("float32", "cpu").state_dict()
     assert all(torch.equal(tensor, got[name]) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_what_was_fitted_for_the_source_is_for_its_export_too(source, tmp_path, stale):
+    """Other files have another name for the same scores; a fit that was for other scores already stays so."""
+    before = Checkpoint.load(source)
+    stamp = "0" * 12 if stale else before.score_version
+    fitted = tmp_path / "fitted"
+    shutil.copytree(source, fitted)
+    config = before.config.model_copy(update={"score_version": stamp})
+    (fitted / "prism.json").write_text(config.model_dump_json())
+    written = Checkpoint.load(export(fitted, tmp_path / "merged", "merged", dtype="bfloat16"))
+    assert written.score_version != before.score_version
+    assert written.config.score_version == (stamp if stale else written.score_version)
 
 
 def test_an_adapter_is_merged_into_its_base(source, tmp_path):

@@ -252,7 +252,8 @@ def test_lone_surrogates_keep_offsets_and_come_back_encodable(client: httpx.Clie
             "evidence: Input should be true, false, 'written', 'quoted', 'auto' or an object",
         ),
         ({"evidence": 2}, 422, "evidence"),
-        ({"evidence": {"source": "sung"}}, 422, "evidence.settings.source"),
+        ({"evidence": {"source": "sung"}}, 422, "evidence.source: Input should be 'written', 'quoted' or 'auto'"),
+        ({"relevant_spans": True}, 422, "relevant_spans: Input should be an object, got True"),
         ({"model": 3}, 422, "model"),
     ],
 )

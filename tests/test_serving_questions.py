@@ -457,6 +457,8 @@ def test_answers_say_which_scores_these_are(engine: AskedEngine) -> None:
     with Server(reranker) as client:
         assert system_one(client, "a", NOUL).json()["meta"] == {"warnings": [], "score_version": "abc"}
         assert decisions(client, "a", PREDICATE).json()["meta"]["score_version"] == "abc"
+        scored = client.post("/v1/score", json={"text_1": "a", "text_2": GOOD}).json()
+        assert scored["meta"] == {"warnings": [], "score_version": "abc"}
 
 
 def test_the_page_shows_what_is_answered(client: httpx.Client) -> None:

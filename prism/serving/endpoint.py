@@ -283,7 +283,8 @@ class Endpoint:
         judged, used = await until_disconnect(request, self._judge_all(asked))
         ticket.phase("rank")
         ticket.fields |= used.model_dump()
-        return JSONResponse(score_answer(ticket.id, asked, self._reranker.name, judged, used))
+        model, version = self._reranker.name, self._reranker.score_version
+        return JSONResponse(score_answer(ticket.id, asked, judged, used, model=model, score_version=version))
 
     async def _judge_all(self, asked: ScoreRequest) -> tuple[dict[int, Judgment], Usage]:
         """Judgments by place. Pairs that share a query are judged together."""

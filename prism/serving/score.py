@@ -111,7 +111,13 @@ def _text(query: object) -> str | None:
 
 
 def score_answer(
-    request_id: str, asked: ScoreRequest, model: str, judged: Mapping[int, Judgment], used: Usage
+    request_id: str,
+    asked: ScoreRequest,
+    judged: Mapping[int, Judgment],
+    used: Usage,
+    *,
+    model: str,
+    score_version: str | None,
 ) -> dict[str, Any]:
     """`judged`: by place; a pair without a judgment had no query."""
     nothing = Judgment(index=0, score=None, verdict=None, error=f"{asked.names['query']} has no text here")
@@ -131,6 +137,7 @@ def score_answer(
     if cut := [index for index, pair in judged.items() if pair.truncation]:
         side = asked.request.truncation_side or "right"
         warnings.append(cut_off(asked.names["documents"], sorted(cut), side))
+    known = {} if score_version is None else {"score_version": score_version}
     body = ScoreResponse(
         id=request_id,
         object="list",
@@ -138,7 +145,7 @@ def score_answer(
         model=model,
         data=data,
         usage=usage(used),
-        meta=Meta(warnings=tuple(warnings)),
+        meta=Meta(warnings=tuple(warnings), **known),
     )
     return body.model_dump(mode="json", exclude_unset=True)
 
