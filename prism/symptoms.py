@@ -155,7 +155,7 @@ CURES: Final[dict[Failure, Cure]] = {
     Failure.SLOW: Cure(
         "time grows faster than the work", "look for padding to the longest of the request, and for missing batches"
     ),
-    Failure.NO_ANSWER: Cure("the request failed", "see the server's log"),
+    Failure.NO_ANSWER: Cure("the request failed", "raise --timeout if the server is only slow; else its log says why"),
 }
 
 
