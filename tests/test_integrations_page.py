@@ -81,7 +81,7 @@ def test_every_setting_is_on_the_page() -> None:
 def test_what_was_tried_is_what_is_pinned() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     pins = (ROOT / "tests" / "clients" / "requirements-frameworks.txt").read_text(encoding="utf-8").splitlines()
-    rows = re.findall(r'"prism-reranker\[([\w-]+)\]"` \| ([\w-]+) ([\d.]+) \|', PAGE)
+    rows = re.findall(r'"/path/to/prism\[([\w-]+)\]"` \| ([\w-]+) ([\d.]+) \|', PAGE)
     assert len(rows) == len(FRAMEWORKS)
     for extra, package, tried in rows:
         assert f"{package}=={tried}" in pins
