@@ -105,10 +105,10 @@ def http_page() -> str:
         "The routes of `prism serve`, made of its OpenAPI schema. A running server shows the same at `/docs`, and the"
         " schema at `/openapi.json`. What dialects do differently is in"
         " [Run a server](../repository/serve/README.md#clients).",
-        "What the same call does otherwise in Python: a request without documents is refused here (400), as by the servers"
-        " that these clients know, and there answers an empty result; `top_n: 0` means all here (but at `/v2/rerank` and"
-        " as `top_k`), as with vLLM, and is an error there. An object without `text` is read as YAML both here and there,"
-        " as Cohere's guide has documents sent: a misspelt `text` is part of what is judged, and no error.",
+        "What the same call does otherwise in Python: a request without documents is refused here (400), as by the"
+        " servers that these clients know, and there answers an empty result; `top_n: 0` means all here (but at"
+        " `/v2/rerank` and as `top_k`), as with vLLM, and is an error there. An object without `text` is read as YAML"
+        " in both, as Cohere's guide has documents sent: a misspelt `text` is part of what is judged, and no error.",
         "## Examples",
         "Each request was sent to an endpoint with mini when this page was built; the answer is what came back.",
     ]
