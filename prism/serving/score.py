@@ -137,7 +137,7 @@ def score_answer(
     if cut := [index for index, pair in judged.items() if pair.truncation]:
         side = asked.request.truncation_side or "right"
         warnings.append(cut_off(asked.names["documents"], sorted(cut), side))
-    known = {} if score_version is None else {"score_version": score_version}
+    known: dict[str, Any] = {} if score_version is None else {"score_version": score_version}
     body = ScoreResponse(
         id=request_id,
         object="list",
