@@ -29,7 +29,7 @@ from prism.engines.base import WriteRequest
 from prism.export import export
 from prism.reranker import Reranker
 from prism.scoring import score
-from prism.serving.process import descendants, prism_serve, server
+from studies.server_process import descendants, prism_serve, server
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in VLLM_WARNINGS]
 PAIRS, MOST_TOKENS = 200, 1500

@@ -18,7 +18,7 @@ import pytest
 
 from prism.engines.loop import LoopThread
 from prism.errors import EngineError
-from prism.serving.process import server
+from studies.server_process import server
 
 ROOT = Path(__file__).parents[1]
 LOAD = """

@@ -24,10 +24,10 @@ from prism.engines.turns import TakingTurns
 from prism.errors import EngineError
 from prism.llm.local_server import free_port
 from prism.reranker import Reranker
-from prism.serving.process import descendants, server
 from prism.template import PRISM, Template
 from studies import serving_reliability as study
 from studies.hostile import hostile_documents
+from studies.server_process import descendants, server
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "eval" / "serving_reliability.py"

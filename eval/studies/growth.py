@@ -27,8 +27,8 @@ from prism.checkpoint import Checkpoint
 from prism.evidence import check
 from prism.files.beir import load_beir
 from prism.parallel import end_with_parent
-from prism.serving.process import prism_serve, server
 from studies.engine_ways import QUERY, SENTENCES
+from studies.server_process import prism_serve, server
 
 CONTEXT_TOKENS = 32_768
 _TOKENS_A_SENTENCE = 21

@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple
 import httpx
 from rich.progress import track
 
-from prism.serving.process import Running, command_of, cpu_s, descendants, prism_serve, server
 from studies.hostile import Hostile, hostile_documents
+from studies.server_process import Running, command_of, cpu_s, descendants, prism_serve, server
 
 Section = Literal["openapi", "hostile", "crash", "leaving"]
 SECTIONS: tuple[Section, ...] = ("openapi", "hostile", "crash", "leaving")

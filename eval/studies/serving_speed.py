@@ -24,8 +24,8 @@ from prism.engines.base import Engine, WriteRequest
 from prism.engines.vllm_cpu import cpu_threading
 from prism.export import export
 from prism.reranker import Reranker
-from prism.serving.process import Running, prism_serve, server
 from prism.types import Document
+from studies.server_process import Running, prism_serve, server
 from studies.serving_sections import Line
 
 T = TypeVar("T")
