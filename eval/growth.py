@@ -29,6 +29,7 @@ def draw(figure: Figure, found: Found) -> None:
     """Time an item, and memory, against the size, both logarithmic."""
     left, right = figure.subplots(1, 2)
     for name, points in found.items():
+        points = measured(points)
         sizes = [point.size for point in points]
         left.plot(sizes, [point.seconds / point.size * 1000 for point in points], marker="o", label=name)
         right.plot(sizes, [max(point.peak_mib, 0.1) for point in points], marker="o", label=name)
@@ -37,17 +38,21 @@ def draw(figure: Figure, found: Found) -> None:
     left.legend(fontsize="small")
 
 
+def measured(points: list[Point]) -> list[Point]:
+    return [point for point in points if point.error is None]
+
+
 def power_of(curve: Curve, points: list[Point]) -> str:
     power = growth(points)
     if power is None:
         return "-"
-    more = f" ({curve.expected})" if curve.expected else " **more than linear**"
+    more = f" ({curve.expected})" if curve.expected else " (more than linear)"
     return f"{power:.2f}{more if power > LINEAR else ''}"
 
 
 def reported(found: Found) -> Report:
     report = Report("Growth", command=command_line(), versions=versions("torch", "transformers"))
-    curves = [curve for curve in CURVES if found.get(curve.name)]
+    curves = [curve for curve in CURVES if measured(found.get(curve.name, []))]
     report.lead("Time and memory against size; power 1 is linear. A tiny random model stands in for a real one.")
     section = report.section("Curves")
     section.table(
@@ -61,15 +66,19 @@ def reported(found: Found) -> Report:
                 p.peak_mib,
             )
             for c in curves
-            for p in found[c.name][-1:]
+            for p in measured(found[c.name])[-1:]
         ],
         digits=1,
     )
     alt = "Time an item and peak memory against size, one line for each thing that grows."
     section.figure("growth", lambda figure: draw(figure, found), alt=alt, size=(9.6, 4.2))
     for curve in curves:
-        rows = [(p.size, p.seconds, p.seconds / p.size * 1000, p.peak_mib) for p in found[curve.name]]
-        report.section(f"{curve.name}, in {curve.unit}").table(COLUMNS, rows, digits=3)
+        rows = [(p.size, p.seconds, p.seconds / p.size * 1000, p.peak_mib) for p in measured(found[curve.name])]
+        shown = report.section(f"{curve.name}, in {curve.unit}")
+        shown.table(COLUMNS, rows, digits=3)
+        for point in found[curve.name]:
+            if point.error:
+                shown.warn(f"{point.size} {curve.unit}: {point.error}")
     return report
 
 

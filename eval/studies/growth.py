@@ -29,6 +29,7 @@ from prism.files.beir import load_beir
 from prism.parallel import end_with_parent
 from studies.engine_ways import QUERY, SENTENCES
 from studies.server_process import prism_serve, server
+from studies.turns import one_line
 
 CONTEXT_TOKENS = 32_768
 _TOKENS_A_SENTENCE = 21
@@ -51,8 +52,10 @@ class Point(NamedTuple):
     """One size: wall time of the work, and the peak of resident memory above what stood before it."""
 
     size: int
-    seconds: float
-    peak_mib: float
+    seconds: float = 0.0
+    peak_mib: float = 0.0
+    error: str | None = None
+    """Why this size was not measured."""
 
 
 class Curve(NamedTuple):
@@ -70,6 +73,7 @@ class Curve(NamedTuple):
 
 def growth(points: Sequence[Point]) -> float | None:
     """The power of the size by which the time grows between the last two sizes: 1 is linear, 2 quadratic."""
+    points = [point for point in points if point.error is None]
     if len(points) < 2 or not points[-2].seconds:
         return None
     before, last = points[-2:]
@@ -81,7 +85,11 @@ def measure(curve: Curve, model: Path, most: int) -> Iterator[Point]:
     for size in curve.sizes:
         if size <= most:
             with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as process:
-                yield process.submit(_point, curve, model, size).result()
+                found = process.submit(_point, curve, model, size)
+                error = one_line(found.exception())
+                yield found.result() if error is None else Point(size, error=error)
+                if error:
+                    return  # larger sizes fail likewise
 
 
 def _point(curve: Curve, model: Path, size: int) -> Point:
@@ -220,7 +228,7 @@ CURVES = (
     Curve("quoted evidence", "documents", (10, 100, 1_000), partial(documents, **QUOTED)),
     Curve("long document", "tokens", (100, 1_000, 10_000, 30_000), tokens, "attention"),
     Curve("windows", "tokens", (100, 1_000, 10_000, 30_000), partial(tokens, on_long_document="window")),
-    Curve("evidence held", "texts", (10, 100, 1_000), held),
+    Curve("evidence held", "texts", (10, 100, 270), held),
     Curve("check of a text", "characters", (1_000, 10_000, 100_000), checked),
     Curve("queries at once", "clients", (1, 4, 16, 64), queries),
     Curve("corpus", "lines", (10_000, 100_000, 1_000_000, 10_000_000), corpus),

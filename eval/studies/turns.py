@@ -83,7 +83,7 @@ class Turns:
         process = self._processes[way.name] = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
         with _variables(self._environment.get(way.name, {})):  # a spawned process starts with the first task
             ready = process.submit(_ready, self._prepare[way.name])
-        way.error = _one_line(ready.exception())
+        way.error = one_line(ready.exception())
         if way.error is None:
             way.ready_s = ready.result()
             self._turn(way)
@@ -91,7 +91,7 @@ class Turns:
 
     def _turn(self, way: Way) -> None:
         timed = self._processes[way.name].submit(_timed)
-        way.error = _one_line(timed.exception())
+        way.error = one_line(timed.exception())
         if way.error is None:
             seconds, way.result = timed.result()
             way.times_s.append(seconds)
@@ -123,7 +123,7 @@ def _timed() -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def _one_line(error: BaseException | None) -> str | None:
+def one_line(error: BaseException | None) -> str | None:
     return None if error is None else " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
