@@ -27,7 +27,7 @@ from prism.comparing import compare, mark_held
 from prism.engines.base import Engine
 from prism.engines.loop import Home, LoopThread
 from prism.engines.timed import Timed
-from prism.engines.turns import urgency
+from prism.engines.turns import CHUNK_TOKENS, in_turns, urgency
 from prism.errors import TooManyTokens
 from prism.evidence.tokens import ComparedText
 from prism.inputs import Candidate, read_documents, read_fraction
@@ -257,9 +257,9 @@ class Reranker:
         """How many tokens the model reads a text as."""
         return self.template.count(text)
 
-    def take_turns(self, wrap: Callable[[Engine], Engine]) -> None:
-        """Put something in front of the engine, before the first call."""
-        self._engine = wrap(self._engine)
+    def take_turns(self, *, chunk_tokens: int = CHUNK_TOKENS) -> None:
+        """Calls under way at once take turns where the engine needs it (`in_turns`); say so before the first call."""
+        self._engine = in_turns(self._engine, chunk_tokens)
 
     def _wanted(self, asked: AskedQuery, call: Call, ranked: Sequence[Pair], spent: Usage) -> EvidenceRequest:
         return EvidenceRequest(

@@ -23,10 +23,11 @@ from http_endpoint import Server
 
 from prism.answering import Answering
 from prism.engines.base import LabelLogits, ScoreOutput, WritePiece, WriteRequest
-from prism.engines.turns import TakingTurns, Turn, on_scored, urgency
+from prism.engines.turns import TakingTurns, Turn, in_turns, on_scored, urgency
 from prism.errors import EngineError, InputError
 from prism.reranker import Reranker
 from prism.scoring import Calibration
+from prism.serving.app import create_app
 from prism.serving.http_errors import Refused
 from prism.serving.limits import Admission, Keys
 from prism.serving.observability import JsonLines
@@ -234,6 +235,36 @@ def test_a_small_call_waits_for_a_chunk_of_a_large_one_not_for_all_of_it() -> No
         assert engine.seen.index([99]) <= 2
 
     anyio.run(main)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_app_has_requests_take_turns_where_the_engine_says_so(alone: bool, tiny_tokenizer: Any) -> None:
+    """It is the engine that knows, not the command line: who makes the app in Python has turns too."""
+
+    class Told(Recorder):
+        one_at_a_time = alone
+
+    async def main() -> None:
+        engine = Told()
+        reranker = Reranker(Template(PRISM, tiny_tokenizer), engine, name="told")
+        create_app(reranker)
+        await reranker.arerank("q", ["word " * 400] * 100, evidence=False)
+        tokens = [len(chunk) for chunk in engine.seen]
+        assert (len(tokens) > 1) is alone
+        assert sum(tokens) == 100
+
+    anyio.run(main)
+
+
+def test_turns_are_not_taken_twice() -> None:
+    class Alone(Recorder):
+        one_at_a_time = True
+
+    once = in_turns(Alone())
+    assert isinstance(once, TakingTurns)
+    assert in_turns(once) is once
+    batching = Recorder()
+    assert in_turns(batching) is batching
 
 
 def test_each_call_hears_how_far_it_is_itself() -> None:

@@ -78,11 +78,10 @@ def mcp(
 
 def _load(model: str, options: dict[str, Any]) -> Reranker:
     """Long calls and short ones take turns: a host asks several things at a time."""
-    from prism.engines.turns import TakingTurns
     from prism.reranker import Reranker
 
     reranker = Reranker.load(model, **options)
-    reranker.take_turns(partial(TakingTurns, chunk_tokens=_CHUNK_TOKENS))
+    reranker.take_turns(chunk_tokens=_CHUNK_TOKENS)
     return reranker
 
 

@@ -138,15 +138,10 @@ def _limits(
 
 
 def _open(model: str, engine: EngineName, *, engine_option: list[str] | None, **options: Any) -> Reranker:
-    from prism.backends import choose_engine, read_vllm_options
+    from prism.backends import read_vllm_options
 
     settings = read_vllm_options(engine, engine_option or ())
-    reranker = load(model, engine=engine, engine_options=settings, **options)
-    if choose_engine(engine, model) in ("hf", "llamacpp"):  # the others batch across requests themselves
-        from prism.engines.turns import TakingTurns
-
-        reranker.take_turns(TakingTurns)
-    return reranker
+    return load(model, engine=engine, engine_options=settings, **options)
 
 
 def _run(

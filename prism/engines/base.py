@@ -47,7 +47,10 @@ Emit = Callable[[WritePiece], None]
 
 
 class Engine(Protocol):
-    """What `Reranker` needs of a model. Cancelling the awaiting task stops the work."""
+    """What `Reranker` needs of a model. Cancelling the awaiting task stops the work.
+
+    An engine that does not batch across calls says so by `one_at_a_time = True`: see `prism.engines.turns`.
+    """
 
     async def score(self, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
         """One forward pass per prompt; reads the two label logits after its last token.

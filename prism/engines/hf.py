@@ -57,6 +57,8 @@ _Part = tuple[list[tuple[int, ...]], Tensor | DocumentError]
 class HfEngine:
     """Scores and writes with a transformers causal language model that is already on its device and in its dtype."""
 
+    one_at_a_time = True
+
     def __init__(
         self,
         model: Any,

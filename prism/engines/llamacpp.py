@@ -35,6 +35,8 @@ _TRUNK = 0
 class LlamaCppEngine:
     """Scores and writes with a model that llama.cpp holds."""
 
+    one_at_a_time = True
+
     def __init__(
         self,
         context: Context,

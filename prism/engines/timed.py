@@ -34,6 +34,7 @@ class Timed:
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine, self._clock = engine, clock
+        self.one_at_a_time = getattr(engine, "one_at_a_time", False)
         self.reading, self.writing = Pace(), Pace()
 
     async def score(self, prompts: Sequence[Sequence[int]]) -> ScoreOutput:

@@ -62,6 +62,11 @@ class Turn:
         self._taken = False
 
 
+def in_turns(engine: Engine, chunk_tokens: int = CHUNK_TOKENS) -> Engine:
+    """`engine` behind turns if it says `one_at_a_time`; as it is where it batches itself or turns are taken already."""
+    return TakingTurns(engine, chunk_tokens=chunk_tokens) if getattr(engine, "one_at_a_time", False) else engine
+
+
 class TakingTurns:
     """An engine that gives each call a turn after the other; waiting for it can be cancelled."""
 

@@ -53,12 +53,14 @@ _ERRORS = (400, 401, 413, 415, 422, 429, 500, 503, 504)
 def create_app(
     reranker: Reranker, limits: Limits | None = None, *, keys: Keys | None = None, trace: Trace | None = None
 ) -> FastAPI:
-    """The app around a loaded reranker, which it closes when it shuts down.
+    """The app around a loaded reranker, which it closes when it shuts down. Requests take turns at its engine where
+    that does one thing at a time.
 
     `trace` is told of every request when it is over (`prism.serving.observability`).
     `app.state.admission` counts the requests under way; setting its `draining` refuses new ones.
     """
     limits, keys = limits or Limits(), keys or Keys()
+    reranker.take_turns()
     admission = Admission(limits.max_requests)
     metrics = Metrics(lambda: admission.open)
     endpoint = Endpoint(reranker, limits, keys, admission, metrics, trace)
