@@ -53,7 +53,7 @@ def engine(tiny_tokenizer: Any) -> SlowWriter:
 
 @pytest.fixture(scope="module")
 def server(engine: FakeEngine) -> Server:
-    return Server(Reranker(engine.template, engine, name="fake </script> model"), max_documents=20)
+    return Server(Reranker(engine.template, engine, name="fake </script> model", score_version="v1"), max_documents=20)
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +223,44 @@ def test_quotes_are_told_from_writing(page: Page) -> None:
     assert page.text("#ranking blockquote") == "p=0.9 The harbour froze in 1963."
     assert page.texts("#ranking .contribution") == []
     assert page.texts("#ranking .notes li") == ["Quoted from the document."]
+
+
+def test_what_documents_have_to_do_with_each_other(page: Page) -> None:
+    """Two say the same, one contradicts them, and one says what is held already: it goes behind the others."""
+    again, other = "p=0.6 The harbour froze in 1963. Boats lay still.", "p=0.6 The harbour froze in 1971. It was cold."
+    page.fill("held", "p=0.7 Copper conducts electricity. So does silver.\n\nSomething else is held.")
+    page.fill("source", "quoted")
+    page.judge(
+        QUERY, "\n\n".join((f"# Copper\n{FAIR}", f"# First\n{again}", f"# Again\n{again} Ice.", f"# Other\n{other}"))
+    )
+    assert page.texts("#ranking h3") == ["First", "Again", "Other", "Copper"]
+    assert page.texts("#ranking .rank") == ["1", "2", "3", "4"]
+    notes = " ".join(page.texts("#ranking .notes li"))
+    for said in ("Said again by 1 document: document=2.", "Says no more than: First", "You have this already."):
+        assert said in notes
+    assert page.texts("#conflicts strong")[:2] == ["1963", "1971"]
+    assert "First: p=0.6 The harbour froze in 1963." in page.text("#conflicts li")
+    assert page.text("#output").count("The harbour froze in 1963.") == 1, "one of the two is enough"
+
+
+def test_budgets_promises_and_versions_are_sent(page: Page) -> None:
+    fields = {"asked": "20", "priority": "-2", "version": "abc", "held": "one\n \n two \n", "risk": "0.1"}
+    for name, value in fields.items():
+        page.fill(name, value)
+    page.js("document.getElementById('logits').checked = true")
+    sent = page.js("return request('q', ['d'].map(text => ({text})))")
+    assert {key: sent[key] for key in sent if key not in ("query", "documents")} == {
+        "max_tokens_per_query": 20,
+        "priority": -2,
+        "score_version": "abc",
+        "against": ["one", "two"],
+        "answer_risk": 0.1,
+        "return_logits": True,
+    }
+    page.fill("risk", "")
+    page.judge(QUERY, GOOD)
+    assert page.texts("#ranking .number") == ["0.900 (2.20)"], "ln(0.9 / 0.1)"
+    assert ("version abc" in page.text("#notes"), page.text("#usage")[-9:]) == (True, "scores v1")
 
 
 def test_what_can_be_taken_along(page: Page, client: httpx.Client, engine: SlowWriter) -> None:
