@@ -52,33 +52,24 @@ def power_of(curve: Curve, points: list[Point]) -> str:
 
 def reported(found: Found) -> Report:
     report = Report("Growth", command=command_line(), versions=versions("torch", "transformers"))
-    curves = [curve for curve in CURVES if measured(found.get(curve.name, []))]
+    curves = [(curve, points) for curve in CURVES if (points := measured(found.get(curve.name, [])))]
     report.lead("Time and memory against size; power 1 is linear. A tiny random model stands in for a real one.")
     section = report.section("Curves")
     section.table(
         ("what grows", "from", "to", "power of the time at the end", "peak MiB at the end"),
-        [
-            (
-                c.name,
-                found[c.name][0].size,
-                f"{found[c.name][-1].size} {c.unit}",
-                power_of(c, found[c.name]),
-                p.peak_mib,
-            )
-            for c in curves
-            for p in measured(found[c.name])[-1:]
-        ],
+        [(c.name, p[0].size, f"{p[-1].size} {c.unit}", power_of(c, p), p[-1].peak_mib) for c, p in curves],
         digits=1,
     )
     alt = "Time an item and peak memory against size, one line for each thing that grows."
     section.figure("growth", lambda figure: draw(figure, found), alt=alt, size=(9.6, 4.2))
-    for curve in curves:
-        rows = [(p.size, p.seconds, p.seconds / p.size * 1000, p.peak_mib) for p in measured(found[curve.name])]
-        shown = report.section(f"{curve.name}, in {curve.unit}")
-        shown.table(COLUMNS, rows, digits=3)
-        for point in found[curve.name]:
-            if point.error:
-                shown.warn(f"{point.size} {curve.unit}: {point.error}")
+    for curve in CURVES:
+        if curve.name in found:
+            rows = [(p.size, p.seconds, p.seconds / p.size * 1000, p.peak_mib) for p in measured(found[curve.name])]
+            shown = report.section(f"{curve.name}, in {curve.unit}")
+            shown.table(COLUMNS, rows, digits=3)
+            for point in found[curve.name]:
+                if point.error:
+                    shown.warn(f"{point.size} {curve.unit}: {point.error}")
     return report
 
 
@@ -100,9 +91,8 @@ def main(
                 continue
             for point in measure(curve, model, most):
                 found.setdefault(curve.name, []).append(point)
-                console.print(
-                    f"{curve.name}: {point.size} {curve.unit}: {point.seconds:.3f} s, {point.peak_mib:.0f} MiB"
-                )
+                said = point.error or f"{point.seconds:.3f} s, {point.peak_mib:.0f} MiB"
+                console.print(f"{curve.name}: {point.size} {curve.unit}: {said}")
                 if out:
                     reported(found).write(out, _data(found))
     for name, points in found.items():

@@ -7,21 +7,30 @@ from pathlib import Path
 
 import pytest
 
+from growth import reported
 from studies.growth import CURVES, Point, growth, measure
 
 
-@pytest.mark.parametrize(("last", "power"), [(10.0, 1.0), (100.0, 2.0), (1.0, 0.0)])
-def test_power_of_the_size_between_the_last_two_points(last, power):
-    points = [Point(1, 99.0, 0.0), Point(10, 1.0, 0.0), Point(100, last, 0.0)]
-    assert growth(points) == pytest.approx(power)
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_power_without_what_every_call_costs(power):
+    """t = 5 + n to the power, sizes far apart: the five seconds do not hide the growth."""
+    points = [Point(size, 5.0 + size**power) for size in (1, 100, 10_000)]
+    assert growth(points) == pytest.approx(power, abs=0.01)
 
 
-def test_one_point_has_no_growth():
-    assert growth([Point(10, 1.0, 0.0)]) is None
+def test_growth_needs_three_sizes_that_differ():
+    assert growth([Point(1, 1.0), Point(10, 2.0)]) is None
+    assert growth([Point(1, 1.0), Point(10, 1.0), Point(100, 0.9)]) is None
+    assert growth([Point(1, 1.0), Point(10, 2.0), Point(100, error="out of memory")]) is None
 
 
-def test_every_curve_starts_small_and_rises():
-    assert all(list(curve.sizes) == sorted(set(curve.sizes)) and len(curve.sizes) > 2 for curve in CURVES)
+def test_a_size_that_failed_is_told_and_not_counted(tmp_path: Path):
+    points = [Point(10, 1.0), Point(100, 10.0), Point(1000, 100.0), Point(10_000, error="MemoryError: none left")]
+    reported({"documents": points, "corpus": [Point(10, error="OSError: full")]}).write(tmp_path, {})
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| documents | 10 | 1000 documents | 1.00 |" in page
+    assert "10000 documents: MemoryError: none left" in page
+    assert "10 lines: OSError: full" in page
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")

@@ -6,8 +6,6 @@ others nobody said anything; one that holds none of the question's answers is ta
 
 from __future__ import annotations
 
-import gzip
-import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prism.errors import DataError
-from prism.files.jsonl import read_objects
+from prism.files.jsonl import Drops, read_objects, read_rows
 from prism.files.label_files import LabelFile, LabelTable, PairIds, line_up
 from prism.labeling.rubrics import Rubric
 from prism.labeling.store import Store
@@ -80,14 +78,12 @@ def _of_set(path: Path, count: int, seed: int) -> list[list[dict[str, Any]]]:
 def _judged(path: Path) -> dict[str, dict[str, Any]]:
     """Question -> its passages with people's labels, its answers and language; long passages are left out."""
     found: dict[str, dict[str, Any]] = {}
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            passage = " ".join(row["passage"].split())
-            if len(passage) <= MOST_CHARS:
-                one = found.setdefault(row["question"], {"labels": {}, "answers": set(), "lang": row["lang"]})
-                one["labels"].setdefault(passage, row["label"])
-                one["answers"].update(answer.casefold() for answer in row.get("answers") or () if answer.strip())
+    for _, row in read_rows(path, Drops()):
+        passage = " ".join(row["passage"].split())
+        if len(passage) <= MOST_CHARS:
+            one = found.setdefault(row["question"], {"labels": {}, "answers": set(), "lang": row["lang"]})
+            one["labels"].setdefault(passage, row["label"])
+            one["answers"].update(answer.casefold() for answer in row.get("answers") or () if answer.strip())
     return found
 
 
