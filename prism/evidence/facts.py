@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from prism.evidence.numbers import GAP, GROUP_GAP, NUMBER, SPELT_MEASURE, spelt_value, values
+from prism.evidence.numbers import GAP, GROUP_GAP, NUMBER, SPELT, spelt_value, values
 from prism.text import CASED, language_of, normalised, straight
 
 Kind = Literal["number", "date", "url", "code", "name"]
@@ -139,7 +139,8 @@ def _number(match: re.Match[str]) -> Fact | None:
 
 
 def _spelt(match: re.Match[str]) -> Fact | None:
-    return Fact("number", match[0], frozenset({spelt_value(match)}))
+    found = spelt_value(match)
+    return Fact("number", match[0], found) if found else None
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ def facts(text: str, language: str | None = None) -> tuple[Fact, ...]:
     take(_CODE_TOKEN, _code)
     take(_TITLE, _title)
     take(NUMBER, _number)
-    take(SPELT_MEASURE, _spelt)
+    take(SPELT, _spelt)
     for fact in _names(rest, language):
         found.setdefault((fact.kind, fact.keys), fact)
     return tuple(sorted(found.values(), key=lambda fact: KINDS.index(fact.kind)))

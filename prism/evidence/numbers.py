@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
+from decimal import Decimal
 
 from prism.text import CASED, UNSPACED
 
@@ -93,6 +95,8 @@ def _whole(digits: str) -> str:
 # --- in words --------------------------------------------------------------------------------------------------------
 
 _SPELLED = """
+0 zero null ноль
+1 one ein eins один одна одно одну одного одной одному одним одном
 2 two zwei два две двух двум двумя
 3 three drei три трех трем тремя
 4 four vier четыре четырех четырем
@@ -119,53 +123,183 @@ _SPELLED = """
 70 seventy siebzig семьдесят семидесяти
 80 eighty achtzig восемьдесят восьмидесяти
 90 ninety neunzig девяносто девяноста
+100 hundred hundert сто ста сот сти стам стами стах
+1000 thousand tausend тысяча тысячу тысячи тысяч тысяче тысячам тысячей тысячью тысячами тысячах
+. point komma
 """
 _WORDS = {word: row.split()[0] for row in _SPELLED.strip().splitlines() for word in row.split()[1:]}
-_WORD = "|".join(word.replace("е", "[её]") for word in sorted(_WORDS, key=len, reverse=True))
-_LARGER = r"(?:hundred|thousand|million|billion|hundert|tausend|million|milliard|сот|сто|тысяч|миллион|миллиард)"
-_MEASURES = (
-    r"(?:years?|months?|weeks?|days?|hours?|minutes?|seconds?|percent|per\scent|degrees?|dollars?|euros?|pounds?|met(?:er|re)s?"
-    r"|kilomet(?:er|re)s?|miles?|feet|inches|kilograms?|grams?|lit(?:er|re)s?|gigabytes?|megabytes?"
-    r"|Jahren?|Monaten?|Wochen?|Tagen?|Stunden?|Minuten?|Sekunden?|Prozent|Grad|Euro|Metern?|Kilometern?|Gramm|Litern?"
-    r"|лет|год\w{0,3}|месяц\w{0,3}|недел\w{0,3}|дн\w{1,3}|час\w{0,3}|минут\w{0,3}|секунд\w{0,3}|процент\w{0,3}|рубл\w{0,3}"
-    r"|метр\w{0,3}|километр\w{0,3})"
+_ONE_WORDS = "|".join(word for word, value in _WORDS.items() if value in ("0", "1"))
+_LARGER = (
+    r"(?:[mbt]r?illion(?:s|en)?|milliarden?|score|dozen|dutzend|(?:миллион|миллиард|триллион)(?:а|у|ов|ы|ам|ами|ах)?)"
 )
-_SPELT = re.compile(rf"(?<![\w-])(?P<word>{_WORD})(?![\w])(?![\s-]{_LARGER})(?!-(?:{_WORD})\b)", re.IGNORECASE)
-SPELT_MEASURE = re.compile(
-    rf"{_SPELT.pattern}(?=[\s-]{_MEASURES}(?!\w))"
-    r"|(?<![一二两兩三四五六七八九十百千万萬億亿])(?P<han>[二两兩三四五六七八九十百][一二三四五六七八九十百]{0,4})"
-    r"(?=年(?![级級生])|[个個か箇ヶ]月|天(?!下)|日間|小[时時]|時間|分[钟鐘間]|秒|[周週]間|星期|週間|元(?!素)|[米公]里|メートル|%)",
+_ATOM = "|".join((*(w.replace("е", "[её]") for w in sorted(_WORDS, key=len, reverse=True)), _LARGER))
+_ATOMS = re.compile(f"{_ATOM}|(?!^)und", re.IGNORECASE)
+_TOKEN = rf"(?:(?:{_ATOM})(?:und)?+)++(?!\w)"
+_JOIN = r"(?:\s{1,4}|-|(?:(?<=hundred|hundert|tausend|million)|(?<=thousand)|(?<=score))[\s-](?:and|und)[\s-])"
+_RUN = re.compile(
+    rf"(?<![\w\x00-])(?!score|(?:{_ONE_WORDS})(?!\w)(?![\s-](?:hundred|hundert|thousand|тысяч|point|komma|{_LARGER})))"
+    rf"(?:(?<!half\s)a\s(?=hundred|thousand))?{_TOKEN}(?:{_JOIN}{_TOKEN})*",
     re.IGNORECASE,
 )
-"""A number in words before a measure: "three years", "drei Jahre", "три года", "三年". One is as often an article."""
-_HAN = re.compile("(?<![一二两兩三四五六七八九十百千万萬億亿])[二两兩三四五六七八九十百][一二三四五六七八九十百]{0,4}")
-_HAN_DIGITS = {"一": 1, "二": 2, "两": 2, "兩": 2, "三": 3, "四": 4, "五": 5, "六": 6, "七": 7, "八": 8, "九": 9}
-_TENS_AND_ONES = re.compile(rf"(?<!\w)({_WORD})[- ]({_WORD})(?!\w)", re.IGNORECASE)
+_HAN_DIGITS = {character: str("一二三四五六七八九".find(character) + 1) for character in "〇零○一二三四五六七八九"}
+_HAN_DIGITS |= {"两": "2", "兩": "2"}
+_HAN_DIGIT = "".join(_HAN_DIGITS)
+_HAN_RUN = re.compile(
+    rf"(?<![{_HAN_DIGIT}十百千万萬億亿数數几幾何])(?<![\d\x00](?=[十百千]))"
+    rf"[{_HAN_DIGIT}十百千]+(?:[点點・][{_HAN_DIGIT}十百千]+)?"
+)
+SPELT = re.compile(f"(?P<words>{_RUN.pattern})|(?P<han>{_HAN_RUN.pattern})", re.IGNORECASE)
+"""A whole run of number words: "one hundred and five", "fünfundzwanzig", "двадцать пять", "二〇二五"; valued or not."""
+_MEASURE = re.compile(
+    r"[\s-](?:years?|months?|weeks?|days?|hours?|minutes?|seconds?|percent|per\scent|degrees?|dollars?|euros?|pounds?"
+    r"|met(?:er|re)s?|kilomet(?:er|re)s?|miles?|feet|inches|kilograms?|grams?|lit(?:er|re)s?|gigabytes?|megabytes?"
+    r"|Jahren?|Monaten?|Wochen?|Tagen?|Stunden?|Minuten?|Sekunden?|Prozent|Grad|Euro|Metern?|Kilometern?|Gramm|Litern?"
+    r"|лет|год\w{0,3}|месяц\w{0,3}|недел\w{0,3}|дн\w{1,3}|час\w{0,3}|минут\w{0,3}|секунд\w{0,3}|процент\w{0,3}|рубл\w{0,3}"
+    r"|метр\w{0,3}|километр\w{0,3})(?!\w)",
+    re.IGNORECASE,
+)
+_HAN_MEASURE = re.compile(
+    r"年(?![级級生])|[个個か箇ヶ]月|天(?!下)|日間|小[时時]|時間|分[钟鐘間]|秒|[周週]間|星期|週間|元(?!素)|[米公]里|メートル|%"
+)
+# How number words go together. Each is a letter: (z)ero, (o)ne to nine, (t)een, (T)ens, (h)undred, (k) for thousand,
+# "u" for "und" inside a word, "&" for "and" between words, "." for a decimal point, "x" for what is not valued.
+_BELOW_100 = "(?:ouT|To?|t|o)"
+_BELOW_1000 = f"(?:{_BELOW_100}?h(?:u?{_BELOW_100})?|{_BELOW_100})"
+_PART = re.compile(f"{_BELOW_1000}?k(?:u?{_BELOW_1000})?|{_BELOW_1000}")
+_NUMERAL = re.compile(rf"(?:{_PART.pattern.replace('u?', '[u&]?')}|z(?=\.))(?:\.[oz]+)?")
+_BETWEEN = re.compile(r"(?<!\w)(?:between|zwischen)\s$", re.IGNORECASE)
+_ONE_OF_ITS_KIND = re.compile(r"(?:a\s|ст[оа]$|тысяч[ау]$)", re.IGNORECASE)
+_COUNTED = re.compile(r"[\d\x00]\s?$")
+_HAN_VALUE = re.compile(
+    "(?:([{0}]?)千)?(?:[{1}]?([{0}]?)百)?(?:[{1}]?([{0}]?)十)?(?:[{1}]?([{0}]))?".format(_HAN_DIGIT[3:], _HAN_DIGIT[:3])
+)
+_THOUSANDS = re.compile(r"(\d[\d.,]*)\s?(?:thousand|tausend|тысяч|тыс\.|千)", re.IGNORECASE)
 
 
-def spelt_value(match: re.Match[str]) -> str:
-    """What a match of `SPELT_MEASURE` says, as a plain decimal string."""
-    return _word_value(match["word"]) if match["word"] else _han_value(match["han"])
+def spelt_value(match: re.Match[str]) -> frozenset[str]:
+    """What a match of `SPELT` before a measure says, as plain decimal strings: "three years", "三年".
+
+    Nothing where no measure follows, where the run is no single number that can be told for sure ("two million",
+    "two three", "七八年", "thousand" with no word for how many), and for a lone one, which is as often an article.
+    """
+    if not _measured(match):
+        return frozenset()
+    if match["han"]:
+        unsure = match["han"][0] == "千" or "・" in match["han"]  # 二・三年 is more often two or three years than 2.3
+        found = frozenset() if unsure else _han_values(match["han"])
+    else:
+        atoms = _atoms(match["words"])
+        many = all(kind in "hk" for kind, _ in atoms) and not _ONE_OF_ITS_KIND.match(match["words"])
+        bare = many or (
+            atoms[0][0] in "hk" and bool(_COUNTED.search(match.string[max(0, match.start() - 2) : match.start()]))
+        )
+        value = None if bare or _two_numbers(match, atoms) else _value(atoms)
+        found = frozenset({value} if value else ())
+    return _signed(match, found)
 
 
 def spelt_values(text: str) -> set[str]:
-    """Every number that a text has in words, before a measure or not."""
-    words = {_word_value(match["word"]) for match in _SPELT.finditer(text)}
-    pairs = [(int(_word_value(tens)), int(_word_value(ones))) for tens, ones in _TENS_AND_ONES.findall(text)]
-    words |= {str(tens + ones) for tens, ones in pairs if tens >= 20 and ones < 10}
-    return words | {_han_value(match[0]) for match in _HAN.finditer(text)}
+    """Every number that a text has in words, before a measure or not; each of several where a run may be several."""
+    found = {value for match in SPELT.finditer(text) for value in _signed(match, _all_values(match))}
+    thousands = {value for match in _THOUSANDS.finditer(text) for value in readings(match[1]) if value.count(".") < 2}
+    return found | {_whole(format((Decimal(value) * 1000).normalize(), "f")) for value in thousands}
 
 
-def _word_value(word: str) -> str:
-    return _WORDS[word.lower().replace("ё", "е")]
+def _measured(match: re.Match[str]) -> bool:
+    return bool((_HAN_MEASURE if match["han"] else _MEASURE).match(match.string, match.end()))
 
 
-def _han_value(text: str) -> str:
-    """The value of Han digits with tens and hundreds: 二十五 is 25."""
-    total = unit = 0
-    for character in text:
-        if character in _HAN_DIGITS:
-            unit = _HAN_DIGITS[character]
+def _signed(match: re.Match[str], found: Iterable[str]) -> frozenset[str]:
+    signs = _signs(match.string, match.start(), match.end())
+    return frozenset(sign + value for value in found for sign in signs)
+
+
+def _all_values(match: re.Match[str]) -> set[str]:
+    """The value of a run, of its numbers where it is several, and of what counts thousands: "5 thousand" has a 5."""
+    if match["han"]:
+        return _all_han_values(match["han"], measured=_measured(match))
+    atoms = _atoms(match["words"])
+    value = None if _two_numbers(match, atoms) else _value(atoms)
+    if value:
+        counted = _value(atoms[:-1]) if atoms[-1][0] == "k" else None
+        return {value, counted} if counted else {value}
+    kinds = "".join(kind for kind, _ in atoms)
+    parts = (_value(atoms[part.start() : part.end()]) for part in _PART.finditer(kinds))
+    return {part for part in parts if part}
+
+
+def _two_numbers(match: re.Match[str], atoms: list[tuple[str, str]]) -> bool:
+    """Whether "and" stands between two numbers: between one hundred and one thousand."""
+    return ("&", "") in atoms and bool(_BETWEEN.search(match.string[max(0, match.start() - 9) : match.start()]))
+
+
+def _atoms(run: str) -> list[tuple[str, str]]:
+    """The number words of a run as (kind, value); the kinds are explained at `_PART`."""
+    atoms: list[tuple[str, str]] = []
+    for token in re.split(r"[\s-]+", run.lower().replace("ё", "е")):
+        if token in ("and", "und"):
+            atoms.append(("&", ""))
+        for atom in _ATOMS.findall(token):
+            value = _WORDS.get(atom, "")
+            kind = {"0": "z", ".": ".", "100": "h", "1000": "k", "": "u" if atom == "und" else "x"}.get(value)
+            atoms.append((kind or ("o" if len(value) == 1 else "t" if value[0] == "1" else "T"), value))
+    return atoms
+
+
+def _value(atoms: list[tuple[str, str]]) -> str | None:
+    """The number that all of the words are, as a plain decimal string; None if they are no single one."""
+    if not _NUMERAL.fullmatch("".join(kind for kind, _ in atoms)):
+        return None
+    total = part = 0
+    decimals = ""
+    for kind, value in atoms:
+        if decimals or kind == ".":
+            decimals += value
+        elif kind == "h":
+            part = (part or 1) * 100
+        elif kind == "k":
+            total, part = (part or 1) * 1000, 0
         else:
-            total, unit = total + (unit or 1) * (10 if character == "十" else 100), 0
-    return str(total + unit)
+            part += int(value or 0)
+    return f"{total + part}{decimals.rstrip('0').rstrip('.') if decimals else ''}"
+
+
+def _han_values(run: str) -> frozenset[str]:
+    """What a run of Han numerals says: 二十五 is 25, 二〇二五 is 2025, 二点五 is 2.5, 百五 is 105 or 150.
+
+    Nothing for two digits side by side (七八年 is seven or eight years, or the year 78).
+    """
+    whole, point, decimals = re.sub("[點・]", "点", run).partition("点")
+    if point:
+        plain = all(c in _HAN_DIGITS for c in decimals)
+        tail = ("." + "".join(_HAN_DIGITS[c] for c in decimals)).rstrip("0").rstrip(".") if plain else ""
+        heads = {"0"} if whole in ("零", "〇", "○") else _han_values(whole) or ({"1"} if whole == "一" else set())
+        return frozenset(head + tail for head in heads if plain)
+    if not re.search("[十百千]", whole):
+        digits = "".join(_HAN_DIGITS[c] for c in whole)
+        sure = digits[0] != "0" and (len(digits) > 2 or "0" in digits or len(digits) == 1) and digits != "1"
+        return frozenset({digits} if sure else ())
+    match = _HAN_VALUE.fullmatch(whole)
+    if not match or whole[0] in "〇零○":
+        return frozenset()
+    parts = [0 if digit is None else int(_HAN_DIGITS.get(digit, "1")) for digit in match.groups()]
+    value = sum(part * unit for part, unit in zip(parts, (1000, 100, 10, 1), strict=True))
+    unit = {"百": 10, "千": 100}.get(whole[-2:-1], 1)  # 百五 is 105 in one language, 150 in the other
+    return frozenset({str(value), str(value + parts[-1] * (unit - 1))})
+
+
+def _all_han_values(run: str, *, measured: bool) -> set[str]:
+    """The values of a run of Han numerals; where it is none for sure, each that it may be: 十二三 is 12 or 13."""
+    found = set(_han_values(run))
+    if re.search("[点點・]", run):
+        # Before a measure a decimal, else more likely three o'clock and five minutes.
+        halves = [] if found and measured else re.split("[点點・]", run)
+        return found.union(*(_all_han_values(half, measured=False) for half in halves))
+    if found:
+        return found | (_han_values(run[:-1]) if run[1:] and run[-1] == "千" else set())
+    if len(run) > 12:
+        return found
+    pairs = [at for at in range(len(run) - 1) if {run[at], run[at + 1]} <= _HAN_DIGITS.keys()]
+    if pairs and len(run) == 2:
+        found.add(_whole(_HAN_DIGITS[run[0]] + _HAN_DIGITS[run[1]]))
+    return found.union(*(_han_values(run[:at] + run[at + 1 :]) for pair in pairs for at in (pair, pair + 1)))
