@@ -43,7 +43,7 @@ class RefusalPart(_In):
 
 
 class ImagePart(_In):
-    """Refdecided.used."""
+    """Refused."""
 
     type: Literal["input_image"]
 

@@ -88,7 +88,7 @@ class JevScore(_In):
 
 
 class JevBox(_In):
-    """Where something is in an image: refdecided.used."""
+    """Where something is in an image: refused."""
 
     type: Literal["box"]
     instructions: Content = None
@@ -112,7 +112,7 @@ class SystemOneRequest(_In):
     questions: Annotated[dict[str, AnyJevQuestion], Field(min_length=1)]
     """By name; the answers have the same names."""
     assets: dict[str, Any] | None = None
-    """Images: a question that has one in it is refdecided.used."""
+    """Images: a question that has one in it is refused."""
     instruction: Maybe = None
     """Ours: takes the place of the model's default instruction, as in a rerank request."""
 
