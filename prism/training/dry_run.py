@@ -231,19 +231,21 @@ def _kept_by_all(recipe: Recipe, shape: Any, width: int) -> float:
 def activation_bytes(shape: Any, width: int, *, lora: bool) -> int:
     """Bytes a token that one layer keeps for its backward pass, as transformers computes Llama and Qwen layers.
 
-    By counting (in elements; h hidden, m intermediate, a of all query heads): both norms keep their input and what they
-    make of it, in fp32; attention keeps queries, keys and values repeated for every head, and its result; SwiGLU three
-    of m. Trained weights keep the inputs of the projections, an adapter a copy of each in its own fp32. Liger's kernels
-    keep less. The way of counting is that of Korthikanti et al. 2022, "Reducing Activation Recomputation in Large
-    Transformer Models", section 4.1; scores of attention are not kept by sdpa and flash attention.
+    By counting (in elements; h hidden, m intermediate, a of all query heads): both norms keep their input in fp32 and,
+    where their weights are trained, what they make of it; attention keeps queries, keys and values repeated for every
+    head, and its result; SwiGLU three of m. The projections keep their inputs, of which attention's result is there
+    already; an adapter beside bf16 weights keeps a copy of each in its own fp32. Liger's kernels keep less; norms of
+    queries and keys (Qwen3), statistics, the mask of padded rows and what an adapter makes in its rank come on top. The
+    way of counting is that of Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models",
+    section 4.1; scores of attention are not kept by sdpa and flash attention.
     """
-    h, m = int(shape.hidden_size), int(shape.intermediate_size)
+    h = int(shape.hidden_size)
+    m = int(shape.intermediate_size)
     heads = int(shape.num_attention_heads)
     a = heads * int(getattr(shape, "head_dim", None) or h // heads)
-    norms, inside = 2 * (2 * h) * 4, (4 * a + 3 * m) * width
-    if width == 4:  # the projections' inputs are what the norms and attention keep already
-        return norms + inside + m * width
-    return norms + inside + ((5 * h + a + m) * 4 if lora else (2 * h + m) * width)
+    norms = 2 * h * (4 if lora else 4 + width)
+    inputs = (5 * h + a + m) * 4 if lora and width < 4 else (2 * h + m) * width
+    return norms + (4 * a + 3 * m) * width + inputs
 
 
 def _projections(model: Any) -> int:
