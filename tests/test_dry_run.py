@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_trainer import example
 from torch import nn
-from transformers import Qwen3ForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3ForCausalLM
 from typer.testing import CliRunner
 
 from prism.cli import app
@@ -124,6 +124,19 @@ def test_what_a_layer_keeps_is_what_autograd_keeps(tiny_qwen3, dtype, width, lor
     ranks = 7 * 4 * 4 if lora else 0
     more = norms + (2 + 6) * 4 + 4 * 4 + tokens * width + ranks
     assert kept(3) - kept(2) == activation_bytes(tiny_qwen3.config, width, lora=lora is not None) + more
+
+
+def test_a_base_of_another_kind_dry_runs(data, tiny_tokenizer, tmp_path):
+    """GPT-2's configuration has no intermediate size: its layers' is four times the hidden one."""
+    base = tmp_path / "gpt2"
+    sizes = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 2048, "vocab_size": len(tiny_tokenizer)}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(base)
+    tiny_tokenizer.save_pretrained(base)
+    asked = [*data, f"model.base={base}", "model.lora=null", "schedule.bf16=false", "schedule.packing=false"]
+    asked += ["schedule.gradient_checkpointing=false"]
+    plan = dry_run(OTHERS[0], overrides=asked, output=tmp_path / "run")
+    # Norms 2 x 64 x 8, attention 4 x 64 x 4, 3 x 256 x 4, inputs of the projections (2 x 64 + 256) x 4.
+    assert plan.activations_gib == pytest.approx(plan.longest_batch_tokens * 2 * (1024 + 1024 + 3072 + 1536) / 2**30)
 
 
 def test_command_prints_a_table_or_json(data, weightless, tmp_path):

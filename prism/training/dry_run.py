@@ -237,10 +237,11 @@ def activation_bytes(shape: Any, width: int, *, lora: bool) -> int:
     already; an adapter beside bf16 weights keeps a copy of each in its own fp32. Liger's kernels keep less; norms of
     queries and keys (Qwen3), statistics, the mask of padded rows and what an adapter makes in its rank come on top. The
     way of counting is that of Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models",
-    section 4.1; scores of attention are not kept by sdpa and flash attention.
+    section 4.1; scores of attention are not kept by sdpa and flash attention. A layer without `intermediate_size`
+    (GPT-2) is taken for one of 4 h, as theirs are.
     """
     h = int(shape.hidden_size)
-    m = int(shape.intermediate_size)
+    m = int(getattr(shape, "intermediate_size", None) or 4 * h)
     heads = int(shape.num_attention_heads)
     a = heads * int(getattr(shape, "head_dim", None) or h // heads)
     norms = 2 * h * (4 if lora else 4 + width)
