@@ -22,7 +22,7 @@ from prism.answering import Answering
 from prism.chat_template import INSTRUCT, choose_spec
 from prism.errors import CheckpointError, DocumentError, InputError, in_one_line
 from prism.gguf_file import tokenizer_errors
-from prism.location import download, json_object, locate, plain_weights, read_json_object, refuse_pointers
+from prism.location import json_object, locate, plain_weights, read_json_object, refuse_pointers
 from prism.template import Template, TemplateSpec
 from prism.types import Document, EvidenceSource, Record, first_problem
 
@@ -106,45 +106,24 @@ class Checkpoint:
         template: str | Path | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        weights: bool = True,
     ) -> Checkpoint:
         """Open `mini` (packaged), a directory, a name of the catalogue, a GGUF file, or a hub id.
 
         An adapter is merged into its base, and a GGUF file unpacked, the first time it is loaded. The template is the
         one in `prism.json` (for an adapter that has none, its base's); without that file, the checkpoint's own reranker
         chat template; without that, `template` (a built-in name or a file) must say. Given explicitly, `template`
-        always wins.
+        always wins. Without `weights`, for a look, none are downloaded from the hub and no adapter is merged.
 
         Raises CheckpointError when the source or an adapter's base is missing, incomplete or holds weights in an unsafe
         format, TemplateError when no template fits.
         """
-        home = locate(source, revision)
+        home = locate(source, revision, weights=weights)
         refuse_pointers(home, source)
         stored = stored_config(home)
         if stored is None and merge.is_adapter(home):
-            stored = stored_config(locate(merge.base_of(home)))
-        path = plain_weights(home, source, stored.base_sha256 if stored else None)
-        return cls._opened(path, source, template, stored, trust_remote_code, home)
-
-    @classmethod
-    def without_weights(
-        cls, source: str, *, template: str | Path | None = None, trust_remote_code: bool = False
-    ) -> Checkpoint:
-        """A checkpoint of the hub for a look: only its small files are downloaded. Raises as `load` does."""
-        path = download(source, weights=False)
-        if not (path / "config.json").is_file():
-            raise CheckpointError(f"{source} is not a checkpoint: no config.json is in it")
-        return cls._opened(path, source, template, stored_config(path), trust_remote_code)
-
-    @classmethod
-    def _opened(
-        cls,
-        path: Path,
-        source: str | Path,
-        template: str | Path | None,
-        stored: PrismConfig | None,
-        trust_remote_code: bool,
-        home: Path | None = None,
-    ) -> Checkpoint:
+            stored = stored_config(locate(merge.base_of(home), weights=weights))
+        path = plain_weights(home, source, stored.base_sha256 if stored else None, weights=weights)
         tokenizer = load_tokenizer(path, source, trust_remote_code)
         config = _config(path, source, tokenizer, template, stored)
         return cls(path, config, tokenizer, Template(config.template, tokenizer), trust_remote_code, home)

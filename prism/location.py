@@ -13,10 +13,11 @@ MINI = Path(__file__).parent / "mini"
 """The embedded default."""
 
 
-def locate(source: str | Path, revision: str | None = None) -> Path:
+def locate(source: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
     """Where a checkpoint lies: a folder (plain or adapter), or a base's GGUF file.
 
-    `source`: `mini`, a directory, a file, a name of the catalogue, or a hub id, in this order. Raises CheckpointError.
+    `source`: `mini`, a directory, a file, a name of the catalogue, or a hub id, in this order. Without `weights` only
+    the small files of a hub id are downloaded. Raises CheckpointError.
     """
     if str(source) == "mini":
         return MINI
@@ -31,24 +32,30 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
         return catalogue.verified_file(known)
     if path.suffix.lower() == ".gguf":
         raise CheckpointError(f"no GGUF file {source}: check the path, or pull a base (`prism pull` lists them)")
-    return download(str(source), revision)
+    return _download(str(source), revision, weights=weights)
 
 
-def plain_weights(home: Path, source: str | Path, base_sha256: str | None) -> Path:
-    """The folder with the weights that engines read. `base_sha256`: of an adapter's base, where it is noted."""
+def plain_weights(home: Path, source: str | Path, base_sha256: str | None, *, weights: bool = True) -> Path:
+    """The folder with the weights that engines read. `base_sha256`: of an adapter's base, where it is noted.
+
+    Without `weights` one with the same tokenizer and configuration: an adapter's base, of the hub without weights.
+    """
     if home.is_file():
         return merge.plain_from_gguf(home)
+    if merge.is_adapter(home) and not weights:
+        base = merge.base_of(home)
+        return plain_weights(locate(base, weights=False), base, None, weights=False)
     if merge.is_adapter(home):
         return merge.plain_from_adapter(home, locate, base_sha256)
     if not (home / "config.json").is_file():
         raise CheckpointError(f"{source} is not a checkpoint: neither config.json nor {merge.ADAPTER} is in it")
-    _require_safe_weights(home, source)
-    _require_whole(home, source)
+    if weights or home == Path(source).expanduser():  # else of the hub, and incomplete by intent
+        _require_safe_weights(home, source)
+        _require_whole(home, source)
     return home
 
 
-def download(source: str, revision: str | None = None, *, weights: bool = True) -> Path:
-    """A checkpoint of the hub, or its small files alone. Raises CheckpointError."""
+def _download(source: str, revision: str | None, *, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,

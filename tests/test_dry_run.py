@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3ForCausalLM
 from typer.testing import CliRunner
 
 from prism.cli import app
-from prism.errors import DataError
+from prism.errors import CheckpointError, DataError, RecipeError
 from prism.files.examples import write_examples
 from prism.training.dry_run import activation_bytes, dry_run, training_flops
 from prism.training.model import adapted
@@ -137,6 +137,43 @@ def test_a_base_of_another_kind_dry_runs(data, tiny_tokenizer, tmp_path):
     plan = dry_run(OTHERS[0], overrides=asked, output=tmp_path / "run")
     # Norms 2 x 64 x 8, attention 4 x 64 x 4, 3 x 256 x 4, inputs of the projections (2 x 64 + 256) x 4.
     assert plan.activations_gib == pytest.approx(plan.longest_batch_tokens * 2 * (1024 + 1024 + 3072 + 1536) / 2**30)
+
+
+def on_hub(folder: Path, cache: Path, name: str) -> None:
+    """What of a folder the hub's cache holds after a look: everything but weights."""
+    there = cache / f"models--{name.replace('/', '--')}"
+    shutil.copytree(folder, there / "snapshots" / ("0" * 40), ignore=shutil.ignore_patterns("*.safetensors"))
+    (there / "refs").mkdir()
+    (there / "refs" / "main").write_text("0" * 40)
+
+
+def test_bases_are_found_as_training_finds_them(data, weightless, tmp_path, monkeypatch):
+    """In the home folder, on the hub, and adapters of the hub beside a base of the hub: without their weights."""
+    cache, adapter = tmp_path / "hub", tmp_path / "adapter"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    on_hub(weightless, cache, "some/base")
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    on_hub(adapter, cache, "some/adapter")
+    asked = [*data, "model.lora.save=merged"]
+    plans = [
+        dry_run(OTHERS[0], overrides=[*asked, f"model.base={base}"], output=tmp_path / "run")
+        for base in ("~/weightless", "some/base", "some/adapter")
+    ]
+    assert {(plan.records, plan.parameters, plan.longest_tokens) for plan in plans} == {
+        (32, plans[0].parameters, plans[0].longest_tokens)
+    }
+    stacked = [*data, "model.lora.save=adapter", "model.base=some/adapter"]
+    with pytest.raises(RecipeError, match="adapters do not stack"):
+        dry_run(OTHERS[0], overrides=stacked, output=tmp_path / "run")
+
+
+def test_a_folder_that_lacks_weights_is_refused_as_training_refuses_it(data, weightless, tmp_path):
+    (weightless / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="no weights"):
+        dry_run(OTHERS[0], overrides=[*data, f"model.base={weightless}"], output=tmp_path / "run")
 
 
 def test_command_prints_a_table_or_json(data, weightless, tmp_path):

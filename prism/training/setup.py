@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from prism.catalogue import CATALOGUE
 from prism.checkpoint import Checkpoint
 from prism.errors import RecipeError
 from prism.merge import is_adapter
@@ -34,9 +33,10 @@ class Opened(NamedTuple):
 
 def open_template(recipe: Recipe, *, weights: bool = True) -> Opened:
     """Tokenizer and template; no weights are read, nor without `weights` downloaded."""
-    known = Path(recipe.model.base).exists() or recipe.model.base == "mini" or recipe.model.base in CATALOGUE
-    opening = Checkpoint.load if weights or known else Checkpoint.without_weights
-    base = opening(recipe.model.base, template=recipe.model.template, trust_remote_code=recipe.model.trust_remote_code)
+    model = recipe.model
+    base = Checkpoint.load(
+        model.base, template=model.template, trust_remote_code=model.trust_remote_code, weights=weights
+    )
     _refuse_packing(recipe, base.path / "config.json")
     if recipe.model.lora is not None and recipe.model.lora.save == "adapter" and base.home and is_adapter(base.home):
         raise RecipeError(
