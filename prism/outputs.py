@@ -6,7 +6,7 @@ import filecmp
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self, TextIO
 from uuid import uuid4
@@ -66,41 +66,34 @@ class TextFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self.unchanged = path, False
-        special = path.exists() and not path.is_file() and not path.is_dir()  # /dev/stdout is written as it is
-        self._part = path if special else path.with_name(path.name + ".part")
-        self._out: TextIO | None = None
+        self._in_place = path.exists() and not path.is_file() and not path.is_dir()  # /dev/stdout is written as it is
+        self._opened: tuple[ExitStack, Path, TextIO] | None = None
 
     def __enter__(self) -> Self:
         require_file(self.path)
-        with self._refused():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._out = self._part.open("w", encoding="utf-8", errors="replace", newline="\n")
+        with self._refused(), ExitStack() as opened:
+            part = self.path if self._in_place else opened.enter_context(_part_of(self.path))
+            out = opened.enter_context(part.open("w", encoding="utf-8", errors="replace", newline="\n"))
+            self._opened = opened.pop_all(), part, out
         return self
 
     def write(self, text: str) -> None:
         """Append to it."""
-        if self._out is None:
+        if self._opened is None:
             raise InputError(f"{self.path} was written to before it was opened")
         with self._refused():
-            self._out.write(text)
+            self._opened[2].write(text)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        out, self._out = self._out, None
-        if out is None:
+        if self._opened is None:
             return
-        try:
-            with self._refused(), out:
-                if kind is None and self._part != self.path:
-                    out.flush()
-                    os.fsync(out.fileno())
-            if kind is None and self._part != self.path:
-                with self._refused():
-                    self.unchanged = self.path.is_file() and filecmp.cmp(self._part, self.path, shallow=False)
-                    if not self.unchanged:
-                        self._part.replace(self.path)
-        finally:
-            if self._part != self.path:
-                self._part.unlink(missing_ok=True)
+        (opened, part, out), self._opened = self._opened, None
+        with self._refused(), opened:
+            if kind is None and not self._in_place:
+                out.close()
+                self.unchanged = self.path.is_file() and filecmp.cmp(part, self.path, shallow=False)
+                if not self.unchanged:
+                    _take_place(part, self.path)
 
     @contextmanager
     def _refused(self) -> Iterator[None]:
@@ -123,16 +116,27 @@ def made_whole(path: Path) -> Iterator[Path]:
 
     Others may make the same at the same time: the last one stays. Raises OSError where the disk refuses.
     """
+    with _part_of(path) as part:
+        yield part
+        _take_place(part, path)
+
+
+@contextmanager
+def _part_of(path: Path) -> Iterator[Path]:
+    """Where to make what is to appear at `path`: beside it, under a name of its own; what is left there goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
     try:
         yield part
-        if part.is_file():
-            with part.open("rb+") as made:
-                os.fsync(made.fileno())
-        part.replace(path)
     finally:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         else:
             part.unlink(missing_ok=True)
+
+
+def _take_place(part: Path, path: Path) -> None:
+    if part.is_file():
+        with part.open("rb+") as made:
+            os.fsync(made.fileno())
+    part.replace(path)

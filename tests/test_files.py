@@ -352,6 +352,18 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "o.jsonl").exists()
 
 
+def test_two_writers_of_one_file_do_not_touch_each_other_s_part(tmp_path: Path) -> None:
+    path = tmp_path / "o.jsonl"
+    with JsonlWriter(path) as first:
+        first.write({"of": "first", "text": "long" * 5000})
+        with JsonlWriter(path) as second:
+            second.write({"of": "second"})
+        assert path.read_text() == '{"of": "second"}\n'
+        first.write({"of": "first"})
+    assert [row["of"] for row in map(json.loads, path.read_text().splitlines())] == ["first", "first"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_file_that_would_not_change_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "o.jsonl"
     assert write_rows(path, [{"a": 1}]) == (1, False)
