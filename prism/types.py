@@ -368,13 +368,29 @@ class Example(Record):
     """Which losses this record feeds; `distill` needs `teacher_score`."""
 
 
-def first_problem(error: ValidationError) -> str:
-    """pydantic's first complaint in one line: where, what, and what was got."""
+def first_problem(error: ValidationError, sent: object = None) -> str:
+    """pydantic's first complaint in one line: where, what, and what was got.
+
+    With `sent`, what was validated, the place is one in it: pydantic puts the branches of unions among the names.
+    """
     problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "top level"
+    place = problem["loc"] if sent is None else _in_sent(problem["loc"], sent, missing=problem["type"] == "missing")
+    where = ".".join(map(str, place)) or "top level"
     says = "Input should be an object" if problem["type"] in ("model_type", "dict_type") else problem["msg"]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{where}: {says}, got {_shorten(repr(problem.get('input')))}{more}"
+
+
+def _in_sent(place: tuple[int | str, ...], sent: Any, *, missing: bool) -> list[int | str]:
+    """The parts of a place that lead on in what was sent, and the name that is `missing` there."""
+    found = []
+    for part in place[:-1] if missing else place:
+        try:
+            sent = sent[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        found.append(part)
+    return [*found, *(place[-1:] if missing else ())]
 
 
 def _shorten(text: str, limit: int = 80) -> str:

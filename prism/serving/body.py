@@ -25,8 +25,6 @@ else:
 
 _PEEK_BYTES = 2**18
 _PEEK_S = 1.0
-_TAGS = {"evidence.settings": "evidence"}
-"""Places in a request as errors name them, and as they were sent."""
 _GZIP, _ZLIB, _DEFLATE = 31, 15, -15
 """zlib's numbers for the formats."""
 _ENCODINGS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB, "zstd": None}
@@ -124,7 +122,7 @@ def validated(body: object, names: Mapping[str, str]) -> RerankRequest:
     try:
         return RerankRequest.model_validate(body)
     except ValidationError as error:
-        raise Refused(422, spelled(first_problem(error), {**_TAGS, **names}), INVALID) from error
+        raise Refused(422, spelled(first_problem(error, body), names), INVALID) from error
 
 
 def check_count(documents: list[object], max_documents: int, names: Mapping[str, str]) -> None:

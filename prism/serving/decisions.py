@@ -160,7 +160,7 @@ def read_decisions(body: object) -> Questions:
         state = _state(request.input)
         questions = {str(index): question.read() for index, question in enumerate(request.questions)}
     except ValidationError as error:
-        raise Refused(422, " ".join(first_problem(error).split()), INVALID) from error
+        raise Refused(422, " ".join(first_problem(error, body).split()), INVALID) from error
     except CannotSay as error:
         raise Refused(422, f"input: {error}", INVALID) from error
     names = [question.name for question in request.questions]

@@ -127,7 +127,7 @@ def read_system_one(body: object) -> Questions:
         request = SystemOneRequest.model_validate(body)
         questions = {name: question.read() for name, question in request.questions.items()}
     except ValidationError as error:
-        raise Refused(422, " ".join(first_problem(error).split()), INVALID) from error
+        raise Refused(422, " ".join(first_problem(error, body).split()), INVALID) from error
     except CannotSay as error:
         raise Refused(422, f"questions: {error}", INVALID) from error
     if isinstance(request.state, str) and not request.state.strip():
