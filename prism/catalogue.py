@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from prism.errors import CheckpointError
+from prism.errors import CheckpointError, InputError
 from prism.types import Record
 
 Advance = Callable[[int], object]
@@ -135,6 +135,31 @@ def verified_file(base: Base) -> Path:
         )
     _verify(path, base)
     return path
+
+
+def listed(model: str) -> Base | None:
+    """Which of the list a name means, or the file at a path is, whatever it is called there; None for another one."""
+    if model in CATALOGUE:
+        return CATALOGUE[model]
+    path = Path(model)
+    size = path.stat().st_size if path.is_file() else None
+    alike = (base for base in CATALOGUE.values() if base.size_bytes == size)
+    return next((base for base in alike if sha256(path) == base.sha256), None)
+
+
+def require_model(model: str) -> None:
+    """Raises InputError for what is neither a name of the list nor a file. Reads nothing."""
+    if model not in CATALOGUE and not Path(model).is_file():
+        raise InputError(f"no model {model}: expected a GGUF file, or one of {', '.join(CATALOGUE)}")
+
+
+def model_file(model: str) -> Path:
+    """The file of a model by its name in the list, verified, or by its path.
+
+    Raises CheckpointError for one of the list that is not here, InputError for what is neither.
+    """
+    require_model(model)
+    return verified_file(CATALOGUE[model]) if model in CATALOGUE else Path(model)
 
 
 def _verify(path: Path, base: Base) -> None:

@@ -29,16 +29,17 @@ def main() -> None:
     if (code := plan.get("exit_code")) is not None:
         print("error: unknown model architecture", file=sys.stderr)
         sys.exit(code)
-    ThreadingHTTPServer((given.host, given.port), handler(plan, given.alias)).serve_forever(0.02)
+    known = {"pid": os.getpid(), "alias": given.alias, "context": int(given.ctx_size)}
+    ThreadingHTTPServer((given.host, given.port), handler(plan, known)).serve_forever(0.02)
 
 
-def handler(plan: dict[str, Any], alias: str) -> type[BaseHTTPRequestHandler]:
+def handler(plan: dict[str, Any], known: dict[str, Any]) -> type[BaseHTTPRequestHandler]:
     answered = 0
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status = 503 if plan.get("silent") else 200
-            self.reply({"data": [{"id": alias}]} if self.path == "/v1/models" else {"status": "ok"}, status)
+            self.reply({"data": [{"id": known["alias"]}]} if self.path == "/v1/models" else {"status": "ok"}, status)
 
         def do_POST(self) -> None:
             nonlocal answered
@@ -48,7 +49,7 @@ def handler(plan: dict[str, Any], alias: str) -> type[BaseHTTPRequestHandler]:
                 os.kill(os.getpid(), signal.SIGKILL)
             if "log" in plan:
                 with Path(plan["log"]).open("a", encoding="utf-8") as log:
-                    log.write(json.dumps({"pid": os.getpid(), "alias": alias, **body}) + "\n")
+                    log.write(json.dumps({**known, **body}) + "\n")
             time.sleep(plan.get("delay_s", 0.0))
             self.reply({"choices": [choice(plan, body)], "usage": USAGE})
 

@@ -47,6 +47,23 @@ def test_what_fails_is_counted_and_named() -> None:
     )
 
 
+def test_a_stop_does_not_hide_a_full_disk() -> None:
+    """Two under way: one is told to stop first, the other's answer cannot be kept."""
+
+    async def ask(question: str) -> str:
+        if question == "dear":
+            raise OverBudget("the next request could exceed the budget")
+        await asyncio.sleep(0.01)
+        return question
+
+    def keep(key: str, answer: str) -> None:
+        raise DataError("cannot write: is the disk full?")
+
+    questions = [("1", "dear"), ("2", "good")]
+    with pytest.raises(DataError, match="is the disk full"):
+        asyncio.run(ask_all(questions, ask, keep, at_once=2))
+
+
 def test_a_stop_lets_those_under_way_finish_and_asks_nothing_more() -> None:
     seen: list[str] = []
 

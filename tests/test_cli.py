@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from prism import cli
 from prism.cli.rerank import _shown
-from prism.cli.serve import _is_loopback
 from prism.context import why_empty
 from prism.demo import DOCUMENTS, QUERIES
 from prism.errors import RecipeError
+from prism.llm.allowance import is_loopback
 from prism.types import EvidenceCheck, Fidelity, Judgment, Outcome, Span
 from prism.version import __version__
 
@@ -416,7 +416,7 @@ def test_serve_warns_before_it_is_reachable(monkeypatch: pytest.MonkeyPatch, tin
     assert run("serve", *tiny).stderr == ""
     addresses = [(options["host"], options["port"]) for options in served]
     assert addresses == [("0.0.0.0", 1234), ("127.0.0.1", 8000)]
-    assert [_is_loopback(host) for host in ("localhost", "127.0.0.2", "::1", "10.0.0.1", "::")] == [True] * 3 + [
+    assert [is_loopback(host) for host in ("localhost", "127.0.0.2", "::1", "10.0.0.1", "::")] == [True] * 3 + [
         False
     ] * 2
 

@@ -45,7 +45,7 @@ def model(path: Path, name: str = "small", **plan: Any) -> Path:
 
 
 def server(path: Path, file: Path, **more: Any) -> LocalServer:
-    return LocalServer(file, "small", log=path / "logs" / "small.log", program=fake(), **more)
+    return LocalServer(file, "small", log=path / "logs" / "small.log", **{"program": fake(), **more})
 
 
 def alive(pid: int) -> bool:
@@ -114,12 +114,13 @@ def test_the_environment_does_not_move_it(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_too_little_memory_is_said_before_anything_starts(tmp_path: Path) -> None:
-    """By hand: 10 bytes of model and 300 MiB beside it; with logits 4,096 times 600 KiB more."""
+    """By hand: 10 bytes of model and 300 MiB beside it; with logits 4,096 times 600 KiB more, where they are kept."""
     file = model(tmp_path)
     server(tmp_path, file, available=lambda: 301 * 2**20).require_memory()
     server(tmp_path, file, available=lambda: None).require_memory()
-    for logits, needed in ((False, "0.3"), (True, "2.6")):
-        tight = server(tmp_path, file, logits=logits, available=lambda: GIB // 10)
+    for keeps, logits, needed in ((True, False, "0.3"), (True, True, "2.6"), (False, True, "0.3")):
+        program = fake()._replace(keeps_logits=keeps)
+        tight = server(tmp_path, file, logits=logits, available=lambda: GIB // 10, program=program)
         with pytest.raises(InputError, match=f"small needs about {needed} GiB of memory, 0.1 are free") as caught:
             tight.start()
         assert "\n" not in str(caught.value)
@@ -289,7 +290,7 @@ def test_a_server_that_dies_keeps_the_votes_and_the_next_run_goes_on(
     told = [line for line in first.stderr.splitlines() if "min left" not in line]  # on a slow machine
     assert len(told) == 1, told
     assert told[0].startswith("a stopped: the server was ended by SIGKILL")
-    assert "run the same command again" in told[0]
+    assert "the same command goes on" in told[0]
     assert len(requests(tmp_path, "a")) == 4
     assert len(requests(tmp_path, "b")) == 10  # the others go on
     assert sum(vote.juror == "a" for vote in read_votes(out)) == 4

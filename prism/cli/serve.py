@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,19 +93,13 @@ def serve(
 
 
 def _keys(path: Path | None, host: str) -> Keys:
+    from prism.llm.allowance import is_loopback
     from prism.serving.limits import Keys
 
     keys = Keys.read(path)
-    if not keys and not _is_loopback(host):
+    if not keys and not is_loopback(host):
         typer.echo(f"warning: {host} can be reached from other machines, and no API key is set", err=True)
     return keys
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _exporter() -> Trace:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from prism.labeling.write_targets import TargetWriter
     from prism.llm.allowance import Provider
     from prism.llm.asking import Asked
-
+    from prism.llm.chat import ChatClient
 
 Labels = Annotated[Path, typer.Argument(help="JSONL with query, document and verdict (or label): labels.jsonl.")]
 Out = Annotated[
@@ -33,6 +34,7 @@ BaseUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible API, up to 
 StartLocal = Annotated[
     bool, typer.Option("--start-local", help="Serve --model here with llama.cpp: a name of prism pull, or a GGUF file.")
 ]
+ContextTokens = Annotated[int, typer.Option(min=256, help="With --start-local: longest prompt and answer together.")]
 KeyEnv = Annotated[str | None, typer.Option(help="Environment variable that holds the key, if any.")]
 PriceOption = Annotated[str, typer.Option(help="US dollars per million tokens, INPUT:OUTPUT.")]
 BudgetUsd = Annotated[float | None, typer.Option(min=0, help="Hard stop, earlier runs included.")]
@@ -43,7 +45,9 @@ MaxCompression = Annotated[float, typer.Option(min=0.05, help="Longest evidence,
 MaxUnsupported = Annotated[int, typer.Option(min=0, help="Facts that the document may lack.")]
 YesFrom = Annotated[int | None, typer.Option(help="Labels from here on mean yes. Default: the verdict.")]
 Judge = Annotated[str | None, typer.Option(help="Model that grades what passed the checks, 1 to 5.")]
-JudgeUrl = Annotated[str | None, typer.Option(help="The judge's API, if not that of the writer.")]
+JudgeUrl = Annotated[
+    str | None, typer.Option(help="The judge's API, if not that of the writer; needed with --start-local.")
+]
 JudgeKeyEnv = Annotated[str | None, typer.Option(help="The judge's key, if not that of the writer.")]
 JudgeMin = Annotated[int, typer.Option(min=1, max=5, help="Any grade below this drops the pair.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first pairs labelled yes.")]
@@ -56,6 +60,7 @@ def write_targets(
     model: Model,
     base_url: BaseUrl = None,
     start_local: StartLocal = False,
+    context_tokens: ContextTokens = 4096,
     key_env: KeyEnv = None,
     price: PriceOption = "0:0",
     budget_usd: BudgetUsd = None,
@@ -78,7 +83,8 @@ def write_targets(
     A text with faults is asked for again, naming them; what fails to the end is dropped, with the reason in
     OUT.report.json. Every answer is on disk before it counts: stop the command however you like and run it again.
 
-    --start-local needs no key and no account: the server's log is in OUT.state, and it ends with this command.
+    --start-local needs no key and no account: the server starts at the first question, its log is in OUT.state, and it
+    ends with this command.
 
     Example: prism write-targets labels/labels.jsonl targets.jsonl --model small --base-url https://api.example.com/v1
     --key-env EXAMPLE_API_KEY --price 0.1:0.4 --budget-usd 5
@@ -87,49 +93,66 @@ def write_targets(
     limits = (attempts, min_support, max_compression, max_unsupported)
     if start_local == (base_url is not None):
         raise InputError("say where the model is: --base-url of an API, or --start-local to serve it on this machine")
-    with _alone(out), _address(base_url, model, out) as url:
-        at_once = 1 if start_local else concurrency  # llama.cpp answers one question after the other
-        patience_s = 600.0 if start_local else 120.0
-        provider = _provider(url, key_env, at_once, budget_usd, patience_s)
-        grading = _provider(judge_url or url, judge_key_env or key_env, at_once, None, patience_s) if judge else None
-        writer = _writer(provider, model, out, limits, _price(price))
+    if start_local:
+        _require_writer(model)
+        if key_env or budget_usd is not None or _price(price) != _price("0:0"):
+            raise InputError("--start-local has no account: leave out --key-env, --budget-usd and --price")
+        if judge and judge_url is None:
+            raise InputError("--start-local serves the writer alone: say --judge-url of the judge's API")
+    with _alone(out):
+        client: Callable[[Decimal], ChatClient] = partial(_served, model, out, context_tokens)
+        if base_url is not None:
+            client = partial(_at_api, _provider(base_url, key_env, concurrency, budget_usd), model)
+        grades_at = (judge_url or base_url) if judge else None
+        grading = _provider(grades_at, judge_key_env or key_env, concurrency, None) if grades_at else None
+        writer = _writer(client, model, out, limits, _price(price))
         asked = _write(writer, read)
         judged = _judge(writer, read, grading, judge, judge_min, out) if judge and grading and not asked.stopped else {}
         _report(writer, read, out, asked, judged)
 
 
-@contextmanager
-def _address(base_url: str | None, model: str, out: Path) -> Iterator[str]:
-    """Where to ask: the API, or a server of this machine, which ends with us."""
-    from prism.catalogue import CATALOGUE
-    from prism.labeling.local import gguf_file
-    from prism.llm.local_server import LocalServer
+def _require_writer(model: str) -> None:
+    """Raises InputError for a model that is not here, or whose terms keep what it writes out of training data."""
+    from prism.catalogue import listed, require_model
 
-    if base_url is not None:
-        yield base_url
-        return
-    if model in CATALOGUE and CATALOGUE[model].studies_only:
-        raise InputError(f"{model} is under {CATALOGUE[model].licence}: take another writer")
+    require_model(model)
+    base = listed(model)
+    if base and base.studies_only:
+        raise InputError(f"{base.name} is under {base.licence}: take another writer")
+
+
+def _at_api(provider: Provider, model: str, spent_usd: Decimal) -> ChatClient:
+    from prism.llm.chat import ChatClient
+
+    return ChatClient(provider, name=model, spent_usd=spent_usd)
+
+
+def _served(model: str, out: Path, context_tokens: int, _spent_usd: Decimal) -> ChatClient:
+    """A model of this machine, whose server starts at the first question."""
+    from prism.catalogue import model_file
+    from prism.llm.local_server import LocalServer
+    from prism.llm.served import ServedClient
+
     log = out.with_name(out.name + ".state") / "server.log"
-    with LocalServer(gguf_file(model), model, log=log) as server:
-        yield server.url
+    provider = _provider("http://127.0.0.1/v1", None, 1, None, 600.0)  # llama.cpp answers one after the other
+    return ServedClient(
+        provider, lambda: LocalServer(model_file(model), model, log=log, context_tokens=context_tokens), name=model
+    )
 
 
 def _writer(
-    provider: Provider, model: str, out: Path, limits: tuple[int, float, float, int], price: Any
+    client: Callable[[Decimal], ChatClient], model: str, out: Path, limits: tuple[int, float, float, int], price: Any
 ) -> TargetWriter:
     """Goes on where an earlier run stood, its cost included. Limits: attempts, support, compression, unsupported."""
     from prism.labeling.write_targets import TargetLimits, TargetWriter, open_kept
-    from prism.llm.chat import ChatClient
 
     kept = open_kept(out, model, _echo)
     spent_usd = sum((attempt.cost_usd for attempt in kept.read().values()), Decimal(0))
-    client = ChatClient(provider, name=model, spent_usd=spent_usd)
     attempts, support, compression, unsupported = limits
     kept_to = TargetLimits(
         attempts=attempts, min_support=support, max_compression=compression, max_unsupported=unsupported
     )
-    return TargetWriter(client, model, kept, limits=kept_to, price=price)
+    return TargetWriter(client(spent_usd), model, kept, limits=kept_to, price=price)
 
 
 def _echo(text: str) -> None:
@@ -174,7 +197,7 @@ class _Reading:
 
 
 def _provider(
-    base_url: str, key_env: str | None, concurrency: int, budget_usd: float | None, timeout_s: float
+    base_url: str, key_env: str | None, concurrency: int, budget_usd: float | None, timeout_s: float = 120.0
 ) -> Provider:
     from pydantic import ValidationError
 

@@ -17,14 +17,13 @@ from anyio import to_thread
 
 from prism.errors import InputError, PrismError
 from prism.labeling.label_pairs import LabelPair
-from prism.labeling.local import OnDemand
 from prism.labeling.panel import ApiJuror, EndpointJuror, LocalJuror, Panel
 from prism.labeling.recorded import FileJuror
 from prism.labeling.rerank_client import RerankClient
 from prism.labeling.rubrics import Rubric
 from prism.labeling.store import Committer, Store
 from prism.labeling.votes import CastVote, dated, failed_vote
-from prism.llm.allowance import Allowance, Provider
+from prism.llm.allowance import Allowance
 from prism.llm.chat import CallLog, ChatClient, Completion
 from prism.llm.failures import BadAnswer, Broken, Rejected, Stop, Unavailable, Undelivered
 from prism.result import RerankResult
@@ -59,11 +58,11 @@ def make_jurors(
     panel: Panel,
     allowances: Mapping[str, Allowance],
     committer: Committer,
-    servers: Mapping[str, OnDemand] | None = None,
+    served: Mapping[str, ChatClient] | None = None,
 ) -> list[Juror]:
     """The panel's jurors in its order. Those of one provider share its limits and what is left of its budget.
 
-    `servers`: juror -> the server on this machine that is asked in the place of its provider's address.
+    `served`: juror -> the client of this machine's model that is asked in the place of its provider.
     """
     clients = {
         name: ChatClient(provider, name=name, allowance=allowances[name]) for name, provider in panel.providers.items()
@@ -71,12 +70,8 @@ def make_jurors(
     jurors: list[Juror] = []
     for settings in panel.jurors:
         if isinstance(settings, ApiJuror):
-            ask_at = partial(ChatJuror, settings, panel.rubric, committer=committer, give_up_after=panel.give_up_after)
-            if server := (servers or {}).get(settings.name):
-                provider, allowance = panel.providers[settings.provider], allowances[settings.provider]
-                jurors.append(ServedJuror(settings.name, server, partial(_at, ask_at, provider, allowance)))
-            else:
-                jurors.append(ask_at(client=clients[settings.provider]))
+            client = (served or {}).get(settings.name) or clients[settings.provider]
+            jurors.append(ChatJuror(settings, panel.rubric, client, committer, give_up_after=panel.give_up_after))
         elif isinstance(settings, LocalJuror):
             jurors.append(ModelJuror(settings, panel.rubric, partial(_load, settings)))
         elif isinstance(settings, EndpointJuror):
@@ -84,12 +79,6 @@ def make_jurors(
         else:
             jurors.append(FileJuror(settings, panel.rubric))
     return jurors
-
-
-def _at(ask_at: Callable[..., ChatJuror], provider: Provider, allowance: Allowance, url: str) -> ChatJuror:
-    """The juror, asked at another address than its provider's."""
-    here = provider.model_copy(update={"base_url": url})
-    return ask_at(client=ChatClient(here, name=url, allowance=allowance))
 
 
 class ChatJuror:
@@ -151,34 +140,6 @@ class ChatJuror:
 
     async def aclose(self) -> None:
         await self._client.aclose()
-
-
-class ServedJuror:
-    """A model on this machine, whose server starts at the first question: where none is left to ask, nothing does."""
-
-    def __init__(self, name: str, server: OnDemand, at: Callable[[str], Juror]) -> None:
-        """`at`: the juror that asks an address."""
-        self.name = name
-        self._server, self._at = server, at
-        self._juror: Juror | None = None
-
-    async def open(self) -> None:
-        """Nothing to read: what is missing shows before the run."""
-
-    async def ask(self, pair: LabelPair) -> CastVote:
-        """As ChatJuror, and Broken as soon as the server is gone."""
-        url = await self._server.url()
-        self._juror = self._juror or self._at(url)
-        try:
-            return await self._juror.ask(pair)
-        except (Stop, Undelivered):
-            if problem := self._server.gone():
-                raise Broken(f"{problem}; what it answered is kept: run the same command again") from None
-            raise
-
-    async def aclose(self) -> None:
-        if self._juror:
-            await self._juror.aclose()
 
 
 class _CallLog:

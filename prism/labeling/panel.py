@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from prism.catalogue import CATALOGUE
+from prism.catalogue import CATALOGUE, listed, require_model
 from prism.devices import Dtype
 from prism.errors import PanelError
 from prism.files.shipped import read_yaml, shipped
@@ -66,9 +66,13 @@ class ApiJuror(_Juror):
     """For `read: logits` and two labels: the share of yes from which the label is the upper one; default: the likelier
     one. Small models say yes too rarely or too often, and still rank pairs well."""
 
-    def identity(self) -> str:
-        """Changes with what decides its answers, not with address or price."""
-        how = [self.read, self.cut] if self.read != "spoken" else []
+    def identity(self, served: LocalModel | None = None) -> str:
+        """Changes with what decides its answers, not with address or price.
+
+        `served`: what answers on this machine in the place of the provider. Raises InputError when that is not here.
+        """
+        how: list[Any] = [self.read, self.cut] if self.read != "spoken" else []
+        how += [served.identity()] if served else []
         return json.dumps(["api", self.model, self.params, self.max_answer_tokens, *how], sort_keys=True)
 
 
@@ -131,6 +135,11 @@ class RecordedJuror(_Juror):
     path: Path
     """Relative to the panel file."""
 
+    @field_validator("path")
+    @classmethod
+    def _placed(cls, path: Path, info: ValidationInfo) -> Path:
+        return _beside(path, info)
+
     def identity(self) -> str:
         return json.dumps(["recorded", self.path.name])
 
@@ -147,11 +156,30 @@ class LocalModel(Record):
     threads: int | None = Field(default=None, ge=1)
     """Default: the physical cores, or what OMP_NUM_THREADS says."""
 
+    @field_validator("model")
+    @classmethod
+    def _placed(cls, model: str, info: ValidationInfo) -> str:
+        return model if model in CATALOGUE else str(_beside(model, info))
+
+    def identity(self) -> dict[str, Any]:
+        """What answers: a file, by its content where it is of the list, else by name and size; and its template."""
+        require_model(self.model)
+        base, path = listed(self.model), Path(self.model)
+        file = base.sha256 if base else f"{path.name}, {path.stat().st_size} bytes"
+        return {"served": file, "chat_format": self.chat_format}
+
 
 class PanelProvider(Provider):
     """An account at an API, or a model of this machine."""
 
     local: LocalModel | None = None
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> PanelProvider:
+        limits = ("key_env", "budget_usd", "requests_per_minute", "tokens_per_minute")
+        if self.local and (given := [name for name in limits if getattr(self, name) is not None]):
+            raise ValueError(f"{', '.join(given)}: not beside `local`, which has no account: name another provider")
+        return self
 
 
 Juror = Annotated[ApiJuror | LocalJuror | EndpointJuror | RecordedJuror, Field(discriminator="kind")]
@@ -219,7 +247,8 @@ class Panel(Record):
             if (len(cuts) or 1) + 1 != len(self.rubric.labels):
                 want = len(self.rubric.labels) - 1
                 raise ValueError(f"juror {juror.name!r}: rubric {self.rubric.name} needs {want} cuts, got {len(cuts)}")
-        if self.sequential and self.sequential.stop == "posterior" and None in (juror.sensitivity, juror.specificity):
+        weighed = self.sequential and self.sequential.stop == "posterior" and not juror.observer
+        if weighed and None in (juror.sensitivity, juror.specificity):
             raise ValueError(f"juror {juror.name!r}: stop: posterior needs its sensitivity and specificity")
 
     def _check_api(self, juror: ApiJuror) -> None:
@@ -228,9 +257,22 @@ class Panel(Record):
         if juror.cut is not None and (juror.read != "logits" or len(self.rubric.labels) != 2):
             raise ValueError(f"juror {juror.name!r}: cut is for read: logits and a rubric of two labels")
         local = self.providers[juror.provider].local
-        base = CATALOGUE.get(local.model) if local else None
-        if base and base.studies_only and not juror.observer:
+        if local and juror.price != Price():
+            raise ValueError(f"juror {juror.name!r}: a provider with `local` costs nothing: leave out price")
+        base = listed(local.model) if local and not juror.observer else None
+        if base and base.studies_only:
             raise ValueError(f"juror {juror.name!r}: {base.name} is under {base.licence}: say observer: true")
+
+    def identities(self, *, served: bool = False) -> dict[str, str]:
+        """Juror -> what it is. `served`: models of this machine answer in the place of their providers.
+
+        Raises InputError when one of these is not here.
+        """
+        found = {}
+        for juror in self.jurors:
+            local = self.providers[juror.provider].local if served and isinstance(juror, ApiJuror) else None
+            found[juror.name] = juror.identity(local) if isinstance(juror, ApiJuror) else juror.identity()
+        return found
 
     @property
     def deciding(self) -> frozenset[str]:
@@ -272,22 +314,11 @@ def load_panel(path: Path) -> Panel:
     path = shipped(path)
     raw = read_yaml(path, "panel", "configs/panels/local-mini.yaml", PanelError)
     try:
-        panel = Panel.model_validate(raw)
+        return Panel.model_validate(raw, context=path.parent)
     except ValidationError as error:
         raise PanelError(f"{path}: {first_problem(error)}") from error
-    providers = {name: _with_file(provider, path.parent) for name, provider in panel.providers.items()}
-    jurors = tuple(_placed(juror, path.parent) for juror in panel.jurors)
-    return panel.model_copy(update={"jurors": jurors, "providers": providers})
 
 
-def _with_file(provider: PanelProvider, folder: Path) -> PanelProvider:
-    local = provider.local
-    if local is None or local.model in CATALOGUE:
-        return provider
-    return provider.model_copy(update={"local": local.model_copy(update={"model": str(folder / local.model)})})
-
-
-def _placed(juror: Juror, folder: Path) -> Juror:
-    if isinstance(juror, RecordedJuror):
-        return juror.model_copy(update={"path": folder / juror.path})
-    return juror
+def _beside(path: str | Path, info: ValidationInfo) -> Path:
+    """Where a path of a panel file leads: `load_panel` says in which folder the file is."""
+    return Path(info.context or "") / path

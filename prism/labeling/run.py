@@ -21,12 +21,13 @@ from prism.errors import DataError, InputError
 from prism.labeling.jurors import make_jurors
 from prism.labeling.label_pairs import BadLine, Item, LabelPair, read_label_pairs
 from prism.labeling.labels import write_labels
-from prism.labeling.local import OnDemand, servers_for, turns
+from prism.labeling.local import served_clients, turns
 from prism.labeling.panel import Panel
 from prism.labeling.reports import LabelingReport, make_report
 from prism.labeling.store import Committer, Store
 from prism.labeling.voting import Known, PairCounts, RunState, Standing, Voting, work_through
 from prism.llm.allowance import Account, Allowance
+from prism.llm.chat import ChatClient
 from prism.outputs import require_folder, write_text
 
 OnBadLine = Literal["skip", "stop"]
@@ -53,18 +54,19 @@ async def label(
     """
     if on_bad_line == "stop":
         refuse_bad_lines(pairs)
-    servers = servers_for(panel, out / "servers") if start_local else {}
-    with open_store(panel, out) as store:
-        run = _Run(panel, store, servers, retry_failures=retry_failures, progress=progress)
+    served = served_clients(panel, out / "servers") if start_local else {}
+    with open_store(panel, out, served=start_local) as store:
+        run = _Run(panel, store, served, retry_failures=retry_failures, progress=progress)
         await run.run(lambda: first(read_label_pairs(pairs), limit))
         return conclude(panel, pairs, out, run.state, limit=limit, interrupted=run.interrupted)
 
 
 @contextlib.contextmanager
-def open_store(panel: Panel, out: Path) -> Iterator[Store]:
+def open_store(panel: Panel, out: Path, *, served: bool = False) -> Iterator[Store]:
     """The votes in `out`, with the panel's jurors on record; nobody else may label into `out` meanwhile.
 
-    Raises InputError when somebody does, PanelError when a juror's name means another one there.
+    `served`: models of this machine answer. Raises InputError when somebody does or such a model is not here,
+    PanelError when a juror's name means another one there.
     """
     from filelock import FileLock, Timeout
 
@@ -72,7 +74,7 @@ def open_store(panel: Panel, out: Path) -> Iterator[Store]:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0), contextlib.closing(Store(out / "votes.sqlite")) as store:
-            store.register(panel.rubric, {juror.name: juror.identity() for juror in panel.jurors})
+            store.register(panel.rubric, panel.identities(served=served))
             yield store
     except Timeout as error:
         raise InputError(f"another run is writing to {out}: wait for it, or choose another OUT") from error
@@ -120,17 +122,17 @@ class _Run:
         self,
         panel: Panel,
         store: Store,
-        servers: Mapping[str, OnDemand],
+        served: Mapping[str, ChatClient],
         *,
         retry_failures: bool,
         progress: Progress,
     ) -> None:
-        self._panel, self._servers = panel, servers
+        self._panel, self._served = panel, served
         self._retry_failures = retry_failures
         self._progress = progress
         self.state = RunState(PairCounts(), standings(panel, store), store)
         self._committer = Committer.for_store(store)
-        self._jurors = make_jurors(panel, accounts(panel, store), self._committer, servers)
+        self._jurors = make_jurors(panel, accounts(panel, store), self._committer, served)
         self._voting = Voting(panel, self._jurors, self._committer, self.state.standings, lambda: progress(self.state))
 
     @property
@@ -139,7 +141,7 @@ class _Run:
 
     async def run(self, read: Callable[[], Iterator[Item]]) -> None:
         """Ask about all items; `read` is called once for each turn of the jurors."""
-        waiting = turns(self._panel, self._servers)
+        waiting = turns(self._panel, self._served)
         try:
             for juror in self._jurors:
                 await juror.open()
@@ -147,7 +149,7 @@ class _Run:
                 while waiting and not self.interrupted:
                     asking = waiting.pop(0)
                     self._voting.turn(asking, frozenset().union(*waiting))
-                    self.state.asking = ", ".join(sorted(asking)) if self._servers else ""
+                    self.state.asking = ", ".join(sorted(asking)) if self._served else ""
                     await self._turn(asking, read())
         finally:
             for juror in self._jurors:
@@ -159,8 +161,8 @@ class _Run:
         try:
             await work_through(self._panel, lambda: self._work(items))
         finally:
-            for name in asking & self._servers.keys():
-                await self._servers[name].aclose()
+            for name in asking & self._served.keys():
+                await self._served[name].aclose()
 
     async def _work(self, items: Iterator[Item]) -> None:
         counts = self.state.counts

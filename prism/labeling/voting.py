@@ -92,7 +92,7 @@ class Voting:
         self.closed = False
         """Set it, and nothing new is asked."""
         self.not_asked = 0
-        """Votes that the stop rule made unnecessary."""
+        """Votes of deciding jurors that the stop rule made unnecessary."""
         self._asking = self._later = frozenset[str]()
         self._deciding = panel.deciding
         self._panel = panel
@@ -108,31 +108,34 @@ class Voting:
         self._asking, self._later, self.not_asked = asking, later, 0
 
     async def label(self, pair: LabelPair, known: Known) -> None:
-        """Ask those who have no vote in `known`, or as many of them as the verdict takes. Raises DataError."""
-        if self._panel.sequential:
-            await self._one_by_one(pair, known)
-            return
+        """Ask those who have no vote in `known`, or as many of them as the verdict takes. Raises DataError.
+
+        Observers are asked about every pair: those that others leave open are the hard ones alone.
+        """
+        in_order = self._deciding if self._panel.sequential else frozenset()
         async with asyncio.TaskGroup() as group:
             for juror in self._jurors:
-                if juror.name in self._asking - known.keys():
+                if juror.name in self._asking - known.keys() - in_order:
                     group.create_task(self._ask(juror, pair))
+            if in_order:
+                group.create_task(self._one_by_one(pair, known))
 
     async def _one_by_one(self, pair: LabelPair, known: Known) -> None:
         """In the panel's order, until the verdict stands."""
         labels: list[int | None] = []
         for place, juror in enumerate(self._jurors):
+            if juror.name not in self._deciding:
+                labels.append(None)
+                continue
             if juror.name in self._later - known.keys():
                 return
             label = known[juror.name][0] if juror.name in known else await self._ask(juror, pair)
-            labels.append(label if juror.name in self._deciding else None)
-            later = self._jurors[place + 1 :]
-            if self._rule(labels, sum(self._can_decide(other, known) for other in later)) is not None:
+            labels.append(label)
+            later = [other for other in self._jurors[place + 1 :] if other.name in self._deciding]
+            if self._rule(labels, sum(other.name in known or self._can_vote(other) for other in later)) is not None:
                 saved = (other for other in later if other.name not in known)
                 self.not_asked += sum(self._can_vote(other) for other in saved)
                 return
-
-    def _can_decide(self, juror: Juror, known: Known) -> bool:
-        return juror.name in self._deciding and (juror.name in known or self._can_vote(juror))
 
     def _can_vote(self, juror: Juror) -> bool:
         return not self._standings[juror.name].stopped

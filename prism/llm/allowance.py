@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import math
 import time
 from decimal import Decimal
@@ -52,6 +53,14 @@ def plain_address(url: str) -> str:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("a key does not belong in the address: name its environment variable in key_env")
     return url.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's, for itself alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Allowance(Protocol):

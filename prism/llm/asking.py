@@ -93,7 +93,7 @@ async def ask_all(
     async with asyncio.TaskGroup() as group:
         for _ in range(at_once):
             group.create_task(work_to_the_end())
-    stopped = next((str(error) for error in ended if isinstance(error, Stop)), None)
-    if ended and stopped is None:
-        raise ended[0]
+    if failed := next((error for error in ended if not isinstance(error, Stop)), None):
+        raise failed
+    stopped = str(ended[0]) if ended else None
     return Asked(answered=answered, undelivered=dict(undelivered), failures=failures, stopped=stopped)

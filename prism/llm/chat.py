@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from urllib.parse import urlsplit
 
 from prism.errors import in_one_line
-from prism.llm.allowance import Account, Allowance, Provider
+from prism.llm.allowance import Account, Allowance, Provider, is_loopback
 from prism.llm.classify import Caller, read_error
 from prism.llm.failures import BadAnswer, Evidence, KeyRefused, Stop, Unavailable, Undelivered
 from prism.llm.money import Price
@@ -69,7 +70,9 @@ class CallLog(Protocol):
         ...
 
 
-class _Request(NamedTuple):
+class ChatRequest(NamedTuple):
+    """One question, as it is sent."""
+
     model: str
     url: str
     headers: dict[str, str]
@@ -142,11 +145,11 @@ class ChatClient:
         price: Price,
         params: Mapping[str, Any],
         log: CallLog | None,
-    ) -> _Request:
+    ) -> ChatRequest:
         cleaned = [{name: clean(text) for name, text in message.items()} for message in messages]
         content = {"model": model, "messages": cleaned, self.provider.max_tokens_field: max_tokens, **params}
         most = Usage(prompt_tokens=most_tokens(cleaned), written_tokens=max_tokens)
-        return _Request(
+        return ChatRequest(
             model=model,
             url=f"{self.provider.base_url}/chat/completions",
             headers={"Content-Type": "application/json", **self._authorization()},
@@ -177,7 +180,7 @@ class ChatClient:
             raise KeyRefused(f"{self.name}: what is in {variable} is not a key: spaces or special characters in it")
         return {"Authorization": f"Bearer {key}"}
 
-    async def _attempt(self, request: _Request) -> Completion:
+    async def _attempt(self, request: ChatRequest) -> Completion:
         async with self._slots:
             await self._allowance.turn(request.estimate)
             if request.model in self._stopped:  # questions that waited while another learnt this
@@ -201,7 +204,7 @@ class ChatClient:
                 self._allowance.settle(request.most_usd, paid_usd)
             raise await self._believed(request, refusal, asked_at) from None
 
-    async def _believed(self, request: _Request, refusal: Undelivered | Stop, asked_at: float) -> Undelivered | Stop:
+    async def _believed(self, request: ChatRequest, refusal: Undelivered | Stop, asked_at: float) -> Undelivered | Stop:
         """What a refusal is: of the account, or of this text alone (see `Evidence`)."""
         evidence = self._evidence.setdefault(request.model, Evidence())
         found = await evidence.believed(refusal, asked_at, partial(self._try_harmless, request))
@@ -209,7 +212,7 @@ class ChatClient:
             self._stopped[request.model] = found
         return found
 
-    async def _try_harmless(self, request: _Request) -> Stop | Undelivered | None:
+    async def _try_harmless(self, request: ChatRequest) -> Stop | Undelivered | None:
         """Ask something nobody refuses, once. Returns how that failed; None when anything was answered."""
         if request.model in self._stopped:  # somebody else has learnt it meanwhile
             return self._stopped[request.model]
@@ -232,7 +235,7 @@ class ChatClient:
             await asked.log.failed("harmless question", paid_usd)
         return None
 
-    async def _lost(self, request: _Request, error: Undelivered | Stop) -> Decimal:
+    async def _lost(self, request: ChatRequest, error: Undelivered | Stop) -> Decimal:
         """Record an attempt that brought nothing; returns the most it may have cost."""
         charged_usd = request.most_usd if isinstance(error, Unavailable) and error.paid else Decimal(0)
         if isinstance(error, Unavailable) and error.retry_after_s is not None:
@@ -241,7 +244,7 @@ class ChatClient:
             await request.log.failed(error.kind, charged_usd)
         return charged_usd
 
-    async def _ask(self, request: _Request) -> Completion:
+    async def _ask(self, request: ChatRequest) -> Completion:
         status, headers, body = await self._post(request)
         if status != 200:
             raise read_error(self._caller, status, headers, body)
@@ -262,7 +265,7 @@ class ChatClient:
             first=reply.first,
         )
 
-    async def _post(self, request: _Request) -> tuple[int, Mapping[str, str], bytes]:
+    async def _post(self, request: ChatRequest) -> tuple[int, Mapping[str, str], bytes]:
         import httpx
 
         http = self._open()
@@ -290,7 +293,9 @@ class ChatClient:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.provider.concurrency)
             timeout = httpx.Timeout(None, connect=min(15.0, self.provider.timeout_s))
             encrypted = self.provider.base_url.startswith("https:")  # certificates take long to load
-            self._http = httpx.AsyncClient(limits=limits, timeout=timeout, verify=encrypted)
+            # No proxy stands between this machine and itself: it would ask its own.
+            here = is_loopback(urlsplit(self.provider.base_url).hostname or "")
+            self._http = httpx.AsyncClient(limits=limits, timeout=timeout, verify=encrypted, trust_env=not here)
         return self._http
 
     def _wait(self, state: RetryCallState) -> float:

@@ -11,6 +11,7 @@ read from there on.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -35,6 +36,10 @@ _ROOM_BYTES = 300 * 2**20
 """Beside the weights: what is computed, and the memory of a context of some thousand tokens."""
 _LOGITS_BYTES = 600 * 2**10
 """Of one token, where all are kept: 150,000 numbers."""
+_PASSED_ON = re.compile(
+    "(PATH|HOME|TMPDIR|LANG|LC_.*|LD_LIBRARY_PATH|PYTHON.*|VIRTUAL_ENV|OMP_.*|CUDA_.*|SYSTEMROOT)", re.IGNORECASE
+)
+"""Variables that a server needs. Others are settings to it, such as API_KEY, SSL_KEYFILE or LLAMA_ARG_HOST."""
 _POLL_S = 0.2
 
 
@@ -56,6 +61,8 @@ class Program(NamedTuple):
     ready: str
     """GET it: 200 once the model is there."""
     command: Callable[[Launch], list[str]]
+    keeps_logits: bool = False
+    """Of all tokens of a prompt, where any are asked for."""
 
 
 def _python_server(launch: Launch) -> list[str]:
@@ -77,7 +84,7 @@ def _llama_server(launch: Launch) -> list[str]:
 def find_program() -> Program:
     """llama-cpp-python's server, else llama.cpp's own. Raises InputError when neither is here."""
     if all(find_spec(name) for name in _NEEDED):
-        return Program("/v1/models", _python_server)
+        return Program("/v1/models", _python_server, keeps_logits=True)
     if shutil.which("llama-server"):
         return Program("/health", _llama_server)
     raise InputError(
@@ -123,7 +130,8 @@ class LocalServer:
     def require_memory(self) -> None:
         """Raises InputError when the model does not fit into what is free now; where that is not known, nothing."""
         launch, free = self._launch, self._available()
-        needed = launch.file.stat().st_size + _ROOM_BYTES + launch.logits * launch.context_tokens * _LOGITS_BYTES
+        kept_tokens = launch.context_tokens if launch.logits and self._program.keeps_logits else 0
+        needed = launch.file.stat().st_size + _ROOM_BYTES + kept_tokens * _LOGITS_BYTES
         if free is not None and free < needed:
             raise InputError(
                 f"{self.name} needs about {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free:"
@@ -156,8 +164,8 @@ class LocalServer:
             time.sleep(_POLL_S)
 
     def _environment(self) -> dict[str, str]:
-        """llama_cpp.server believes these more than its command line."""
-        ours = {name: value for name, value in os.environ.items() if name != "CONFIG_FILE"}
+        """llama_cpp.server believes its environment more than its command line: nothing of ours may be a setting."""
+        ours = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
         return {**ours, "HOST": "127.0.0.1", "PORT": str(self._launch.port)}
 
     def _ready(self) -> bool:
@@ -169,7 +177,7 @@ class LocalServer:
         import httpx
 
         with suppress(httpx.HTTPError, ValueError, KeyError, TypeError):
-            models = httpx.get(f"{base}/v1/models", timeout=2).json()["data"]
+            models = httpx.get(f"{base}/v1/models", timeout=2, trust_env=False).json()["data"]
             return any(model["id"] == self.name for model in models)
         return False
 
@@ -232,9 +240,9 @@ def free_port() -> int:
 
 
 def answers(url: str, path: str) -> bool:
-    """Whether GET `path` answers 200 within two seconds."""
+    """Whether GET `path` of a server on this machine answers 200 within two seconds; proxies are not asked."""
     import httpx
 
     with suppress(httpx.HTTPError):
-        return httpx.get(f"{url}{path}", timeout=2).status_code == 200
+        return httpx.get(f"{url}{path}", timeout=2, trust_env=False).status_code == 200
     return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -23,6 +24,10 @@ _OPENED = re.compile(rf"<(?:\w+:)?(?:{_THOUGHT})>|\[(?:{_THOUGHT})\]|\u25c1think
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>")
 _CONTROL = re.compile(r"<[|\uff5c][^<>|\uff5c]{1,40}[|\uff5c]>|</?s>|<(?:end|start)_of_turn>|<eos>|\[/?INST\]")
 """Tokens of chat templates, which some servers leave at the ends of an answer."""
+_ROUNDING = 1e-3
+"""So far above 0 a log-probability may come out."""
+_MOST_TOKENS = 2**40
+"""More than this is no count."""
 
 
 def own_words(text: str) -> str:
@@ -116,8 +121,10 @@ def _first_tokens(logprobs: object) -> dict[str, float] | None:
     found: dict[str, float] = {}
     for one in listed if isinstance(listed, list) else ():
         token, value = (one.get("token"), one.get("logprob")) if isinstance(one, dict) else (None, None)
-        if isinstance(token, str) and isinstance(value, int | float) and not math.isnan(value):
-            found[token] = max(float(value), found.get(token, -math.inf))
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        # Compared as it is: NaN is nowhere, and integers of JSON may be greater than any float.
+        if isinstance(token, str) and number and -sys.float_info.max <= value <= _ROUNDING:
+            found[token] = max(min(float(value), 0.0), found.get(token, -math.inf))
     return found or None
 
 
@@ -136,4 +143,4 @@ def _usage(counts: object) -> Usage | None:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS else None

@@ -1,0 +1,65 @@
+"""A model of this machine as a client like any other: its server starts at the first question and ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from anyio import to_thread
+
+from prism.errors import CheckpointError, EngineError, InputError
+from prism.llm.allowance import Provider
+from prism.llm.chat import ChatClient, ChatRequest, Completion, Messages
+from prism.llm.failures import Broken, Stop, Undelivered
+from prism.llm.local_server import LocalServer
+
+
+class ServedClient(ChatClient):
+    """Where nothing is asked, nothing is looked for, verified or started."""
+
+    def __init__(self, provider: Provider, make: Callable[[], LocalServer], *, name: str) -> None:
+        """`make`: the server, not started; it may raise CheckpointError or InputError for what it needs.
+
+        What `provider` says counts, except for its address.
+        """
+        super().__init__(provider, name=name)
+        self._make = make
+        self._starting = asyncio.Lock()
+        self._server: LocalServer | None = None
+        self._broken: Broken | None = None
+
+    async def complete(self, messages: Messages, **options: Any) -> Completion:
+        """As ChatClient; and Broken when the server does not come up, or as soon as it is gone."""
+        async with self._starting:
+            if self._broken:
+                raise self._broken
+            if self._server is None:
+                await self._start()
+        return await super().complete(messages, **options)
+
+    async def _start(self) -> None:
+        try:
+            self._server = await to_thread.run_sync(self._make)
+            await to_thread.run_sync(self._server.start, abandon_on_cancel=True)
+        except (CheckpointError, EngineError, InputError) as error:
+            self._broken = Broken(str(error))
+            raise self._broken from None
+        self.provider = self.provider.model_copy(update={"base_url": self._server.url})
+
+    async def _attempt(self, request: ChatRequest) -> Completion:
+        """No second attempt at a server that is gone."""
+        try:
+            return await super()._attempt(request)
+        except (Stop, Undelivered):
+            problem = self._server.gone() if self._server else None
+            if problem is None:
+                raise
+            self._broken = Broken(f"{problem}; what it answered is kept, and the same command goes on")
+            raise self._broken from None
+
+    async def aclose(self) -> None:
+        """Ends the server, too."""
+        await super().aclose()
+        if self._server:
+            await to_thread.run_sync(self._server.end)
