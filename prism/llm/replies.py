@@ -121,9 +121,10 @@ def _first_tokens(logprobs: object) -> dict[str, float] | None:
     found: dict[str, float] = {}
     for one in listed if isinstance(listed, list) else ():
         token, value = (one.get("token"), one.get("logprob")) if isinstance(one, dict) else (None, None)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not isinstance(token, str) or not isinstance(value, int | float) or isinstance(value, bool):
+            continue
         # Compared as it is: NaN is nowhere, and integers of JSON may be greater than any float.
-        if isinstance(token, str) and number and -sys.float_info.max <= value <= _ROUNDING:
+        if -sys.float_info.max <= value <= _ROUNDING:
             found[token] = max(min(float(value), 0.0), found.get(token, -math.inf))
     return found or None
 
