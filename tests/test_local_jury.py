@@ -114,7 +114,7 @@ def test_the_environment_does_not_move_it(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_too_little_memory_is_said_before_anything_starts(tmp_path: Path) -> None:
-    """By hand: 1,000 bytes of model and 300 MiB beside it; with logits 4,096 times 600 KiB more, where they are kept."""
+    """By hand: 1,000 bytes of model and 300 MiB beside it; with logits 4,096 times 600 KiB more, where kept."""
     file = model(tmp_path)
     server(tmp_path, file, available=lambda: 301 * 2**20).require_memory()
     server(tmp_path, file, available=lambda: None).require_memory()

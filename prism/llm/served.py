@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,10 @@ from prism.llm.allowance import Provider
 from prism.llm.chat import ChatClient, ChatRequest, Completion, Messages
 from prism.llm.failures import Broken, Stop, Undelivered
 from prism.llm.local_server import LocalServer
+
+_DYING_S = 3.0
+"""A server that does not take a connection, or breaks one, is mostly ending: so long until that is seen."""
+_POLL_S = 0.02
 
 
 class ServedClient(ChatClient):
@@ -51,12 +56,21 @@ class ServedClient(ChatClient):
         """No second attempt at a server that is gone."""
         try:
             return await super()._attempt(request)
-        except (Stop, Undelivered):
-            problem = self._server.gone() if self._server else None
+        except (Stop, Undelivered) as error:
+            problem = await self._gone(_DYING_S if error.kind == "connection" else 0.0)
             if problem is None:
                 raise
             self._broken = Broken(f"{problem}; what it answered is kept, and the same command goes on")
             raise self._broken from None
+
+    async def _gone(self, within_s: float) -> str | None:
+        """How the server ended; None when it still lives after so long."""
+        until = time.monotonic() + within_s
+        while self._server:
+            if (problem := self._server.gone()) or time.monotonic() >= until:
+                return problem
+            await asyncio.sleep(_POLL_S)
+        return None
 
     async def aclose(self) -> None:
         """Ends the server, too."""
