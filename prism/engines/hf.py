@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionLayer
@@ -34,23 +33,12 @@ from prism.engines.budget import (
 )
 from prism.engines.decode import Decoder, LanguageModel, out_of_memory, pad
 from prism.engines.model_thread import Check, ModelThread
-from prism.engines.prefix import can_attend_apart, prefix_cache, reads_prefix_apart
+from prism.engines.passes import PackedPass, PaddedPass, Pass, Prefix, Prompt
+from prism.engines.prefix import can_attend_apart
 from prism.engines.row import shared_length
 from prism.errors import DocumentError, EngineError
 
-_WIDTHS = 32
-"""Batches are as wide as a multiple of this: matrix kernels are made once for every shape, which takes longer than a
-few positions more."""
-
-
-class _Prefix(NamedTuple):
-    tokens: int
-    cache: Any | None
-    apart: bool = False
-    """Read where it is; else put in front of every row."""
-
-
-_Part = tuple[list[tuple[int, ...]], Tensor | DocumentError]
+_Part = tuple[list[Prompt], Tensor | DocumentError]
 """Prompts, and their label logits [B, 2] on the device, or why there are none."""
 
 
@@ -71,6 +59,8 @@ class HfEngine:
         max_batch_tokens: int | None = None,
         speculate: bool | None = None,
         share_prefix: bool | None = None,
+        packed: bool = False,
+        compiled: bool = False,
         threads: int | None = None,
     ) -> None:
         """`label_ids`: (yes, no). `max_batch_tokens`: rows times tokens held at once, prefix and answer included;
@@ -78,6 +68,10 @@ class HfEngine:
 
         `share_prefix`: compute what all prompts begin with once; None: where that pays (`budget.prefix_pays`). On a GPU
         True also reads it in place, by flash attention, which no GPU has run yet: `make gpu-check` compares both.
+        `packed`: score rows one after another instead of padded to one width. `compiled`: those, with the layers made
+        for this card by torch.compile, minutes at the start; no prefix is shared then. Both are for many documents on
+        GPUs; no GPU has run them yet either. Raises EngineError for a model or a machine that cannot.
+
         `speculate`: draft tokens from the text's own past; None: wherever the model can take a wrong draft back.
         `threads`: of the CPU, while this engine computes; None: the processors this process is given.
         """
@@ -95,6 +89,10 @@ class HfEngine:
         shape = self._model.config, self._model.dtype, self._model.device
         self._max_batch_tokens = max_batch_tokens or score_tokens(*shape)
         self._share_prefix = share_prefix
+        self._pass: Pass | None = PaddedPass(self._model)
+        if packed or compiled:
+            compiler = functools.partial(torch.compile, dynamic=False) if compiled else None
+            self._pass = PackedPass(self._model, self._max_batch_tokens, compiler)
         self._decoder = functools.partial(
             Decoder,
             stop_ids=stop_ids,
@@ -120,40 +118,40 @@ class HfEngine:
 
     async def aclose(self) -> None:
         """Stop the work under way, wait for the worker to leave, free the model. Calling twice is harmless."""
-        self._model = None
+        self._model = self._pass = None
         await self._worker.aclose()
 
     # -- on the worker thread
 
-    def _live(self) -> LanguageModel:
-        if self._model is None:
+    def _live(self) -> tuple[LanguageModel, Pass]:
+        if self._model is None or self._pass is None:
             raise EngineError("the engine was closed while this call waited for its turn")
-        return self._model
+        return self._model, self._pass
 
     @torch.inference_mode()
     def _write(self, requests: list[WriteRequest], check: Check, emit: Emit) -> None:
         with devices.threads(self._threads):
-            for piece in self._decoder(self._live()).write(requests, check):
+            for piece in self._decoder(self._live()[0]).write(requests, check):
                 emit(piece)
 
     @torch.inference_mode()
-    def _score(self, prompts: list[tuple[int, ...]], check: Check) -> ScoreOutput:
+    def _score(self, prompts: list[Prompt], check: Check) -> ScoreOutput:
         """Equal prompts are computed once."""
-        model = self._live()
-        known: dict[tuple[int, ...], LabelLogits | DocumentError] = {}
-        fitting: dict[tuple[int, ...], None] = {}
+        model, way = self._live()
+        known: dict[Prompt, LabelLogits | DocumentError] = {}
+        fitting: dict[Prompt, None] = {}
         for ids in prompts:
             if problem := unscorable(ids, model.context):
                 known[ids] = problem
             else:
                 fitting[ids] = None
-        on_card = model.device.type == "cuda"
         with devices.threads(self._threads):
-            prefix = self._fill_prefix(model, list(fitting))
+            prefix = self._fill_prefix(model, way, list(fitting))
+            free = prefix.tokens if prefix.apart and model.device.type == "cuda" else 0
             parts = [
                 part
-                for batch in self._batches(list(fitting), prefix.tokens if on_card and prefix.apart else 0)
-                for part in self._score_batch(model, batch, prefix, check)
+                for batch in way.batches(fitting, free, self._max_batch_tokens)
+                for part in self._score_batch(way, batch, prefix, check)
             ]
             known |= _read(parts)
         labels = [known[ids] for ids in prompts]
@@ -162,42 +160,30 @@ class HfEngine:
         computed = prefix.tokens + sum(len(ids) - prefix.tokens for ids in fitting)
         return ScoreOutput(labels, cached_tokens=asked - computed if fitting else 0)
 
-    def _fill_prefix(self, model: LanguageModel, prompts: list[tuple[int, ...]]) -> _Prefix:
+    def _fill_prefix(self, model: LanguageModel, way: Pass, prompts: list[Prompt]) -> Prefix:
         shared = shared_length(prompts) if model.layer_kinds <= {DynamicLayer, LinearAttentionLayer} else 0
         on_card = model.device.type != "cpu"
         apart = model.slotted and model.attention == "sdpa" and not (on_card and self._share_prefix is None)
         apart = apart and can_attend_apart(model.device, model.dtype, head_size(model.config))
         cost = CPU_PREFIX if model.device.type == "cpu" else APART_PREFIX if apart else JOINED_PREFIX
         pays = prefix_pays(shared, [len(ids) for ids in prompts], cost)
-        if not shared or not (pays if self._share_prefix is None else self._share_prefix):
-            return _Prefix(0, None)
+        wanted = pays if self._share_prefix is None else self._share_prefix
+        if not shared or not wanted or not way.reads_prefix(apart):
+            return Prefix(0, None)
         cache = DynamicCache(config=model.config)
         try:
             model.hidden(pad([prompts[0][:shared]], model.pad_id, model.device), cache=cache)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            return _Prefix(0, None)
-        return _Prefix(shared, cache, apart)
+            return Prefix(0, None)
+        return Prefix(shared, cache, apart)
 
-    def _batches(self, prompts: list[tuple[int, ...]], free: int) -> Iterator[list[tuple[int, ...]]]:
-        """Longest first, so that the rows of a batch need little padding. `free`: tokens of each that take nothing."""
-        batch: list[tuple[int, ...]] = []
-        for ids in sorted(prompts, key=len, reverse=True):
-            if batch and (len(batch[0]) - free) * (len(batch) + 1) > self._max_batch_tokens:
-                yield batch
-                batch = []
-            batch.append(ids)
-        if batch:
-            yield batch
-
-    def _score_batch(
-        self, model: LanguageModel, prompts: list[tuple[int, ...]], prefix: _Prefix, check: Check
-    ) -> list[_Part]:
+    def _score_batch(self, way: Pass, prompts: list[Prompt], prefix: Prefix, check: Check) -> list[_Part]:
         """Halves the batch when memory runs out, down to single prompts. Does not wait for the device."""
         check()
         try:
-            return [(prompts, self._label_logits(model, prompts, prefix))]
+            return [(prompts, self._label_logits(way(prompts, prefix)))]
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -206,41 +192,18 @@ class HfEngine:
             return [(prompts, DocumentError(problem))]
         middle = len(prompts) // 2
         return [
-            *self._score_batch(model, prompts[:middle], prefix, check),
-            *self._score_batch(model, prompts[middle:], prefix, check),
+            *self._score_batch(way, prompts[:middle], prefix, check),
+            *self._score_batch(way, prompts[middle:], prefix, check),
         ]
 
-    def _label_logits(self, model: LanguageModel, prompts: list[tuple[int, ...]], prefix: _Prefix) -> Tensor:
-        """[B, 2]. Right-padding without a mask is exact: in a causal model nothing after a row's last token reaches it.
-
-        Only the last token of a row is multiplied with the labels, in fp32.
-        """
-        ids, last = padded([ids[prefix.tokens :] for ids in prompts], model.pad_id, _WIDTHS)
-        ids_BT, last_B = sent(ids, model.device), sent(last, model.device)
-        hidden_BTH = _after_prefix(model, ids_BT, prefix)
-        last_BH = hidden_BTH[torch.arange(len(prompts), device=model.device), last_B].float()
-        return last_BH @ self._label_rows_2H.T + self._label_bias_2
+    def _label_logits(self, last_BH: Tensor) -> Tensor:
+        """[B, 2]: the last token of each row is multiplied with the labels only, in fp32."""
+        return last_BH.float() @ self._label_rows_2H.T + self._label_bias_2
 
 
-def padded(rows: Sequence[Sequence[int]], pad_id: int, multiple: int) -> tuple[Tensor, Tensor]:
-    """Ragged ids -> [B, T], padded on the right, T a multiple of `multiple`; and the place of each row's last, [B]."""
-    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    width = -(-int(lengths.max()) // multiple) * multiple
-    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
-    ids[np.arange(width) < lengths[:, None]] = np.fromiter(
-        itertools.chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum())
-    )
-    return torch.from_numpy(ids), torch.from_numpy(lengths - 1)
-
-
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """On the device; to a GPU without waiting until it is there."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def _read(parts: Sequence[_Part]) -> dict[tuple[int, ...], LabelLogits | DocumentError]:
+def _read(parts: Sequence[_Part]) -> dict[Prompt, LabelLogits | DocumentError]:
     """What was found for each prompt. The only place where scoring waits for the device."""
-    known: dict[tuple[int, ...], LabelLogits | DocumentError] = {}
+    known: dict[Prompt, LabelLogits | DocumentError] = {}
     computed = [(prompts, found) for prompts, found in parts if isinstance(found, Tensor)]
     for prompts, found in parts:
         if isinstance(found, DocumentError):
@@ -250,14 +213,3 @@ def _read(parts: Sequence[_Part]) -> dict[tuple[int, ...], LabelLogits | Documen
         asked = itertools.chain.from_iterable(prompts for prompts, _ in computed)
         known |= {ids: LabelLogits(yes, no) for ids, (yes, no) in zip(asked, logits, strict=True)}
     return known
-
-
-def _after_prefix(model: LanguageModel, ids_BT: Tensor, prefix: _Prefix) -> Tensor:
-    """Hidden states [B, T, H] of rows that go on after the prefix, if there is one."""
-    if prefix.cache is None:
-        return model.hidden(ids_BT)
-    cache = prefix_cache(prefix.cache, len(ids_BT), joined=not prefix.apart)
-    if not prefix.apart:
-        return model.hidden(ids_BT, cache=cache)
-    with reads_prefix_apart(model.config):
-        return model.hidden(ids_BT, cache=cache, prefix=cache.layers)

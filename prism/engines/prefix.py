@@ -13,7 +13,8 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import repeat_kv
 
-_NAME = "prism_shared_prefix"
+APART = "prism_shared_prefix"
+"""`attend_apart`, for transformers' `_attn_implementation`."""
 
 
 class PrefixLayer(DynamicLayer):  # type: ignore[misc]
@@ -47,10 +48,10 @@ def prefix_cache(filled: Any, rows: int, joined: bool) -> Cache:
 
 
 @contextmanager
-def reads_prefix_apart(config: Any) -> Iterator[None]:
-    """Inside, the model of `config` attends by `attend_apart`; pass it `prefix=cache.layers`."""
+def attends_by(config: Any, name: str) -> Iterator[None]:
+    """Inside, the model of `config` attends in another way than it was loaded with."""
     before = config._attn_implementation
-    config._attn_implementation = _NAME
+    config._attn_implementation = name
     try:
         yield
     finally:
@@ -76,14 +77,14 @@ def attend_apart(
     B, heads, T, D = query.shape
     shared = prefix[module.layer_idx]
     rows = query.transpose(1, 2).reshape(1, B * T, heads, D).transpose(1, 2)
-    past, past_lse = _flash(rows, shared.keys, shared.values, False, scaling)
-    own, own_lse = _flash(query, key, value, True, scaling)
+    past, past_lse = flash(rows, shared.keys, shared.values, False, scaling)
+    own, own_lse = flash(query, key, value, True, scaling)
     weight = torch.sigmoid(past_lse.reshape(heads, B, T).transpose(0, 1) - own_lse).unsqueeze(-1).to(own.dtype)
     mixed = torch.lerp(own, past.transpose(1, 2).reshape(B, T, heads, D).transpose(1, 2), weight)
     return mixed.transpose(1, 2), None
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> tuple[Tensor, Tensor]:
+def flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> tuple[Tensor, Tensor]:
     """Attention [B, heads, T, D] and the log-sum-exps of its scores [B, heads, T]."""
     if query.device.type == "cuda":  # knows groups of heads that share keys
         out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
@@ -107,4 +108,4 @@ def can_attend_apart(device: torch.device, dtype: torch.dtype, head: int) -> boo
     return fits and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-AttentionInterface.register(_NAME, attend_apart)
+AttentionInterface.register(APART, attend_apart)
