@@ -35,8 +35,8 @@ def test_every_section_measures_and_nothing_fails(tmp_path: Path) -> None:
     assert sections["correctness"]["tiny Qwen3, fp32, written"]["equal"] == 4
     assert sections["training"]["gradients, torch.float32"]["relative_difference"] == 0.0
     # 12 prompts share 60 tokens, which are computed once.
-    assert sections["scoring"]["Qwen3-0.6B, 60 shared: engine, prefix"]["cached_tokens"] == 11 * 60
-    assert sections["scoring"]["Qwen3-0.6B, 60 shared: engine, no prefix"]["cached_tokens"] == 0
+    assert sections["scoring"]["Qwen3-0.6B, 60 shared: engine, packed, prefix read once"]["cached_tokens"] == 11 * 60
+    assert sections["scoring"]["Qwen3-0.6B, 60 shared: engine, packed"]["cached_tokens"] == 0
     for texts in (2, 4):
         assert sections["writing"][f"{texts} texts: engine"]["as_generate"] == texts
     assert "| 135M LoRA: trainer |" in (tmp_path / "report.md").read_text(encoding="utf-8")

@@ -75,9 +75,18 @@ def test_packed_rows_by_hand() -> None:
     batch = pack([[7, 8, 9], [4]], pad_id=0, first=10)
     assert batch.ids.tolist() == [[7, 8, 9, 4]]
     assert batch.positions.tolist() == [[10, 11, 12, 10]]
-    assert batch.ends.tolist() == [0, 3, 4]
+    assert batch.ends.tolist() == [0, 3, 4, 4]  # nothing to fill up
     assert batch.ends.dtype is torch.int32  # as the kernel wants it
     assert batch.last.tolist() == [2, 3]
+    assert batch.longest == 3
+
+
+def test_filled_up_to_a_multiple_by_hand() -> None:
+    batch = pack([[7], [4]], pad_id=0, multiple=5)
+    assert batch.ids.tolist() == [[7, 4, 0, 0, 0]]
+    assert batch.ends.tolist() == [0, 1, 2, 5]
+    assert batch.positions.tolist() == [[0, 0, 0, 1, 2]]
+    assert batch.last.tolist() == [0, 1]
     assert batch.longest == 3
 
 

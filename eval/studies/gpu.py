@@ -40,6 +40,14 @@ PLAIN_TOKENS = 65_536
 PEAKS_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
 """Dense bf16, by the makers' data sheets (SXM)."""
 MOST_ROUNDS = 3
+WAYS: dict[str, dict[str, Any]] = {
+    "prefix read once": {"share_prefix": True},
+    "no prefix": {"share_prefix": False},
+    "packed": {"packed": True, "share_prefix": False},
+    "packed, prefix read once": {"packed": True, "share_prefix": True},
+    "compiled": {"compiled": True},
+}
+"""What the engine may be told; compiling takes a CPU too long for a tiny check."""
 _FIRST_CHARACTER = 0x20000
 Figures = dict[str, Any]
 
@@ -259,9 +267,11 @@ def _agree(task: Task, name: str, truth: Any) -> None:
     for short, dtype in copies.items():
         model = made(type(truth), truth.config, dtype, device())
         model.load_state_dict(state)
-        for way, shares in (("prefix read once", True), ("no prefix", False)):
+        for way, options in WAYS.items():
             what = f"{name}, {short}, {way}"
-            found = task.tried(what, partial(by_engine, engine_of(model, share_prefix=shares), prompts))
+            if options.get("compiled") and (task.tiny or short == "fp32"):
+                continue
+            found = task.tried(what, partial(_by_new_engine, model, prompts, options))
             if found is not None:
                 gap = max(abs(a - b) for a, b in zip(found[0], expected, strict=True))
                 task.row(what, largest_score_difference=gap, within=gap < (1e-3 if short == "fp32" else 0.1))
@@ -269,6 +279,10 @@ def _agree(task: Task, name: str, truth: Any) -> None:
         again = task.tried(what, partial(written, engine_of(model), prompts[:4], 24))
         if again is not None:
             task.row(what, texts=len(texts), equal=sum(a == b for a, b in zip(again, texts, strict=True)))
+
+
+def _by_new_engine(model: Any, prompts: Sequence[Sequence[int]], options: Figures) -> tuple[list[float], int]:
+    return by_engine(engine_of(model, **options), prompts)
 
 
 def _load_mini(task: Task, dtype: Any, where: str) -> Any:
@@ -298,8 +312,13 @@ def scoring(task: Task) -> None:
         by_padding(model, prompts[: count // 4])  # warms up
         part.tried(f"{name}: warm-up", partial(by_engine, engine_of(model), prompts[: count // 4]))
         ways: dict[str, Callable[[], Any]] = {f"{name}: plain padded pass": partial(by_padding, model, prompts)}
-        for words, shares in (("", None), (", no prefix", False), (", prefix", True)):
-            ways[f"{name}: engine{words}"] = partial(by_engine, engine_of(model, share_prefix=shares), prompts)
+        for way, options in {"as it comes": {}, **WAYS}.items():
+            if tiny and options.get("compiled"):
+                continue
+            what = f"{name}: engine, {way}"
+            engine = part.tried(what, partial(engine_of, model, **options))
+            if engine is not None:
+                ways[what] = partial(by_engine, engine, prompts)
         in_turns(part, ways, partial(_speed, model, prompts))
 
 

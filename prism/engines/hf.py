@@ -33,7 +33,7 @@ from prism.engines.budget import (
 )
 from prism.engines.decode import Decoder, LanguageModel, out_of_memory, pad
 from prism.engines.model_thread import Check, ModelThread
-from prism.engines.passes import PackedPass, PaddedPass, Pass, Prefix, Prompt
+from prism.engines.passes import PackedPass, PaddedPass, Pass, Prefix, Prompt, packable
 from prism.engines.prefix import can_attend_apart
 from prism.engines.row import shared_length
 from prism.errors import DocumentError, EngineError
@@ -59,7 +59,7 @@ class HfEngine:
         max_batch_tokens: int | None = None,
         speculate: bool | None = None,
         share_prefix: bool | None = None,
-        packed: bool = False,
+        packed: bool | None = None,
         compiled: bool = False,
         threads: int | None = None,
     ) -> None:
@@ -68,9 +68,10 @@ class HfEngine:
 
         `share_prefix`: compute what all prompts begin with once; None: where that pays (`budget.prefix_pays`). On a GPU
         True also reads it in place, by flash attention, which no GPU has run yet: `make gpu-check` compares both.
-        `packed`: score rows one after another instead of padded to one width. `compiled`: those, with the layers made
-        for this card by torch.compile, minutes at the start; no prefix is shared then. Both are for many documents on
-        GPUs; no GPU has run them yet either. Raises EngineError for a model or a machine that cannot.
+        `packed`: score rows one after another instead of padded to the longest; None: on a CPU, wherever the model can
+        (`packed.can_pack`). `compiled`: those, with layers made for this machine by torch.compile, minutes at the
+        start; no prefix is shared then. On GPUs both wait for a first run, by `make gpu-check`. Raises EngineError for
+        a model or a machine that cannot.
 
         `speculate`: draft tokens from the text's own past; None: wherever the model can take a wrong draft back.
         `threads`: of the CPU, while this engine computes; None: the processors this process is given.
@@ -90,6 +91,8 @@ class HfEngine:
         self._max_batch_tokens = max_batch_tokens or score_tokens(*shape)
         self._share_prefix = share_prefix
         self._pass: Pass | None = PaddedPass(self._model)
+        if packed is None:
+            packed = on_cpu and packable(self._model)
         if packed or compiled:
             compiler = functools.partial(torch.compile, dynamic=False) if compiled else None
             self._pass = PackedPass(self._model, self._max_batch_tokens, compiler)

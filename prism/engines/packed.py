@@ -60,12 +60,18 @@ class Packed(NamedTuple):
     """[B]: where the last token of each given row is."""
 
 
-def pack(rows: Sequence[Sequence[int]], pad_id: int, first: int = 0, shapes: Shapes | None = None) -> Packed:
-    """Rows of ids, none empty, whose positions begin at `first`; with `shapes` filled up by rows of padding."""
+def pack(
+    rows: Sequence[Sequence[int]], pad_id: int, first: int = 0, shapes: Shapes | None = None, multiple: int = 1
+) -> Packed:
+    """Rows of ids, none empty, whose positions begin at `first`. Filled up by rows of padding: to one of the `shapes`,
+    else to a `multiple` of tokens."""
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     last = lengths.cumsum() - 1
     longest = int(lengths.max())
-    if shapes is not None:
+    if shapes is None:
+        lengths = np.append(lengths, -lengths.sum() % multiple)
+        longest = max(longest, int(lengths[-1]))
+    else:
         longest = max(shapes.least_longest, _power_of_two(longest))
         lengths = _filled(lengths, longest, shapes)
     ends = np.concatenate([[0], lengths.cumsum()])

@@ -20,8 +20,8 @@ from prism.engines.prefix import APART, attends_by, prefix_cache
 from prism.errors import EngineError, in_one_line
 
 _WIDTHS = 32
-"""Batches are as wide as a multiple of this: matrix kernels are made once for every shape, which takes longer than a
-few positions more."""
+"""Batches are as wide, or as long, as a multiple of this: matrix kernels are made once for every shape, which takes
+longer than a few positions more."""
 _PARTS = (64, 8, 1)
 """Sizes of a compiled batch, as parts of the largest: ten documents are not to cost as much as a thousand."""
 _USUAL = 512
@@ -99,7 +99,7 @@ class PackedPass:
 
         Raises EngineError where rows would see each other, and where the compiler does not work.
         """
-        if not can_pack(model.config) or model.attention != "sdpa":
+        if not packable(model):
             raise EngineError(
                 f"rows packed together would see each other in {model.config.model_type} with {model.attention}"
                 " attention: leave `packed` and `compiled` off"
@@ -107,6 +107,7 @@ class PackedPass:
         self._model = model
         self._by_kernel = knows_rows(model.device, model.dtype, head_size(model.config))
         self._shapes = Shapes(tuple(most // part for part in _PARTS)) if compiler else None
+        self._multiple = _WIDTHS if model.device.type == "cpu" else 1
         self._layers = [compiler(layer) for layer in model.body.layers] if compiler else []
         for size in self._shapes.tokens if self._shapes else ():
             self._warm_up(size)
@@ -130,7 +131,7 @@ class PackedPass:
     def __call__(self, prompts: Sequence[Prompt], prefix: Prefix) -> Tensor:
         model = self._model
         rows = [ids[prefix.tokens :] for ids in prompts]
-        batch = pack(rows, model.pad_id, prefix.tokens, self._shapes)
+        batch = pack(rows, model.pad_id, prefix.tokens, self._shapes, self._multiple)
         shared = {} if prefix.cache is None else {"prefix": prefix.cache.layers}
         with attends_by(model.config, PACKED):
             hidden_1TH = (self._by_layers if self._layers else model.hidden)(
@@ -163,6 +164,11 @@ class PackedPass:
                 f"torch.compile does not work here ({in_one_line(error)}): leave `compiled` off, or install a C"
                 " compiler and triton"
             ) from error
+
+
+def packable(model: LanguageModel) -> bool:
+    """Whether its rows can be packed: see `can_pack`."""
+    return can_pack(model.config) and model.attention == "sdpa"
 
 
 def padded(rows: Sequence[Sequence[int]], pad_id: int, multiple: int) -> tuple[Tensor, Tensor]:
