@@ -49,9 +49,10 @@ def scoring(setting: ways.Setting) -> dict[str, Prepare]:
         "float32, batches of 16": partial(ways.padded, setting, "float32"),
         "float32, CrossEncoder.predict": partial(ways.cross_encoder, setting, "float32"),
         "bfloat16, CrossEncoder.predict": partial(ways.cross_encoder, setting, "bfloat16"),
-        "float32, engine, shared prefix": partial(ways.by_engine, setting, "float32"),
-        "bfloat16, engine, shared prefix": partial(ways.by_engine, setting, "bfloat16"),
-        "int8, engine, shared prefix": partial(ways.by_engine, setting, "int8"),
+        "float32, engine, rows padded": partial(ways.by_engine, setting, "float32", packed=False),
+        "float32, engine": partial(ways.by_engine, setting, "float32"),
+        "bfloat16, engine": partial(ways.by_engine, setting, "bfloat16"),
+        "int8, engine": partial(ways.by_engine, setting, "int8"),
         **packed,
     }
 

@@ -85,7 +85,7 @@ class Work(NamedTuple):
     writes: list[list[int]]
     setting: Setting
 
-    def engine(self, speculate: bool | None = None) -> HfEngine:
+    def engine(self, speculate: bool | None = None, packed: bool | None = None) -> HfEngine:
         """`decode` is one character per token, so that texts compare as tokens."""
         return HfEngine(
             self.model,
@@ -95,6 +95,7 @@ class Work(NamedTuple):
             pad_id=0,
             decode=_decode_apart,
             speculate=speculate,
+            packed=packed,
             threads=self.setting.threads,
         )
 
@@ -216,10 +217,10 @@ def cross_encoder(setting: Setting, dtype: Dtype) -> Callable[[], list[float]]:
     return lambda: encoder.predict(pairs, prompt=instruction, show_progress_bar=False).tolist()
 
 
-def by_engine(setting: Setting, dtype: Dtype) -> Callable[[], list[float]]:
-    """Engine `hf`: the shared prefix once, rows sorted by length."""
+def by_engine(setting: Setting, dtype: Dtype, packed: bool | None = None) -> Callable[[], list[float]]:
+    """Engine `hf`: the shared prefix once, rows one after another; `packed` False: padded to the longest."""
     asked = work(setting, dtype)
-    engine = asked.engine()
+    engine = asked.engine(packed=packed)
 
     def run() -> list[float]:
         labels = asyncio.run(engine.score(asked.prompts)).labels
