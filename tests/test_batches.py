@@ -113,6 +113,11 @@ def test_an_item_is_cut_without_the_items_before_it():
     last = steps[99]
     assert Counting.looked_at == 4
     assert sum(len(batch["queries"]) for batch in last["batches"]) == 4
+    # Of two processes one looks at what the other computes too: it knows the totals without asking.
+    steps = steps_of(speaking(schedule, Losses()), rows, 0, processes=2)
+    Counting.looked_at = 0
+    assert steps[99]["totals"]["distill"] == 8
+    assert Counting.looked_at == 8
 
 
 def speaking(schedule: Schedule, losses: Losses) -> Recipe:

@@ -304,11 +304,11 @@ def test_collator_packs_without_padding(template):
     first, second = (len(row.input_ids) for row in made)
     assert batch["input_ids"].tolist() == [[*made[0].input_ids, *made[1].input_ids]]
     assert batch["position_ids"].tolist() == [[*range(first), *range(second)]]
-    for row, start, place in zip(made, (0, first), batch["score_positions"].tolist(), strict=True):
+    for row, start, place in zip(made, (0, first), batch["score_places"].tolist(), strict=True):
         assert place == start + row.label_position - 1
         assert batch["input_ids"][0, place + 1].item() == template.yes_id
-    assert batch["labels"][0, first].item() == IGNORED
-    assert batch["score_rows"].tolist() == [0, 0]
+    assert first - 1 not in batch["target_places"].tolist()  # nothing is predicted from another row
+    assert batch["target_ids"].tolist() == [token for row in made for token in row.labels.tolist() if token != IGNORED]
 
 
 def test_collator_pads_right(template):
@@ -319,11 +319,30 @@ def test_collator_pads_right(template):
     batch = collator(0)(made)
     longest = max(len(row.input_ids) for row in made)
     assert batch["input_ids"].shape == (2, longest)
-    assert batch["attention_mask"].sum(1).tolist() == [len(row.input_ids) for row in made]
-    for index, row in enumerate(made):
-        position = batch["score_positions"][index].item()
-        assert batch["input_ids"][index, position + 1].item() == template.yes_id
-        assert (batch["labels"][index, len(row.input_ids) :] == IGNORED).all()
+    ids = batch["input_ids"].flatten()
+    for index, (row, place) in enumerate(zip(made, batch["score_places"].tolist(), strict=True)):
+        assert place == index * longest + row.label_position - 1
+        assert ids[place + 1].item() == template.yes_id
+        assert set(batch["input_ids"][index, len(row.input_ids) :].tolist()) <= {0}
+    assert batch["target_ids"].tolist() == ids[batch["target_places"] + 1].tolist()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_batches_say_what_is_predicted_where_by_hand(packed):
+    """Rows of 4 and 3 tokens, labels at 2 and 1; the second row has no teacher, and its label counts."""
+    made = [
+        Row(np.array([5, 6, 7, 8], np.int32), 2, 0.5, 1, np.array([0.0, 2.0], np.float32)),
+        Row(np.array([3, 4, 9], np.int32), 1, math.nan, 1, np.array([1.0, 0.5], np.float32)),
+    ]
+    batch = collator(0, packed=packed)(made)
+    assert batch["input_ids"].tolist() == ([[5, 6, 7, 8, 3, 4, 9]] if packed else [[5, 6, 7, 8], [3, 4, 9, 0]])
+    assert (batch["score_places"].tolist(), batch["teacher_scores"].tolist()) == ([1], [0.5])
+    # Both rows begin at a multiple of 4. Token 8 is predicted at place 2, 4 at 4, 9 at 5.
+    assert batch["target_places"].tolist() == [2, 4, 5]
+    assert batch["target_ids"].tolist() == [8, 4, 9]
+    assert batch["target_weights"].tolist() == [2.0, 1.0, 0.5]
+    counted = {"distill": 1, "distill_ce": 1, "distill_logit": 1, "margin": 0, "listwise": 0, "sft": 3.5, "tokens": 7}
+    assert batch["counts"] == counted
 
 
 def test_records_round_trip_and_name_the_bad_line(tmp_path):

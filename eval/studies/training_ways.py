@@ -29,7 +29,7 @@ from prism.training.distill import DistillTrainer, body, loss_terms, output_rows
 from prism.training.dry_run import training_flops
 from prism.training.model import adapted
 from prism.training.optimizer import build_optimizer
-from prism.training.recipe import TERMS, Lora, Recipe
+from prism.training.recipe import Lora, Recipe
 from prism.training.rows import IGNORED, Row, Rows
 from prism.training.setup import arguments
 from studies import gpu
@@ -166,10 +166,9 @@ def by_bare_loop(model: Any, recipe: Recipe, rows: Rows) -> None:
     model.train()
     steps = steps_of(recipe, rows, pad_id=0)
     for number in range(len(steps)):
-        batches = steps[number]["batches"]
-        totals = {term: sum(batch["counts"][term] for batch in batches) for term in TERMS}
-        for batch in batches:
-            loss_of(model, recipe, batch, gpu.device(), totals).backward()
+        item = steps[number]
+        for batch in item["batches"]:
+            loss_of(model, recipe, batch, gpu.device(), item["totals"]).backward()
         torch.nn.utils.clip_grad_norm_(free, recipe.optimizer.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -182,7 +181,8 @@ def loss_of(
     inputs = {k: v.to(where, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
     packed = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
     hidden_BTH = body(model)(input_ids=inputs["input_ids"], use_cache=False, **packed).last_hidden_state
-    terms = loss_terms(hidden_BTH, output_rows(model), inputs, list(gpu.LABELS), recipe.losses)
+    labels = torch.tensor(gpu.LABELS, device=where)
+    terms = loss_terms(hidden_BTH, output_rows(model), inputs, labels, recipe.losses)
     share = {name: batch["counts"][name] / totals[name] if totals and totals[name] else 1.0 for name in terms}
     return sum(share[name] * getattr(recipe.losses, name) * term for name, term in terms.items())
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prism.errors import DataError
-from prism.training.losses import comparable_pairs
-from prism.training.recipe import Recipe
-from prism.training.rows import IGNORED, Row, Rows
+from prism.training.recipe import TERMS, Recipe
+from prism.training.rows import Row, Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,11 +113,40 @@ Cut = Callable[[Order, int], list[Order]]
 """(rows of a process in a step, how many batches at least) -> batches."""
 
 
+class Item(dict[str, Any]):
+    """What a process computes in an optimizer step: "batches" of tensors; "totals": what the terms of all processes are
+    means over.
+
+    Between processes it travels as arrays: tensors would take a file each, and a process may open only so many.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _item, ([_converted(batch, _array) for batch in self["batches"]], self["totals"])
+
+
+def _item(batches: list[dict[str, Any]], totals: dict[str, float]) -> Item:
+    return Item(batches=[_converted(batch, _tensor) for batch in batches], totals=totals)
+
+
+def _converted(batch: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
+    return {name: value if isinstance(value, dict) else convert(value) for name, value in batch.items()}
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return tensor.numpy()  # type: ignore[no-any-return]
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    import torch
+
+    return torch.from_numpy(array)
+
+
 class Steps:
     """A data set whose items are what a process computes in an optimizer step, cut into batches when asked for.
 
-    Item number `step` x `processes` + `process`: {"batches": [tensors]}. A run resumes at any item without looking at
-    those before it, and every process finds the same batches by itself.
+    Item number `step` x `processes` + `process`. A run resumes at any item without looking at those before it, and
+    every process finds by itself what all of them compute: nothing is asked around.
     """
 
     def __init__(
@@ -131,19 +160,30 @@ class Steps:
     def __len__(self) -> int:
         return -(-len(self.arranged) // self._share)
 
-    def __getitem__(self, item: int) -> dict[str, Any]:
-        return {"batches": [self._collate([self.rows[index] for index in batch]) for batch in self.batches(item)]}
+    def __getitem__(self, item: int) -> Item:
+        step = self._step(item)
+        collated = [self._collate(self._rows_at(batch)) for batch in step[item % self._processes]]
+        found = [batch["counts"] for batch in collated]
+        for process, batches in enumerate(step):
+            if process != item % self._processes:
+                found += [counts(self._rows_at(batch)) for batch in batches]
+        return Item(batches=collated, totals={name: sum(one[name] for one in found) for name in TERMS})
 
     def batches(self, item: int) -> list[Order]:
         """The rows of each batch. All processes have equally many in a step: none waits for one that is done."""
+        return self._step(item)[item % self._processes]
+
+    def _step(self, item: int) -> list[list[Order]]:
+        """The batches of every process in the step of this item. Raises IndexError beyond the last one."""
         if not 0 <= item < len(self):
             raise IndexError(f"item {item} of {len(self)}")
-        if self._processes == 1:
-            return self._cut(self._rows_of(item), 1)
         first = item - item % self._processes
         shares = [self._rows_of(number) for number in range(first, first + self._processes)]
         most = max(len(self._cut(some, 1)) for some in shares)
-        return self._cut(shares[item - first], most)
+        return [self._cut(some, most) for some in shares]
+
+    def _rows_at(self, batch: Order) -> list[Row]:
+        return [self.rows[index] for index in batch]
 
     def _rows_of(self, item: int) -> Order:
         return self.arranged[item * self._share : (item + 1) * self._share]
@@ -210,76 +250,69 @@ def _one_more(batches: list[list[int]], members: dict[int, list[int]], units: Se
 def collator(pad_id: int, *, packed: bool = False) -> Collate:
     """Rows into a batch: padded on the right, or (`packed`) one after another in a single sequence [1, T].
 
-    `score_rows` and `score_positions` say where in the batch the logits that give the score are: one place before the
-    label. Packed rows are told apart by their `position_ids`, which begin at 0 in each. `counts`: what each term of the
-    loss is a mean over.
+    Which rows and tokens count is known here, so what a device gets are places: it never has to look for them, which
+    would make this process wait for it. Places are those of hidden states [B, T, H] taken as [B x T, H].
+
+    `score_places`, `teacher_scores`, `queries` [D]: rows with a teacher; the logits that give the score stand one place
+    before the label. `target_places`, `target_ids`, `target_weights` [N]: what is predicted where, and what it counts.
+    Packed rows are told apart by their `position_ids`, which begin at 0 in each. `counts`: what each term of the loss
+    is a mean over, and tokens.
     """
     return functools.partial(_batch, _pack if packed else functools.partial(_pad, pad_id))
 
 
-def _batch(shape: Collate, rows: Sequence[Row]) -> dict[str, Any]:
-    batch = {**shape(rows), **_targets(rows)}
-    return {**batch, "counts": counts(batch)}
+Shape = Callable[[Sequence[Row]], tuple[dict[str, NDArray[Any]], NDArray[np.int64]]]
+"""rows -> (arrays for the model, the place [B] at which each row begins)."""
 
 
-def counts(batch: dict[str, Tensor]) -> dict[str, float]:
-    """What each term is a mean over: rows with a teacher, pairs of a query, queries, weights of targets."""
-    distilled = ~batch["teacher_scores"].isnan()
-    pairs_BB = comparable_pairs(batch["queries"][distilled])
+def _batch(shape: Shape, rows: Sequence[Row]) -> dict[str, Any]:
+    arrays, starts = shape(rows)
+    arrays |= _distilled(rows, starts) | _targets(rows, starts)
+    return {**_converted(arrays, _tensor), "counts": counts(rows)}
+
+
+def counts(rows: Sequence[Row]) -> dict[str, float]:
+    """What each term is a mean over: rows with a teacher, pairs of a query, queries, weights of targets; and tokens."""
+    sizes = Counter(row.query for row in rows if not np.isnan(row.teacher_score)).values()
     return {
-        **dict.fromkeys(("distill", "distill_ce", "distill_logit"), float(distilled.sum())),
-        "margin": float(pairs_BB.sum()),
-        # Of several rows of a query the first has one after it and none before it.
-        "listwise": float((pairs_BB.any(1) & ~pairs_BB.any(0)).sum()),
-        "sft": float(batch["label_weights"].double().sum()),
+        **dict.fromkeys(("distill", "distill_ce", "distill_logit"), float(sum(sizes))),
+        "margin": float(sum(size * (size - 1) // 2 for size in sizes)),
+        "listwise": float(sum(size > 1 for size in sizes)),
+        "sft": float(sum(row.weights.sum(dtype=np.float64) for row in rows)),
+        "tokens": float(sum(len(row.input_ids) for row in rows)),
     }
 
 
-def _pad(pad_id: int, rows: Sequence[Row]) -> dict[str, Tensor]:
-    import torch
-
-    sizes = np.array([len(row.input_ids) for row in rows])
-    positions = np.array([row.label_position for row in rows])
-    ids_BT = np.full((len(rows), sizes.max()), pad_id, dtype=np.int64)
-    weights_BT = np.zeros(ids_BT.shape, dtype=np.float32)
+def _pad(pad_id: int, rows: Sequence[Row]) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+    longest = max(len(row.input_ids) for row in rows)
+    ids_BT = np.full((len(rows), longest), pad_id, dtype=np.int64)
     for index, row in enumerate(rows):
-        ids_BT[index, : sizes[index]] = row.input_ids
-        weights_BT[index, positions[index] : sizes[index]] = row.weights
-    return {
-        "input_ids": torch.from_numpy(ids_BT),
-        "attention_mask": torch.from_numpy((np.arange(sizes.max()) < sizes[:, None]).astype(np.int64)),
-        "labels": torch.from_numpy(np.where(weights_BT > 0, ids_BT, IGNORED)),
-        "label_weights": torch.from_numpy(weights_BT),
-        "score_rows": torch.arange(len(rows)),
-        "score_positions": torch.from_numpy(positions - 1),
-    }
+        ids_BT[index, : len(row.input_ids)] = row.input_ids
+    return {"input_ids": ids_BT}, np.arange(len(rows), dtype=np.int64) * longest
 
 
-def _pack(rows: Sequence[Row]) -> dict[str, Tensor]:
-    import torch
-
+def _pack(rows: Sequence[Row]) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
     sizes = np.array([len(row.input_ids) for row in rows])
     starts = np.cumsum(sizes) - sizes
-    positions = starts + np.array([row.label_position for row in rows])
     ids_T = np.concatenate([row.input_ids for row in rows]).astype(np.int64)
-    weights_T = np.zeros(len(ids_T), dtype=np.float32)  # 0 at the start of each row: nothing is predicted from another
-    for row, position in zip(rows, positions, strict=True):
-        weights_T[position : position + len(row.weights)] = row.weights
+    positions_T = np.arange(len(ids_T)) - np.repeat(starts, sizes)
+    return {"input_ids": ids_T[None], "position_ids": positions_T[None]}, starts
+
+
+def _distilled(rows: Sequence[Row], starts: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    found = [(start, row) for start, row in zip(starts, rows, strict=True) if not np.isnan(row.teacher_score)]
     return {
-        "input_ids": torch.from_numpy(ids_T)[None],
-        "attention_mask": torch.ones(1, len(ids_T), dtype=torch.long),
-        "position_ids": torch.from_numpy(np.arange(len(ids_T)) - np.repeat(starts, sizes))[None],
-        "labels": torch.from_numpy(np.where(weights_T > 0, ids_T, IGNORED))[None],
-        "label_weights": torch.from_numpy(weights_T)[None],
-        "score_rows": torch.zeros(len(rows), dtype=torch.long),
-        "score_positions": torch.from_numpy(positions - 1),
+        "score_places": np.array([start + row.label_position - 1 for start, row in found], dtype=np.int64),
+        "teacher_scores": np.array([row.teacher_score for _, row in found], dtype=np.float32),
+        "queries": np.array([row.query for _, row in found], dtype=np.int64),
     }
 
 
-def _targets(rows: Sequence[Row]) -> dict[str, Tensor]:
-    import torch
-
+def _targets(rows: Sequence[Row], starts: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    counted = [np.flatnonzero(row.weights) for row in rows]
+    parts = list(zip(starts, rows, counted, strict=True))
     return {
-        "queries": torch.from_numpy(np.array([row.query for row in rows], dtype=np.int64)),
-        "teacher_scores": torch.from_numpy(np.array([row.teacher_score for row in rows], dtype=np.float32)),
+        "target_places": np.concatenate([start + row.label_position - 1 + at for start, row, at in parts]),
+        "target_ids": np.concatenate([row.input_ids[row.label_position + at] for _, row, at in parts]).astype(np.int64),
+        "target_weights": np.concatenate([row.weights[at] for _, row, at in parts]),
     }

@@ -55,7 +55,7 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         """`steps`: what is trained on. `assess` measures the model whenever the arguments ask for an evaluation."""
         from datasets import Dataset
 
-        self._label_ids = list(label_ids)
+        self._label_ids = torch.tensor(label_ids, device=kwargs["args"].device)
         self._weights = weights
         self._recipe = settings
         self._assess = assess
@@ -71,6 +71,7 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         for parameter, data in trained:
             if parameter.dtype is not data.dtype:  # adapters beside four bits, which `SFTTrainer` rounds to bf16
                 parameter.data = data.to(parameter.device)
+        self._parameters = self.model.num_parameters(exclude_embeddings=True)
         # Trainer then hands the totals of a whole optimizer step on, and leaves the division to us.
         self.model_accepts_loss_kwargs = True
         body(self.model).register_forward_hook(self._catch)
@@ -92,7 +93,7 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         output.loss = sum(getattr(self._weights, name) * term for name, term in counted.items())
         for name, term in counted.items():
             self._terms[name] += term.detach()
-        self._terms["tokens"] += inputs["attention_mask"].sum()
+        self._terms["tokens"] += inputs["counts"]["tokens"]
         return output
 
     def _shares(self, inputs: dict[str, Any], totals: dict[str, float] | None) -> dict[str, float]:
@@ -109,14 +110,10 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         return int(self.train_dataset.step_size)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
-        """The batches of an optimizer step, and how many rows, pairs, queries and targets all processes have in it."""
+        """The items of an optimizer step, and how many rows, pairs, queries and targets all processes have in it."""
         samples = list(islice(epoch_iterator, num_batches))
         self._terms["steps"] += 1
-        found = [batch["counts"] for sample in samples for batch in sample["batches"]]
-        own = torch.tensor([sum(one[name] for one in found) for name in TERMS], dtype=torch.float64)
-        if self.accelerator.num_processes > 1:
-            own = self.accelerator.reduce(own.to(device), "sum")
-        return samples, dict(zip(TERMS, own.tolist(), strict=True))
+        return samples, {name: sum(sample["totals"][name] for sample in samples) for name in TERMS}
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """The batches that the rows of a step were cut into; the gradients of processes are joined once."""
@@ -128,7 +125,8 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return sum(super(DistillTrainer, self).floating_point_ops(batch) for batch in inputs["batches"])
+        """As Trainer counts them; it walks through the whole model for every batch."""
+        return 6 * self._parameters * sum(batch["input_ids"].numel() for batch in inputs["batches"])
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         if self.optimizer is None:  # type: ignore[has-type]  # Trainer's constructor has set it
@@ -225,22 +223,25 @@ class _TimeLimit(TrainerCallback):  # type: ignore[misc]  # transformers' types 
 
 
 def loss_terms(
-    hidden_BTH: Tensor, head_VH: Tensor, inputs: dict[str, Tensor], label_ids: list[int], weights: Losses
+    hidden_BTH: Tensor, head_VH: Tensor, inputs: dict[str, Tensor], label_ids: Tensor, weights: Losses
 ) -> dict[str, Tensor]:
-    """The unweighted terms of one batch that count at all, each a differentiable scalar."""
+    """The unweighted terms of one batch that count at all, each a differentiable scalar.
+
+    `inputs` is what `batches.collator` makes, `label_ids` a tensor [2] of (yes, no) on the device of the rest.
+    """
     wanted = {name for name in TERMS if getattr(weights, name) > 0}
-    teacher_B = inputs["teacher_scores"]
-    distilled = ~teacher_B.isnan()
-    score_hidden_BH = hidden_BTH[inputs["score_rows"], inputs["score_positions"]]
-    label_logits_B2 = score_hidden_BH.float() @ head_VH[label_ids].float().T
-    student, teacher, query = label_logits_B2[distilled], teacher_B[distilled], inputs["queries"][distilled]
-    terms = {name: loss(student, teacher) for name, loss in _POINTWISE.items() if name in wanted}
-    terms |= {name: loss(student, teacher, query) for name, loss in _BY_QUERY.items() if name in wanted}
+    places = [inputs["score_places"], inputs["target_places"]] if "sft" in wanted else [inputs["score_places"]]
+    # One gather for all: its gradient is as large as the hidden states.
+    picked_KH = hidden_BTH.flatten(0, 1).index_select(0, torch.cat(places))
+    score_hidden_DH, target_hidden_NH = picked_KH.split([len(places[0]), len(picked_KH) - len(places[0])])
+    terms: dict[str, Tensor] = {}
+    if wanted != {"sft"}:
+        student = score_hidden_DH.float() @ head_VH[label_ids].float().T
+        teacher, query = inputs["teacher_scores"], inputs["queries"]
+        terms |= {name: loss(student, teacher) for name, loss in _POINTWISE.items() if name in wanted}
+        terms |= {name: loss(student, teacher, query) for name, loss in _BY_QUERY.items() if name in wanted}
     if "sft" in wanted:
-        targets_BT = inputs["labels"][:, 1:]
-        chosen = targets_BT != IGNORED
-        weight_N = inputs["label_weights"][:, 1:][chosen]
-        terms["sft"] = token_cross_entropy(hidden_BTH[:, :-1][chosen], head_VH, targets_BT[chosen], weight_N)
+        terms["sft"] = token_cross_entropy(target_hidden_NH, head_VH, inputs["target_ids"], inputs["target_weights"])
     return terms
 
 

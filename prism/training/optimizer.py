@@ -31,14 +31,18 @@ class MasterAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         if closure is not None:
             raise ValueError("closures are not supported: call backward first, then step()")
-        for parameter, master in self.masters:
-            if master is not parameter:
-                master.grad = None if parameter.grad is None else parameter.grad.float()
+        copied = [(parameter, master) for parameter, master in self.masters if master is not parameter]
+        moved = [(parameter.grad, master) for parameter, master in copied if parameter.grad is not None]
+        if moved:
+            gradients = [torch.empty_like(master) for _, master in moved]
+            torch._foreach_copy_(gradients, [gradient for gradient, _ in moved])
+            for gradient, (_, master) in zip(gradients, moved, strict=True):
+                master.grad = gradient
         self.inner.step()
-        for parameter, master in self.masters:
-            if master is not parameter:
-                parameter.copy_(master)
-                master.grad = None
+        if copied:
+            torch._foreach_copy_([parameter for parameter, _ in copied], [master for _, master in copied])
+        for _, master in copied:
+            master.grad = None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for parameter, master in self.masters:
@@ -73,7 +77,11 @@ def build_optimizer(model: nn.Module, settings: Settings) -> MasterAdamW:
         {"params": decayed, "weight_decay": settings.weight_decay},
     ]
     adamw = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=settings.lr, betas=settings.betas, eps=settings.eps
+        [group for group in groups if group["params"]],
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=all(master.is_cuda for _, _, master in trained) or None,
     )
     return MasterAdamW([(parameter, master) for _, parameter, master in trained], adamw)
 
