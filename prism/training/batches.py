@@ -133,7 +133,7 @@ def _converted(batch: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
-    return tensor.numpy()  # type: ignore[no-any-return]
+    return tensor.numpy()
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

@@ -71,7 +71,7 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         for parameter, data in trained:
             if parameter.dtype is not data.dtype:  # adapters beside four bits, which `SFTTrainer` rounds to bf16
                 parameter.data = data.to(parameter.device)
-        self._parameters = self.model.num_parameters(exclude_embeddings=True)
+        self._parameters: int = self.model.num_parameters(exclude_embeddings=True)
         # Trainer then hands the totals of a whole optimizer step on, and leaves the division to us.
         self.model_accepts_loss_kwargs = True
         body(self.model).register_forward_hook(self._catch)
@@ -126,7 +126,8 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """As Trainer counts them; it walks through the whole model for every batch."""
-        return 6 * self._parameters * sum(batch["input_ids"].numel() for batch in inputs["batches"])
+        places = sum(int(batch["input_ids"].numel()) for batch in inputs["batches"])
+        return 6 * self._parameters * places
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         if self.optimizer is None:  # type: ignore[has-type]  # Trainer's constructor has set it
@@ -233,7 +234,7 @@ def loss_terms(
     places = [inputs["score_places"], inputs["target_places"]] if "sft" in wanted else [inputs["score_places"]]
     # One gather for all: its gradient is as large as the hidden states.
     picked_KH = hidden_BTH.flatten(0, 1).index_select(0, torch.cat(places))
-    score_hidden_DH, target_hidden_NH = picked_KH.split([len(places[0]), len(picked_KH) - len(places[0])])
+    score_hidden_DH, target_hidden_NH = torch.tensor_split(picked_KH, [len(places[0])])
     terms: dict[str, Tensor] = {}
     if wanted != {"sft"}:
         student = score_hidden_DH.float() @ head_VH[label_ids].float().T
