@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,10 +182,14 @@ def loss_of(
     inputs = {k: v.to(where, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
     packed = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
     hidden_BTH = body(model)(input_ids=inputs["input_ids"], use_cache=False, **packed).last_hidden_state
-    labels = torch.tensor(gpu.LABELS, device=where)
-    terms = loss_terms(hidden_BTH, output_rows(model), inputs, labels, recipe.losses)
+    terms = loss_terms(hidden_BTH, output_rows(model), inputs, _labels(where), recipe.losses)
     share = {name: batch["counts"][name] / totals[name] if totals and totals[name] else 1.0 for name in terms}
     return sum(share[name] * getattr(recipe.losses, name) * term for name, term in terms.items())
+
+
+@cache
+def _labels(where: torch.device) -> torch.Tensor:
+    return torch.tensor(gpu.LABELS, device=where)
 
 
 def by_trainer(model: Any, recipe: Recipe, rows: Rows) -> None:
