@@ -34,6 +34,7 @@ def test_every_section_measures_and_nothing_fails(tmp_path: Path) -> None:
     # On a CPU the device's fp32 is the reference's own arithmetic: the same texts, the same gradients.
     assert sections["correctness"]["tiny Qwen3, fp32, written"]["equal"] == 4
     assert sections["training"]["gradients, torch.float32"]["relative_difference"] == 0.0
+    assert sections["training"]["waits in a batch"]["waits"] is None  # a CPU has no other device to wait for
     # 12 prompts share 60 tokens, which are computed once.
     assert sections["scoring"]["Qwen3-0.6B, 60 shared: engine, packed, prefix read once"]["cached_tokens"] == 11 * 60
     assert sections["scoring"]["Qwen3-0.6B, 60 shared: engine, packed"]["cached_tokens"] == 0

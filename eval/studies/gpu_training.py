@@ -1,7 +1,8 @@
-"""The section `training` of `eval/gpu_check.py`: our trainer beside a bare loop on the same batches, and gradients."""
+"""The section `training` of `eval/gpu_check.py`: the trainer by a bare loop on the same batches; gradients; waits."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -49,10 +50,30 @@ def _check_gradients(task: gpu.Task, recipe: Recipe) -> None:
         task.row(f"gradients, {dtype}", relative_difference=gap, within=gap < most)
 
 
+def _count_waits(task: gpu.Task, recipe: Recipe) -> None:
+    """How often a batch, there and back, makes this process wait for the GPU, and where; on a CPU there is none."""
+    config, where = gpu.tiny_qwen3(), gpu.device()
+    model = gpu.made(Qwen3ForCausalLM, config, gpu.dtype_here(), where)
+    batch = collator(0)(list(random_rows(8, config.vocab_size, 40, 80)))
+    loss_of(model, recipe, batch, where).backward()
+    if where.type != "cuda":
+        return task.row("waits in a batch", waits=None, where="no GPU")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            loss_of(model, recipe, batch, where).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [f"{Path(one.filename).name}:{one.lineno}" for one in found if "synchronizing" in str(one.message)]
+    return task.row("waits in a batch", waits=len(waits), where=", ".join(waits))
+
+
 def training(task: gpu.Task) -> None:
     """Tokens a second of LoRA training on mini's architecture, and gradients against fp32 on the CPU."""
     both, plain = recipe_of(task.tiny, Losses()), recipe_of(task.tiny, Losses(distill=0.0, sft=1.0))
     task.tried("gradients", partial(_check_gradients, task, both))
+    task.tried("waits in a batch", partial(_count_waits, task, both))
     made = random_rows(*((16, 600, 20, 40) if task.tiny else (1024, 49152, 170, 370)))
     first = Rows.of([made[number] for number in range(both.schedule.batch_size)])
     tokens = int(made.lengths.sum())
