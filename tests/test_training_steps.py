@@ -28,7 +28,7 @@ from test_trainer import (  # noqa: F401  (a fixture)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prism.template import PRISM, Template
-from prism.training.batches import Item, Steps, collator
+from prism.training.batches import StepItem, Steps, collator
 from prism.training.distill import loss_terms
 from prism.training.optimizer import build_optimizer
 from prism.training.recipe import TERMS, Losses, Optimizer, load_recipe
@@ -154,7 +154,7 @@ def test_an_item_travels_without_files(tiny_tokenizer):
     before = len(os.listdir("/proc/self/fd"))
     found = ForkingPickler.loads(ForkingPickler.dumps(item))
     assert len(os.listdir("/proc/self/fd")) == before
-    assert isinstance(found, Item)
+    assert isinstance(found, StepItem)
     assert found["totals"] == item["totals"]
     assert len(found["batches"]) == 8
     for one, two in zip(found["batches"], item["batches"], strict=True):

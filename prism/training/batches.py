@@ -113,7 +113,7 @@ Cut = Callable[[Order, int], list[Order]]
 """(rows of a process in a step, how many batches at least) -> batches."""
 
 
-class Item(dict[str, Any]):
+class StepItem(dict[str, Any]):
     """What a process computes in an optimizer step: "batches" of tensors; "totals": what the terms of all processes are
     means over.
 
@@ -124,8 +124,8 @@ class Item(dict[str, Any]):
         return _item, ([_converted(batch, _array) for batch in self["batches"]], self["totals"])
 
 
-def _item(batches: list[dict[str, Any]], totals: dict[str, float]) -> Item:
-    return Item(batches=[_converted(batch, _tensor) for batch in batches], totals=totals)
+def _item(batches: list[dict[str, Any]], totals: dict[str, float]) -> StepItem:
+    return StepItem(batches=[_converted(batch, _tensor) for batch in batches], totals=totals)
 
 
 def _converted(batch: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
@@ -160,14 +160,14 @@ class Steps:
     def __len__(self) -> int:
         return -(-len(self.arranged) // self._share)
 
-    def __getitem__(self, item: int) -> Item:
+    def __getitem__(self, item: int) -> StepItem:
         step = self._step(item)
         collated = [self._collate(self._rows_at(batch)) for batch in step[item % self._processes]]
         found = [batch["counts"] for batch in collated]
         for process, batches in enumerate(step):
             if process != item % self._processes:
                 found += [counts(self._rows_at(batch)) for batch in batches]
-        return Item(batches=collated, totals={name: sum(one[name] for one in found) for name in TERMS})
+        return StepItem(batches=collated, totals={name: sum(one[name] for one in found) for name in TERMS})
 
     def batches(self, item: int) -> list[Order]:
         """The rows of each batch. All processes have equally many in a step: none waits for one that is done."""
