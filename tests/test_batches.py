@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_trainer import example, recipe, trainer_for, weights  # noqa: F401  (a fixture)
 
+from prism.engines.packed import PACKED
+from prism.engines.prefix import attends_by
 from prism.template import PRISM, Template
 from prism.training.batches import Steps, collator, deal, filled, steps_of, token_batches
 from prism.training.dataset import make_row
@@ -155,13 +157,14 @@ def step(tiny_tokenizer, tiny_qwen3, tmp_path):
     trainer = trainer_for(tiny_tokenizer, model, tmp_path, Losses(**dict.fromkeys(TERMS, 1.0)))
     rows = Rows.of(rows_for(Template(PRISM, tiny_tokenizer)))
 
-    def gradient(batches: list[list[int]], packed: bool = False) -> dict[str, torch.Tensor]:
+    def gradient(batches: list[list[int]], packed: str = "") -> dict[str, torch.Tensor]:
         cut = [np.array(batch) for batch in batches]
-        collate = collator(0, packed=packed)
+        collate = collator(0, packed=bool(packed))
         (sample,) = Steps(rows, np.arange(8), share=8, cut=lambda some, least: cut, collate=collate)
         model.zero_grad()
         samples, totals = trainer.get_batch_samples(iter([sample]), 1, torch.device("cpu"))
-        trainer.training_step(model, samples[0], totals)
+        with attends_by(model.config, PACKED if packed == "ours" else "sdpa"):
+            trainer.training_step(model, samples[0], totals)
         return {name: p.grad.clone() for name, p in model.named_parameters()}
 
     return trainer, rows, gradient
@@ -172,9 +175,9 @@ def test_the_gradient_does_not_depend_on_the_batches(step):
     trainer, rows, gradient = step
     whole = gradient([list(range(8))])
     scale = {name: value.abs().max().item() for name, value in whole.items()}
-    for packed in (False, True):
+    for packed in ("", "by positions", "ours"):
         for budget in (400, 700):
-            cut = token_batches(rows.lengths.tolist(), budget, packed=packed, units=rows.queries.tolist())
+            cut = token_batches(rows.lengths.tolist(), budget, packed=bool(packed), units=rows.queries.tolist())
             assert len({len(batch) for batch in cut}) > 1 or len(cut) == len(set(rows.queries.tolist()))
             found = gradient(cut, packed)
             for name, value in whole.items():

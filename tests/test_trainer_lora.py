@@ -197,7 +197,7 @@ def test_unknown_targets_are_named(recipe):
 def test_packing_is_refused_where_it_leaks(tmp_path, tiny_qwen35, tiny_tokenizer):
     tiny_qwen35.save_pretrained(tmp_path / "base")
     tiny_tokenizer.save_pretrained(tmp_path / "base")
-    with pytest.raises(RecipeError, match="leak into each other in a qwen3_5"):
+    with pytest.raises(RecipeError, match="leak into each other in this qwen3_5"):
         train(written(tmp_path, tmp_path / "base"), overrides=["schedule.packing=true"])
 
 

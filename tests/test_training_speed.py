@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from prism.training.model import attention_of
 from prism.training.recipe import Data, Losses, Model, Optimizer, Recipe, Schedule
 from studies import training_ways as ways
 from studies.training_speed import BARE, BOTH, SFT_ONLY, Rounds, lines, markdown, shares
@@ -36,7 +37,8 @@ def test_the_bare_loop_trains_what_the_trainer_trains(packing):
     start = ways.random_model(ways.Size.TINY, ways.Kind.FULL, torch.float32, "eager").state_dict()
     found = []
     for way in (ways.by_bare_loop, ways.by_trainer):
-        model = ways.random_model(ways.Size.TINY, ways.Kind.FULL, torch.float32, "eager")
+        attention = attention_of(recipe.schedule)
+        model = ways.random_model(ways.Size.TINY, ways.Kind.FULL, torch.float32, attention)
         way(model, recipe, rows)
         found.append(model.state_dict())
     assert all(torch.equal(found[0][name], found[1][name]) for name in start)

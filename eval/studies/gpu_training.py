@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, Qwen3ForCausalLM
 
+from prism.engines.prefix import attends_by
 from prism.training.batches import collator
-from prism.training.model import adapted
+from prism.training.distill import unwrapped
+from prism.training.model import adapted, attention_of
 from prism.training.recipe import Data, Lora, Losses, Model, Recipe, Schedule
 from prism.training.rows import Rows
 from studies import gpu
@@ -69,6 +71,12 @@ def _count_waits(task: gpu.Task, recipe: Recipe) -> None:
     return task.row("waits in a batch", waits=len(waits), where=", ".join(waits))
 
 
+def _packed(model: Any, recipe: Recipe, rows: Rows) -> None:
+    schedule = recipe.schedule.model_copy(update={"packing": True})
+    with attends_by(unwrapped(model).config, attention_of(schedule)):
+        by_trainer(model, recipe.model_copy(update={"schedule": schedule}), rows)
+
+
 def training(task: gpu.Task) -> None:
     """Tokens a second of LoRA training on mini's architecture, and gradients against fp32 on the CPU."""
     both, plain = recipe_of(task.tiny, Losses()), recipe_of(task.tiny, Losses(distill=0.0, sft=1.0))
@@ -93,5 +101,6 @@ def training(task: gpu.Task) -> None:
         "135M LoRA: bare loop": partial(by_bare_loop, model, both, made),
         "135M LoRA: trainer": partial(by_trainer, model, both, made),
         "135M LoRA: trainer, SFT only": partial(by_trainer, model, plain, made),
+        "135M LoRA: trainer, packed": partial(_packed, model, both, made),
     }
     gpu.in_turns(task, ways, figures)

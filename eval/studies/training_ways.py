@@ -26,9 +26,9 @@ import torch.nn.functional as F  # noqa: N812  (torch's own convention)
 import transformers
 
 from prism.training.batches import steps_of
-from prism.training.distill import DistillTrainer, body, loss_terms, output_rows
+from prism.training.distill import DistillTrainer, body, body_inputs, loss_terms, output_rows
 from prism.training.dry_run import training_flops
-from prism.training.model import adapted
+from prism.training.model import adapted, attention_of
 from prism.training.optimizer import build_optimizer
 from prism.training.recipe import Lora, Recipe
 from prism.training.rows import IGNORED, Row, Rows
@@ -180,8 +180,7 @@ def loss_of(
 ) -> Any:
     """The recipe's loss of one batch, as its share of a step that counts `totals`; None: the batch is the step."""
     inputs = {k: v.to(where, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-    packed = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
-    hidden_BTH = body(model)(input_ids=inputs["input_ids"], use_cache=False, **packed).last_hidden_state
+    hidden_BTH = body(model)(**body_inputs(model, inputs), use_cache=False).last_hidden_state
     terms = loss_terms(hidden_BTH, output_rows(model), inputs, _labels(where), recipe.losses)
     share = {name: batch["counts"][name] / totals[name] if totals and totals[name] else 1.0 for name in terms}
     return sum(share[name] * getattr(recipe.losses, name) * term for name, term in terms.items())
@@ -242,7 +241,7 @@ def prepare(setting: Setting, train: Train, recipe: Recipe, dtype: torch.dtype) 
     rows = random_rows(setting.records, SHAPES[setting.size][-1], setting.shortest, setting.longest)
 
     def run() -> Ran:
-        model = random_model(setting.size, setting.kind, dtype, recipe.schedule.attention)
+        model = random_model(setting.size, setting.kind, dtype, attention_of(recipe.schedule))
         tokens = int(rows.lengths.sum())
         flops, on_card = training_flops(model, tokens), gpu.device().type == "cuda"
         if on_card:

@@ -129,7 +129,7 @@ def _item(batches: list[dict[str, Any]], totals: dict[str, float]) -> StepItem:
 
 
 def _converted(batch: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
-    return {name: value if isinstance(value, dict) else convert(value) for name, value in batch.items()}
+    return {name: value if isinstance(value, dict | int) else convert(value) for name, value in batch.items()}
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
@@ -255,8 +255,8 @@ def collator(pad_id: int, *, packed: bool = False) -> Collate:
 
     `score_places`, `teacher_scores`, `queries` [D]: rows with a teacher; the logits that give the score stand one place
     before the label. `target_places`, `target_ids`, `target_weights` [N]: what is predicted where, and what it counts.
-    Packed rows are told apart by their `position_ids`, which begin at 0 in each. `counts`: what each term of the loss
-    is a mean over, and tokens.
+    `longest`: no row has more tokens; packed ones also have `ends` [R + 1], 0 and where each row ends. `counts`: what
+    each term of the loss is a mean over, and tokens.
     """
     return functools.partial(_batch, _pack if packed else functools.partial(_pad, pad_id))
 
@@ -268,7 +268,8 @@ Shape = Callable[[Sequence[Row]], tuple[dict[str, NDArray[Any]], NDArray[np.int6
 def _batch(shape: Shape, rows: Sequence[Row]) -> dict[str, Any]:
     arrays, starts = shape(rows)
     arrays |= _distilled(rows, starts) | _targets(rows, starts)
-    return {**_converted(arrays, _tensor), "counts": counts(rows)}
+    longest = max(len(row.input_ids) for row in rows)
+    return {**_converted(arrays, _tensor), "longest": longest, "counts": counts(rows)}
 
 
 def counts(rows: Sequence[Row]) -> dict[str, float]:
@@ -296,7 +297,8 @@ def _pack(rows: Sequence[Row]) -> tuple[dict[str, NDArray[Any]], NDArray[np.int6
     starts = np.cumsum(sizes) - sizes
     ids_T = np.concatenate([row.input_ids for row in rows]).astype(np.int64)
     positions_T = np.arange(len(ids_T)) - np.repeat(starts, sizes)
-    return {"input_ids": ids_T[None], "position_ids": positions_T[None]}, starts
+    ends = np.append(starts, len(ids_T)).astype(np.int32)
+    return {"input_ids": ids_T[None], "position_ids": positions_T[None], "ends": ends}, starts
 
 
 def _distilled(rows: Sequence[Row], starts: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

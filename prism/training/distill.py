@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
+from prism.engines.budget import head_size
+from prism.engines.packed import PACKED, knows_rows
 from prism.training.batches import Steps
 from prism.training.losses import (
     listwise_kl,
@@ -168,14 +170,7 @@ class DistillTrainer(SFTTrainer):  # type: ignore[misc]  # trl ships no types
         each term counts in the step. None: the batch is the step.
         """
         self._pending = inputs, num_items_in_batch
-        packed = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
-        outputs = model(
-            # No mask: rows are padded on the right, where a causal model's real positions never look.
-            input_ids=inputs["input_ids"],
-            use_cache=False,
-            logits_to_keep=1,
-            **packed,
-        )
+        outputs = model(**body_inputs(self.model, inputs), use_cache=False, logits_to_keep=1)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -244,6 +239,20 @@ def loss_terms(
     if "sft" in wanted:
         terms["sft"] = token_cross_entropy(target_hidden_NH, head_VH, inputs["target_ids"], inputs["target_weights"])
     return terms
+
+
+def body_inputs(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    """What the model is given of a batch. No mask: rows are padded on the right, where a causal model's real positions
+    never look, or packed, where each attends to itself alone."""
+    inputs = {"input_ids": batch["input_ids"]}
+    if "ends" not in batch:
+        return inputs
+    inputs["position_ids"] = batch["position_ids"]
+    plain = unwrapped(model)
+    if plain.config._attn_implementation == PACKED:
+        by_kernel = knows_rows(plain.device, plain.dtype, head_size(plain.config))
+        inputs |= {"ends_R1": batch["ends"], "longest": batch["longest"], "by_kernel": by_kernel}
+    return inputs
 
 
 def body(model: Any) -> nn.Module:

@@ -89,7 +89,7 @@ def assess(model: Any, template: Template, dev: DevSet, step: int) -> Assessment
     training = model.training
     model.eval()
     try:
-        with _reranker(model, template) as reranker:
+        with _plain_attention(model), _reranker(model, template) as reranker:
             scored = {query: _scores(reranker, examples) for query, examples in dev.queries.items()}
             yes = [example for example in dev.examples if example.verdict == "yes"][: dev.written]
             texts = [(example, _write(reranker, example)) for example in yes]
@@ -99,6 +99,17 @@ def assess(model: Any, template: Template, dev: DevSet, step: int) -> Assessment
         model.train(training)
     measures = {**_ranking(dev.queries, scored), **_writing(texts)}
     return Assessment(step=step, measures=measures, samples=tuple(_sample(*pair) for pair in shown))
+
+
+@contextmanager
+def _plain_attention(model: Any) -> Iterator[None]:
+    """Rows are packed by the trainer; the engine packs its own."""
+    from prism.engines.packed import PACKED
+    from prism.engines.prefix import attends_by
+
+    config = unwrapped(model).config
+    with attends_by(config, "sdpa" if config._attn_implementation == PACKED else config._attn_implementation):
+        yield
 
 
 @contextmanager

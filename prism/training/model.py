@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from prism.engines.packed import PACKED
 from prism.errors import RecipeError, in_one_line
 from prism.location import MINI
 from prism.merge import ADAPTER, ADAPTER_WEIGHTS, is_adapter
-from prism.training.recipe import Lora, Recipe
+from prism.training.recipe import Lora, Recipe, Schedule
 
 if TYPE_CHECKING:
     from prism.checkpoint import Checkpoint
@@ -33,12 +34,17 @@ def make_model(recipe: Recipe, base: Checkpoint) -> Any:
         name: Literal["bfloat16", "float32"] = "bfloat16" if dtype is torch.bfloat16 else "float32"
         model = base.load_model(dtype=name)
     try:
-        model.set_attn_implementation(recipe.schedule.attention)
+        model.set_attn_implementation(attention_of(recipe.schedule))
     except ImportError as error:
         raise RecipeError(f"schedule.attention {recipe.schedule.attention!r}: {in_one_line(error)}") from error
     if recipe.schedule.liger:
         _speed_up(model)
     return model if lora is None else adapted(model, lora)
+
+
+def attention_of(schedule: Schedule) -> str:
+    """transformers' name of the attention to train with. flash-attn finds packed rows itself, by their positions."""
+    return PACKED if schedule.packing and schedule.attention != "flash_attention_2" else schedule.attention
 
 
 def require(package: str, setting: str, extra: str) -> None:

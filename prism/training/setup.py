@@ -6,12 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from prism.checkpoint import Checkpoint
 from prism.devices import usable_cpus
+from prism.engines.packed import can_pack
 from prism.errors import RecipeError
 from prism.merge import is_adapter
 from prism.template import Template, TemplateSpec
@@ -20,8 +22,6 @@ from prism.training.recipe import Recipe
 if TYPE_CHECKING:
     from trl import SFTConfig
 
-PACKABLE = frozenset({"qwen3"})
-"""Models in which packed rows do not see each other; Qwen3.5's linear attention carries its state across them."""
 _LONGEST_WAIT_S = 6 * 3600
 """Processes wait for each other so long: for the first one, while it makes and tokenizes records."""
 
@@ -49,11 +49,11 @@ def open_template(recipe: Recipe, *, weights: bool = True) -> Opened:
 
 def _refuse_packing(recipe: Recipe, config: Path) -> None:
     """Raises RecipeError where packed rows would see each other."""
-    kind = json.loads(config.read_bytes()).get("model_type")
-    if recipe.schedule.packing and kind not in PACKABLE:
+    shape = SimpleNamespace(**json.loads(config.read_bytes()))
+    if recipe.schedule.packing and not can_pack(shape):
         raise RecipeError(
-            f"schedule.packing: rows packed together would leak into each other in a {kind} model; it is exact for"
-            f" {', '.join(sorted(PACKABLE))} only: set it to false (rows are grouped by length then)"
+            f"schedule.packing: rows packed together would leak into each other in this {shape.model_type} model, whose"
+            " layers are not all plain attention: set it to false (rows are grouped by length then)"
         )
 
 
