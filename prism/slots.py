@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
@@ -85,9 +84,9 @@ class Slots:
 
 
 def _without_added_tokens(backend: Any) -> Any:
-    """A copy of the tokenizer for which `<|im_end|>`, `</think>` and their like are ordinary text."""
+    """A tokenizer on the same vocabulary for which `<|im_end|>`, `</think>` and their like are ordinary text."""
     from tokenizers import Tokenizer
 
-    state = json.loads(backend.to_str())
-    state.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
-    return Tokenizer.from_str(json.dumps(state))
+    plain = Tokenizer(backend.model)
+    plain.normalizer, plain.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+    return plain
