@@ -510,6 +510,20 @@ def test_as_a_process(tmp_path: Path) -> None:
     assert prism("nonsense").returncode == 2
 
 
+def test_rerank_imports_what_it_needs_and_collects_garbage_again(tiny_checkpoint, tmp_path):
+    (tmp_path / "note.txt").write_text("Keys are rotated yearly.", encoding="utf-8")
+    arguments = ["rerank", "keys", str(tmp_path / "note.txt"), "--model", str(tiny_checkpoint), "--no-self-test"]
+    code = (
+        "import gc, sys\nfrom typer.testing import CliRunner\nfrom prism.cli import app\n"
+        f"done = CliRunner().invoke(app, {[*arguments, '--template', 'prism', '--no-evidence']})\n"
+        "assert done.exit_code == 0 and 'transformers' in sys.modules, done.output\n"
+        "heavy = {'scipy', 'sklearn', 'torchvision', 'matplotlib', 'tensorboard', 'peft', 'trl', 'datasets'}\n"
+        "print(heavy & set(sys.modules) or None, gc.isenabled(), gc.get_freeze_count() > 100_000)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "None True True\n"
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom prism.cli import app\n"

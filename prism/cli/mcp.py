@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prism import devices
+from prism.cli.models import load
 
 if TYPE_CHECKING:
     from prism.reranker import Reranker
@@ -78,9 +79,7 @@ def mcp(
 
 def _load(model: str, options: dict[str, Any]) -> Reranker:
     """Long calls and short ones take turns: a host asks several things at a time."""
-    from prism.reranker import Reranker
-
-    reranker = Reranker.load(model, **options)
+    reranker = load(model, **options)
     reranker.take_turns(chunk_tokens=_CHUNK_TOKENS)
     return reranker
 

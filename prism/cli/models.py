@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -57,13 +60,30 @@ def evidence_choice(source: Literal["written", "quoted", "auto", "none"], none: 
 
 def load(model: str, *, engine: EngineName = "auto", **options: Any) -> Reranker:
     """`Reranker.load`, sooner."""
-    from prism.backends import choose_engine
-    from prism.reranker import Reranker
+    with _uncollected():
+        from prism.backends import choose_engine
+        from prism.reranker import Reranker
 
-    chosen = choose_engine(engine, model)
-    if chosen != "llamacpp":  # which needs no transformers
-        _import_transformers()
+        chosen = choose_engine(engine, model)
+        if chosen != "llamacpp":  # which needs no transformers
+            _import_transformers()
     return Reranker.load(model, engine=chosen, **options)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Inside, for imports, no garbage is collected, and later none is looked for in what they made.
+
+    Of half a million objects nearly all stay, and to look through them again and again takes a sixth of the start-up.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
 
 
 def _import_transformers() -> None:
