@@ -45,8 +45,7 @@ with torch.inference_mode():
     prompts = tokenizer([{QUERY!r} + text for text in {DOCUMENTS!r}], return_tensors="pt", padding=True)
     print(model(**prompts).logits[0, -1])
 """
-LIMIT_S = 300
-PEER = "CrossEncoder, same weights, two scores"
+PEER, LIMIT_S = "CrossEncoder, same weights, two scores", 300
 
 
 class Cost(NamedTuple):
@@ -66,8 +65,7 @@ def served() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    quiet = subprocess.DEVNULL
-    server = subprocess.Popen([*PRISM, "serve", "--port", str(port)], stdout=quiet, stderr=quiet)
+    server = subprocess.Popen([*PRISM, "serve", "--port", str(port)], stderr=subprocess.DEVNULL)
     end = time.monotonic() + LIMIT_S
     try:
         while server.poll() is None and time.monotonic() < end:
@@ -92,8 +90,8 @@ def ways(folder: Path) -> dict[str, Callable[[], None]]:
         "import prism": partial(python, "import prism"),
         "prism --help": partial(ended, *PRISM, "--help"),
         "import torch": partial(python, "import torch"),
-        "import torch and Llama of transformers": partial(
-            python, "import torch; from transformers import AutoTokenizer, LlamaForCausalLM"
+        "import torch and transformers' Llama": partial(
+            python, "from transformers import AutoTokenizer, LlamaForCausalLM"
         ),
         "prism rerank --no-evidence": partial(rerank, "--no-evidence"),
         "prism rerank, to its answer": rerank,
