@@ -81,7 +81,7 @@ def served() -> None:
 def ways(folder: Path) -> dict[str, Callable[[], None]]:
     """By name. `folder` takes documents and exported weights."""
     documents = folder / "documents.jsonl"
-    documents.write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS), encoding="utf-8")
+    documents.write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS))
     weights = str(export("mini", folder / "mini", "sentence-transformers"))
     python = partial(ended, sys.executable, "-c")
     rerank = partial(ended, *PRISM, "rerank", QUERY, str(documents))
@@ -131,15 +131,14 @@ def main(
 ) -> None:
     """Measure, in turns; one round before that fills the caches."""
     load = os.getloadavg()[0]
+    found: dict[str, list[Cost]] = {}
     with tempfile.TemporaryDirectory() as folder:
         measured = ways(Path(folder))
-        found: dict[str, list[Cost]] = {name: [] for name in measured}
         for turn in range(rounds + 1):
             for name, way in measured.items():
                 taken = cost(way)
                 typer.echo(f"{turn}: {name}: {taken.clock_s:.2f} s, processor {taken.processor_s:.2f} s", err=True)
-                if turn:
-                    found[name].append(taken)
+                found[name] = [*found.get(name, ()), taken] if turn else []
     report = reported(found, rounds, load)
     if out:
         report.write(out, {"seconds": {name: [one._asdict() for one in costs] for name, costs in found.items()}})
