@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tokenizers import normalizers
 
 from prism.chat_template import load_spec, spec_from_chat_template
 from prism.errors import InputError, TemplateError
+from prism.slots import Slots
 from prism.template import (
     PRISM,
     QWEN3_RERANKER,
@@ -313,3 +316,11 @@ def test_braces_and_slot_names_in_texts_stay_text(template):
     decoded = template.tokenizer.decode(ids)
     assert "{document} {query}" in decoded
     assert '{"a": {query}}' in decoded
+
+
+def test_slots_normalise_as_the_tokenizer_does(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    decomposed, composed = "e\u0301", "\u00e9"
+    assert Slots(tokenizer).plain(decomposed).ids != Slots(tokenizer).plain(composed).ids
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    assert Slots(tokenizer).plain(decomposed).ids == Slots(tokenizer).plain(composed).ids
