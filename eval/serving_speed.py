@@ -5,8 +5,8 @@
     .venv-vllm/bin/python eval/serving_speed.py --only scoring --only two-phase  # some of the table
     python eval/serving_speed.py --profile gpu --model /models/4b --out eval/results/serving_speed/gpu
 
-The figures mean something as ratios within one run. Every repetition asks about new documents, so that no cache holds
-an answer. What needs vLLM, or `--infinity-url` (infinity-emb on the classifier export), is left out without it.
+The figures mean something as ratios within one run. Every repetition asks about new documents, so that no cache holds an
+answer. How cost grows with what is asked: `eval/growth.py`. What needs vLLM, or `--infinity-url` (infinity-emb on the classifier export), is left out without it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import typer
 
 from prism.reports.report import command_line
 from studies.serving_sections import SECTIONS, Line, Measured, markdown, read_sections, write_sections
-from studies.serving_speed import PROFILES, Bench, endpoint, growth, others, scoring, two_phase, writing
+from studies.serving_speed import PROFILES, Bench, endpoint, others, scoring, two_phase, writing
 
 
 def main(
@@ -58,7 +58,6 @@ def main(
         "two-phase": lambda: two_phase(bench),
         "writing": lambda: writing(bench),
         "others": lambda: others(bench, infinity_url),
-        "growth": lambda: growth(bench),
     }
     sections = read_sections(out.with_suffix(".json")) if out else {}
     for name in only or SECTIONS:

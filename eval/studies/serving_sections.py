@@ -9,12 +9,12 @@ from typing import Literal, NamedTuple
 
 from prism.outputs import write_text
 
-Section = Literal["scoring", "endpoint", "two-phase", "writing", "others", "growth"]
-SECTIONS: tuple[Section, ...] = ("scoring", "endpoint", "two-phase", "writing", "others", "growth")
+Section = Literal["scoring", "endpoint", "two-phase", "writing", "others"]
+SECTIONS: tuple[Section, ...] = ("scoring", "endpoint", "two-phase", "writing", "others")
 
 
 class Line(NamedTuple):
-    """One row; `ratio` is what `target` speaks about."""
+    """One row: a median; `ratio` is what `target` speaks about."""
 
     section: str
     name: str
@@ -22,6 +22,12 @@ class Line(NamedTuple):
     unit: str
     ratio: float | None = None
     target: str = ""
+    least: float | None = None
+    most: float | None = None
+
+    def over(self, values: Sequence[float]) -> Line:
+        """With the spread of what it is the median of."""
+        return self._replace(least=min(values), most=max(values))
 
 
 class Measured(NamedTuple):
@@ -58,10 +64,17 @@ def markdown(sections: Mapping[str, Measured]) -> str:
         if name in sections:
             command, setting, lines = sections[name]
             rows = [
-                f"| {line.name} | {line.value:.3g} {line.unit} | {'' if line.ratio is None else f'{line.ratio:.2f}'} |"
-                f" {line.target} |"
+                f"| {line.name} | {line.value:.3g} {line.unit} | {_spread(line)} | {_ratio(line)} | {line.target} |"
                 for line in lines
             ]
-            head = [f"## {name}", "", "| what | figure | ratio | target |", "|---|---:|---:|---|"]
+            head = [f"## {name}", "", "| what | median | least to most | ratio | target |", "|---|---:|---:|---:|---|"]
             text += [*head, *rows, "", f"{setting}. Command: `{command}`", ""]
     return "\n".join(text)
+
+
+def _ratio(line: Line) -> str:
+    return "" if line.ratio is None else f"{line.ratio:.2f}"
+
+
+def _spread(line: Line) -> str:
+    return "" if line.least is None or line.most is None else f"{line.least:.3g} to {line.most:.3g}"
