@@ -5,8 +5,9 @@
     .venv-vllm/bin/python eval/serving_speed.py --only scoring --only two-phase  # some of the table
     python eval/serving_speed.py --profile gpu --model /models/4b --out eval/results/serving_speed/gpu
 
-The figures mean something as ratios within one run. Every repetition asks about new documents, so that no cache holds an
-answer. How cost grows with what is asked: `eval/growth.py`. What needs vLLM, or `--infinity-url` (infinity-emb on the classifier export), is left out without it.
+The figures mean something as ratios within one run. Every repetition asks about new documents, so that no cache holds
+an answer. What needs vLLM, or `--infinity-url` (infinity-emb on the classifier export), is left out without it. How
+cost grows with what is asked: `eval/growth.py`.
 """
 
 from __future__ import annotations
