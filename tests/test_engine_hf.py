@@ -145,9 +145,10 @@ def model(request: pytest.FixtureRequest) -> Any:
     ],
     ids=["shared", "nothing shared", "too little shared", "one prompt"],
 )
-def test_score_equals_the_full_forward_pass(model: Any, prefix: int, lengths: list[int]) -> None:
+@pytest.mark.parametrize("packed", [None, False], ids=["as it comes", "padded"])
+def test_score_equals_the_full_forward_pass(model: Any, prefix: int, lengths: list[int], packed: bool | None) -> None:
     prompts = random_prompts(1, prefix, lengths)
-    output = score(model, prompts)
+    output = score(model, prompts, packed=packed)
     for ids, label in zip(prompts, output.labels, strict=True):
         assert label == pytest.approx(full_forward(model, ids), abs=1e-5)
     # The prefix is computed once, the other len(lengths) - 1 times saved; under 16 tokens or alone it is not shared.
