@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from typing import Any
 
@@ -38,8 +39,19 @@ from prism.engines.prefix import can_attend_apart
 from prism.engines.row import shared_length
 from prism.errors import DocumentError, EngineError
 
+_Known = dict[Prompt, LabelLogits | DocumentError]
 _Part = tuple[list[Prompt], Tensor | DocumentError]
 """Prompts, and their label logits [B, 2] on the device, or why there are none."""
+
+
+class _Call:
+    """What one caller asks."""
+
+    def __init__(self, prompts: list[Prompt]) -> None:
+        self.prompts = prompts
+        self.found: ScoreOutput | None = None
+        self.wanted = True
+        """Still waited for."""
 
 
 class HfEngine:
@@ -61,6 +73,7 @@ class HfEngine:
         share_prefix: bool | None = None,
         packed: bool | None = None,
         compiled: bool = False,
+        join_calls: bool | None = None,
         threads: int | None = None,
     ) -> None:
         """`label_ids`: (yes, no). `max_batch_tokens`: rows times tokens held at once, prefix and answer included;
@@ -73,6 +86,8 @@ class HfEngine:
         start; no prefix is shared then. On GPUs both wait for a first run, by `make gpu-check`. Raises EngineError for
         a model or a machine that cannot.
 
+        `join_calls`: score what waits from several callers in one batch, as far as it fits into one; None: on GPUs,
+        which 50 documents do not fill. A prefix is then what the prompts of all of them share.
         `speculate`: draft tokens from the text's own past; None: wherever the model can take a wrong draft back.
         `threads`: of the CPU, while this engine computes; None: the processors this process is given.
         """
@@ -104,6 +119,8 @@ class HfEngine:
             max_batch_tokens=max_batch_tokens or write_tokens(*shape),
             speculate=self._model.slotted if speculate is None else speculate,
         )
+        self._join_calls = self._model.device.type == "cuda" if join_calls is None else join_calls
+        self._waiting: deque[_Call] = deque()
         self._threads = threads or devices.cpu_threads()
         self._short_waits = devices.short_waits() if on_cpu and self._threads > 1 else None
         self._worker = ModelThread("prism-hf")
@@ -112,7 +129,12 @@ class HfEngine:
 
     async def score(self, prompts: Sequence[Sequence[int]]) -> ScoreOutput:
         """See `Engine.score`. A prompt that is empty, too long or too large for the memory answers a DocumentError."""
-        return await self._worker.run(functools.partial(self._score, [tuple(ids) for ids in prompts]))
+        call = _Call([tuple(ids) for ids in prompts])
+        self._waiting.append(call)
+        try:
+            return await self._worker.run(functools.partial(self._answer, call))
+        finally:
+            call.wanted = False
 
     def write(self, requests: Sequence[WriteRequest]) -> AsyncGenerator[WritePiece, None]:
         """See `Engine.write`. A stop string is the last thing in `text`; a stop id is not in it."""
@@ -137,11 +159,45 @@ class HfEngine:
             for piece in self._decoder(self._live()[0]).write(requests, check):
                 emit(piece)
 
+    def _answer(self, call: _Call, check: Check) -> ScoreOutput:
+        """What this call asks, unless an earlier one answered it along with its own."""
+        if call.found is None:
+            others = self._others(call)
+            try:
+                self._score([call, *others], check)
+            except EngineError:  # of one of them, or this one is not wanted any more: the others come to their turn
+                self._waiting.extend(others)
+                if not others:
+                    raise
+                self._score([call], check)
+        assert call.found is not None  # `_score` has set it
+        return call.found
+
+    def _others(self, call: _Call) -> list[_Call]:
+        """Calls that wait and fit into a batch with this one; they are on the list no longer, nor is this one."""
+        taken: list[_Call] = []
+        tokens = sum(map(len, call.prompts))
+        while self._waiting:
+            other = self._waiting[0]
+            tokens += sum(map(len, other.prompts)) if other is not call else 0
+            if other.wanted and other is not call and not (self._join_calls and tokens <= self._max_batch_tokens):
+                break
+            self._waiting.popleft()
+            if other.wanted and other is not call:
+                taken.append(other)
+        return taken
+
+    def _score(self, calls: list[_Call], check: Check) -> None:
+        prompts = [ids for call in calls for ids in call.prompts]
+        known, prefix_tokens = self._known(prompts, check)
+        for call in calls:
+            call.found = _output(call.prompts, known, prefix_tokens)
+
     @torch.inference_mode()
-    def _score(self, prompts: list[Prompt], check: Check) -> ScoreOutput:
-        """Equal prompts are computed once."""
+    def _known(self, prompts: list[Prompt], check: Check) -> tuple[_Known, int]:
+        """What is found for each prompt, and how many tokens all began with. Equal prompts are computed once."""
         model, way = self._live()
-        known: dict[Prompt, LabelLogits | DocumentError] = {}
+        known: _Known = {}
         fitting: dict[Prompt, None] = {}
         for ids in prompts:
             if problem := unscorable(ids, model.context):
@@ -157,11 +213,8 @@ class HfEngine:
                 for part in self._score_batch(way, batch, prefix, check)
             ]
             known |= _read(parts)
-        labels = [known[ids] for ids in prompts]
-        refuse_nan(labels, f"{model.dtype} overflows: try float32")
-        asked = sum(len(ids) for ids in prompts if ids in fitting)
-        computed = prefix.tokens + sum(len(ids) - prefix.tokens for ids in fitting)
-        return ScoreOutput(labels, cached_tokens=asked - computed if fitting else 0)
+        refuse_nan(list(known.values()), f"{model.dtype} overflows: try float32")
+        return known, prefix.tokens
 
     def _fill_prefix(self, model: LanguageModel, way: Pass, prompts: list[Prompt]) -> Prefix:
         shared = shared_length(prompts) if model.layer_kinds <= {DynamicLayer, LinearAttentionLayer} else 0
@@ -204,9 +257,16 @@ class HfEngine:
         return last_BH.float() @ self._label_rows_2H.T + self._label_bias_2
 
 
-def _read(parts: Sequence[_Part]) -> dict[Prompt, LabelLogits | DocumentError]:
+def _output(prompts: list[Prompt], known: _Known, prefix_tokens: int) -> ScoreOutput:
+    """What one caller gets; tokens that he shared with other callers' prompts count as computed for him."""
+    scored = [ids for ids in prompts if isinstance(known[ids], LabelLogits)]
+    computed = prefix_tokens + sum(len(ids) - prefix_tokens for ids in set(scored))
+    return ScoreOutput([known[ids] for ids in prompts], sum(map(len, scored)) - computed if scored else 0)
+
+
+def _read(parts: Sequence[_Part]) -> _Known:
     """What was found for each prompt. The only place where scoring waits for the device."""
-    known: dict[Prompt, LabelLogits | DocumentError] = {}
+    known: _Known = {}
     computed = [(prompts, found) for prompts, found in parts if isinstance(found, Tensor)]
     for prompts, found in parts:
         if isinstance(found, DocumentError):
