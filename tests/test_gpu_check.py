@@ -51,7 +51,7 @@ def test_a_section_that_fails_is_a_row(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     sections = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["sections"]
     assert sections["training"]["rows"] == [{"what": "section", "error": "exit 1: ImportError: this trl is broken"}]
-    assert len(sections["correctness"]["rows"]) == 6
+    assert len(sections["correctness"]["rows"]) == 10  # two dtypes, four ways and what is written
 
 
 def test_an_unknown_section_is_refused(tmp_path: Path) -> None:
