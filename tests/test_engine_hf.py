@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -318,7 +319,7 @@ def test_a_draft_is_taken_as_far_as_the_model_agrees(draft: list[int], answers: 
 
 
 def test_writing_under_eager_attention_is_the_same(tiny_qwen3: Any) -> None:
-    eager = Qwen3ForCausalLM._from_config(tiny_qwen3.config, attn_implementation="eager").eval()
+    eager = Qwen3ForCausalLM._from_config(deepcopy(tiny_qwen3.config), attn_implementation="eager").eval()
     eager.load_state_dict(tiny_qwen3.state_dict())
     prompts = random_prompts(12, 20, [4, 30, 11])
     texts = [text_of(pieces) for pieces in write(make_engine(eager), prompts, 30)]
