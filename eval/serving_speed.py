@@ -52,6 +52,7 @@ def main(
         f"`{model}`, {asked.documents} documents a request, {asked.clients} clients, "
         f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, "
         f"vLLM {'in' if bench.has_vllm else 'not in'} this environment{', eager' if eager else ''}, median of {repeats}"
+        f" (scoring, two-phase: {3 * repeats})"
     )
     measured: dict[str, Callable[[], Awaitable[list[Line]]]] = {
         "scoring": lambda: scoring(bench),

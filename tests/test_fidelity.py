@@ -251,6 +251,9 @@ def test_numbers_in_words_before_a_measure_are_looked_up(document, written, abse
         ("двухсот пяти", "Не менее {} лет.", "205"),
         ("тысяча двести", "Им {} лет.", "1200"),
         ("двадцать один", "Это {} год.", "21"),
+        ("двадцать один", "Это {} день.", "21"),
+        ("двадцатью пятью", "Ограничено {} процентами.", "25"),
+        ("шестьюдесятью пятью", "Управились {} днями.", "65"),
         ("thirty two", "It lasts {} months.", "32"),
         ("thirty-two", "A {}-month term.", "32"),
         ("one hundred and five", "It lasts {} years.", "105"),
@@ -292,6 +295,7 @@ def test_a_run_of_number_words_is_one_number(spelt: str, frame: str, digits: str
         "half a hundred years",
         "two and a half years",
         "two point years",
+        "at one point two years",
         "four score and seven years",
         "between one hundred and two hundred years",
         "between one hundred and one thousand years",
@@ -328,6 +332,9 @@ def test_words_that_are_no_number_for_sure_are_not_read_in_part(text: str) -> No
         ("十二三年", ["12年", "13年"]),
         ("下午三点五分", ["3点5分"]),
         ("-5 degrees", ["minus five degrees"]),
+        ("At one point 2 years had passed", ["At one point two years had passed"]),
+        ("It costs $2k", ["It costs two thousand dollars"]),
+        ("Es sind 5 Tsd. Meter", ["Es sind fünftausend Meter"]),
     ],
 )
 def test_what_a_document_has_in_words_supports_either_reading(document: str, texts: list[str]) -> None:

@@ -25,10 +25,12 @@ from prism.labeling.panel import load_panel
 from prism.labeling.rubrics import RUBRICS
 from prism.labeling.run import label
 from prism.labeling.store import read_votes
+from prism.llm.allowance import Provider
 from prism.llm.classify import Caller
 from prism.llm.failures import Broken
 from prism.llm.local_server import LocalServer, Program
 from prism.llm.replies import read_reply
+from prism.llm.served import ServedClient
 
 environment = jury.environment
 NO_PROGRAM = {"PATH": "/usr/bin:/bin"}
@@ -319,3 +321,31 @@ def test_observers_are_asked_about_every_pair(tmp_path: Path, place: str, rule: 
     assert {juror.name: juror.votes for juror in report.jurors} == {"a": 3, "b": 3, "c": 1, "x": 3}
     assert report.not_asked == 2
     assert (report.verdicts["yes"], report.verdicts["no"]) == (1, 2)
+
+
+def test_a_server_that_cannot_be_started_is_broken_and_nobody_else_is_asked() -> None:
+    """A log that cannot be written, a disk that is full: one line, not a traceback, and not the panel's own address."""
+
+    class Unstartable(LocalServer):
+        def __init__(self) -> None:
+            """Looks for nothing."""
+
+        def start(self) -> None:
+            raise PermissionError(13, "Permission denied", "labels/servers/a.log")
+
+        def end(self) -> None:
+            """Nothing was started."""
+
+    client = ServedClient(Provider(base_url="http://127.0.0.1:9/v1"), Unstartable, name="a")
+
+    async def ask() -> list[str]:
+        said = []
+        for _ in range(2):
+            with pytest.raises(Broken) as refused:
+                await client.complete([{"role": "user", "content": "hello"}], model="a", max_tokens=1)
+            said.append(str(refused.value))
+        await client.aclose()
+        return said
+
+    first, second = anyio.run(ask)
+    assert "Permission denied" in first == second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -76,12 +77,13 @@ def _uncollected() -> Iterator[None]:
 
     Of half a million objects nearly all stay, and to look through them again and again takes a sixth of the start-up.
     """
-    collects = gc.isenabled()
+    collects, first = gc.isenabled(), "transformers" not in sys.modules
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if first:  # later there may be garbage of earlier work, which would stay for good
+            gc.freeze()
         if collects:
             gc.enable()
 

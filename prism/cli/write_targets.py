@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
@@ -105,7 +106,8 @@ def write_targets(
             client = partial(_at_api, _provider(base_url, key_env, concurrency, budget_usd), model)
         grades_at = (judge_url or base_url) if judge else None
         grading = _provider(grades_at, judge_key_env or key_env, concurrency, None) if grades_at else None
-        writer = _writer(client, model, out, limits, _price(price))
+        kept_for = _identity(model) if start_local else model
+        writer = _writer(client, model, kept_for, out, limits, _price(price))
         asked = _write(writer, read)
         judged = _judge(writer, read, grading, judge, judge_min, out) if judge and grading and not asked.stopped else {}
         _report(writer, read, out, asked, judged)
@@ -140,13 +142,25 @@ def _served(model: str, out: Path, context_tokens: int, _spent_usd: Decimal) -> 
     )
 
 
+def _identity(model: str) -> str:
+    """A model of this machine is its file, whatever it is called."""
+    from prism.labeling.panel import LocalModel
+
+    return json.dumps(LocalModel(model=model).identity(), sort_keys=True)
+
+
 def _writer(
-    client: Callable[[Decimal], ChatClient], model: str, out: Path, limits: tuple[int, float, float, int], price: Any
+    client: Callable[[Decimal], ChatClient],
+    model: str,
+    kept_for: str,
+    out: Path,
+    limits: tuple[int, float, float, int],
+    price: Any,
 ) -> TargetWriter:
     """Goes on where an earlier run stood, its cost included. Limits: attempts, support, compression, unsupported."""
     from prism.labeling.write_targets import TargetLimits, TargetWriter, open_kept
 
-    kept = open_kept(out, model, _echo)
+    kept = open_kept(out, kept_for, _echo)
     spent_usd = sum((attempt.cost_usd for attempt in kept.read().values()), Decimal(0))
     attempts, support, compression, unsupported = limits
     kept_to = TargetLimits(

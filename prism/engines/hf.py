@@ -105,12 +105,14 @@ class HfEngine:
         shape = self._model.config, self._model.dtype, self._model.device
         self._max_batch_tokens = max_batch_tokens or score_tokens(*shape)
         self._share_prefix = share_prefix
+        self._threads = threads or devices.cpu_threads()
         self._pass: Pass | None = PaddedPass(self._model)
         if packed is None:
             packed = on_cpu and packable(self._model)
         if packed or compiled:
             compiler = functools.partial(torch.compile, dynamic=False) if compiled else None
-            self._pass = PackedPass(self._model, self._max_batch_tokens, compiler)
+            with devices.threads(self._threads):  # layers are made for a number of threads, too
+                self._pass = PackedPass(self._model, self._max_batch_tokens, compiler)
         self._decoder = functools.partial(
             Decoder,
             stop_ids=stop_ids,
@@ -121,7 +123,6 @@ class HfEngine:
         )
         self._join_calls = self._model.device.type == "cuda" if join_calls is None else join_calls
         self._waiting: deque[_Call] = deque()
-        self._threads = threads or devices.cpu_threads()
         self._short_waits = devices.short_waits() if on_cpu and self._threads > 1 else None
         self._worker = ModelThread("prism-hf")
 

@@ -22,7 +22,7 @@ from prism.engines.prefix import can_attend_apart, flash
 
 PACKED = "prism_packed"
 """`attend_packed`, for transformers' `set_attn_implementation`."""
-_KINDS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+_KINDS = frozenset({"llama", "qwen2", "qwen3"})
 """Models whose layers hand the keywords of a pass on to attention, and look at neighbours nowhere else: a
 convolution or a recurrent state would carry one row into the next."""
 
@@ -38,11 +38,16 @@ class Shapes(NamedTuple):
     """What a packed batch may look like, so that there are few of them."""
 
     tokens: tuple[int, ...]
-    """Growing; batches of more tokens than the last stay as they are."""
+    """Growing."""
     tokens_per_row: int = 64
     """There are as many rows as if each had so many; more only where there must be."""
     least_rows: int = 64
-    least_longest: int = 2048
+    longest: int = 2048
+    """Tokens of a row at most."""
+
+    def take(self, rows: Sequence[Sequence[int]]) -> bool:
+        """Whether these rows can be filled up to one of them."""
+        return sum(map(len, rows)) <= self.tokens[-1] and max(map(len, rows)) <= self.longest
 
 
 class Packed(NamedTuple):
@@ -63,8 +68,8 @@ class Packed(NamedTuple):
 def pack(
     rows: Sequence[Sequence[int]], pad_id: int, first: int = 0, shapes: Shapes | None = None, multiple: int = 1
 ) -> Packed:
-    """Rows of ids, none empty, whose positions begin at `first`. Filled up by rows of padding: to one of the `shapes`,
-    else to a `multiple` of tokens."""
+    """Rows of ids, none empty, whose positions begin at `first`. Filled up by rows of padding: to the next of the
+    `shapes`, which must take them, else to a `multiple` of tokens."""
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     last = lengths.cumsum() - 1
     longest = int(lengths.max())
@@ -72,8 +77,7 @@ def pack(
         lengths = np.append(lengths, -lengths.sum() % multiple)
         longest = max(longest, int(lengths[-1]))
     else:
-        longest = max(shapes.least_longest, _power_of_two(longest))
-        lengths = _filled(lengths, longest, shapes)
+        lengths, longest = _filled(lengths, shapes), shapes.longest
     ends = np.concatenate([[0], lengths.cumsum()])
     ids = np.full(ends[-1], pad_id, dtype=np.int64)
     ids[: last[-1] + 1] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
@@ -87,11 +91,11 @@ def pack(
     )
 
 
-def _filled(lengths: np.ndarray[Any, Any], longest: int, shapes: Shapes) -> np.ndarray[Any, Any]:
+def _filled(lengths: np.ndarray[Any, Any], shapes: Shapes) -> np.ndarray[Any, Any]:
     """Rows of padding behind the others, and empty rows behind those."""
     total = int(lengths.sum())
-    size = next((size for size in shapes.tokens if size >= total), total)
-    padding = [longest] * ((size - total) // longest) + [(size - total) % longest]
+    size = next(size for size in shapes.tokens if size >= total)
+    padding = [shapes.longest] * ((size - total) // shapes.longest) + [(size - total) % shapes.longest]
     rows = max(shapes.least_rows, size // shapes.tokens_per_row, _power_of_two(len(lengths) + len(padding)))
     return np.concatenate([lengths, padding, np.zeros(rows - len(lengths) - len(padding))]).astype(np.int64)
 
@@ -110,7 +114,7 @@ def attend_packed(
     *,
     ends_R1: Tensor,
     longest: int,
-    by_kernel: bool,
+    by_kernel: bool | None = None,
     prefix: Sequence[Any] | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -118,9 +122,12 @@ def attend_packed(
 ) -> tuple[Tensor, None]:
     """Causal attention of each row to itself, and to a common prefix that all rows go on from, if there is one.
 
-    `by_kernel`: as `knows_rows` says. `prefix`: the layers of its cache; put together with the rows' own as
-    `attend_apart` does. `query` [1, heads, T, D], `key` and `value` [1, key heads, T, D] -> [1, T, heads, D].
+    `by_kernel`: what `knows_rows` says; None: it is asked, which a compiler cannot. `prefix`: the layers of its cache;
+    put together with the rows' own as `attend_apart` does. `query` [1, heads, T, D], `key` and `value` [1, key heads,
+    T, D] -> [1, T, heads, D].
     """
+    if by_kernel is None:
+        by_kernel = knows_rows(query.device, query.dtype, query.shape[-1])
     if by_kernel:
         own, own_lse = _by_kernel(query, key, value, ends_R1, longest, scaling, dropout)
     else:

@@ -22,8 +22,8 @@ from prism.errors import EngineError, in_one_line
 _WIDTHS = 32
 """Batches are as wide, or as long, as a multiple of this: matrix kernels are made once for every shape, which takes
 longer than a few positions more."""
-_PARTS = (64, 8, 1)
-"""Sizes of a compiled batch, as parts of the largest: ten documents are not to cost as much as a thousand."""
+_HALVINGS = 6
+"""Sizes of a compiled batch: the largest, half of it, and so on: ten documents are not to cost what a thousand do."""
 _USUAL = 512
 """Tokens of the rows that compiled layers are warmed up with."""
 
@@ -92,7 +92,8 @@ class PaddedPass:
 
 
 class PackedPass:
-    """No padding; or, compiled, filled up to one of three sizes, for each of which the layers are made once."""
+    """No padding; or, compiled, filled up to the next of seven sizes, for each of which the layers are made once. Rows
+    of more tokens than those are made for go through the plain layers."""
 
     def __init__(self, model: LanguageModel, most: int, compiler: Compiler | None = None) -> None:
         """`most`: tokens of the largest batch. `compiler`: makes a layer for each size, here and now.
@@ -106,7 +107,8 @@ class PackedPass:
             )
         self._model = model
         self._by_kernel = knows_rows(model.device, model.dtype, head_size(model.config))
-        self._shapes = Shapes(tuple(most // part for part in _PARTS)) if compiler else None
+        sizes = {max(_WIDTHS, most >> halvings) for halvings in range(_HALVINGS + 1)}
+        self._shapes = Shapes(tuple(sorted(sizes))) if compiler else None
         self._multiple = _WIDTHS if model.device.type == "cpu" else 1
         self._layers = [compiler(layer) for layer in model.body.layers] if compiler else []
         for size in self._shapes.tokens if self._shapes else ():
@@ -131,10 +133,11 @@ class PackedPass:
     def __call__(self, prompts: Sequence[Prompt], prefix: Prefix) -> Tensor:
         model = self._model
         rows = [ids[prefix.tokens :] for ids in prompts]
-        batch = pack(rows, model.pad_id, prefix.tokens, self._shapes, self._multiple)
+        shapes = self._shapes if self._shapes and self._shapes.take(rows) else None
+        batch = pack(rows, model.pad_id, prefix.tokens, shapes, self._multiple)
         shared = {} if prefix.cache is None else {"prefix": prefix.cache.layers}
         with attends_by(model.config, PACKED):
-            hidden_1TH = (self._by_layers if self._layers else model.hidden)(
+            hidden_1TH = (self._by_layers if shapes else model.hidden)(
                 sent(batch.ids, model.device),
                 position_ids=sent(batch.positions, model.device),
                 ends_R1=sent(batch.ends, model.device),
@@ -159,6 +162,8 @@ class PackedPass:
         try:
             row = (self._model.pad_id,) * min(size, _USUAL)
             self([row] * (size // len(row)), Prefix(0, None))
+        except torch.OutOfMemoryError as error:
+            raise EngineError(f"a batch of {size} tokens does not fit in memory: pass max_batch_tokens") from error
         except torch._dynamo.exc.TorchDynamoException as error:
             raise EngineError(
                 f"torch.compile does not work here ({in_one_line(error)}): leave `compiled` off, or install a C"

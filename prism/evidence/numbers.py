@@ -100,28 +100,28 @@ _SPELLED = """
 2 two zwei два две двух двум двумя
 3 three drei три трех трем тремя
 4 four vier четыре четырех четырем
-5 five fünf пять пяти
-6 six sechs шесть шести
-7 seven sieben семь семи
-8 eight acht восемь восьми
-9 nine neun девять девяти
-10 ten zehn десять десяти
-11 eleven elf одиннадцать одиннадцати
-12 twelve zwölf двенадцать двенадцати
-13 thirteen dreizehn тринадцать тринадцати
-14 fourteen vierzehn четырнадцать четырнадцати
-15 fifteen fünfzehn пятнадцать пятнадцати
-16 sixteen sechzehn шестнадцать шестнадцати
-17 seventeen siebzehn семнадцать семнадцати
-18 eighteen achtzehn восемнадцать восемнадцати
-19 nineteen neunzehn девятнадцать девятнадцати
-20 twenty zwanzig двадцать двадцати
-30 thirty dreißig dreissig тридцать тридцати
+5 five fünf пять пяти пятью
+6 six sechs шесть шести шестью
+7 seven sieben семь семи семью
+8 eight acht восемь восьми восемью
+9 nine neun девять девяти девятью
+10 ten zehn десять десяти десятью
+11 eleven elf одиннадцать одиннадцати одиннадцатью
+12 twelve zwölf двенадцать двенадцати двенадцатью
+13 thirteen dreizehn тринадцать тринадцати тринадцатью
+14 fourteen vierzehn четырнадцать четырнадцати четырнадцатью
+15 fifteen fünfzehn пятнадцать пятнадцати пятнадцатью
+16 sixteen sechzehn шестнадцать шестнадцати шестнадцатью
+17 seventeen siebzehn семнадцать семнадцати семнадцатью
+18 eighteen achtzehn восемнадцать восемнадцати восемнадцатью
+19 nineteen neunzehn девятнадцать девятнадцати девятнадцатью
+20 twenty zwanzig двадцать двадцати двадцатью
+30 thirty dreißig dreissig тридцать тридцати тридцатью
 40 forty vierzig сорок сорока
-50 fifty fünfzig пятьдесят пятидесяти
-60 sixty sechzig шестьдесят шестидесяти
-70 seventy siebzig семьдесят семидесяти
-80 eighty achtzig восемьдесят восьмидесяти
+50 fifty fünfzig пятьдесят пятидесяти пятьюдесятью
+60 sixty sechzig шестьдесят шестидесяти шестьюдесятью
+70 seventy siebzig семьдесят семидесяти семьюдесятью
+80 eighty achtzig восемьдесят восьмидесяти восемьюдесятью
 90 ninety neunzig девяносто девяноста
 100 hundred hundert сто ста сот сти стам стами стах
 1000 thousand tausend тысяча тысячу тысячи тысяч тысяче тысячам тысячей тысячью тысячами тысячах
@@ -154,8 +154,8 @@ _MEASURE = re.compile(
     r"[\s-](?:years?|months?|weeks?|days?|hours?|minutes?|seconds?|percent|per\scent|degrees?|dollars?|euros?|pounds?"
     r"|met(?:er|re)s?|kilomet(?:er|re)s?|miles?|feet|inches|kilograms?|grams?|lit(?:er|re)s?|gigabytes?|megabytes?"
     r"|Jahren?|Monaten?|Wochen?|Tagen?|Stunden?|Minuten?|Sekunden?|Prozent|Grad|Euro|Metern?|Kilometern?|Gramm|Litern?"
-    r"|лет|год\w{0,3}|месяц\w{0,3}|недел\w{0,3}|дн\w{1,3}|час\w{0,3}|минут\w{0,3}|секунд\w{0,3}|процент\w{0,3}|рубл\w{0,3}"
-    r"|метр\w{0,3}|километр\w{0,3})(?!\w)",
+    r"|лет|год\w{0,3}|месяц\w{0,3}|недел\w{0,3}|день|дн\w{1,3}|час\w{0,3}|минут\w{0,3}|секунд\w{0,3}|процент\w{0,3}|рубл\w{0,3}"
+    r"|метр\w{0,3}|километр\w{0,3}|градус\w{0,3})(?!\w)",
     re.IGNORECASE,
 )
 _HAN_MEASURE = re.compile(
@@ -168,12 +168,13 @@ _BELOW_1000 = f"(?:{_BELOW_100}?h(?:u?{_BELOW_100})?|{_BELOW_100})"
 _PART = re.compile(f"{_BELOW_1000}?k(?:u?{_BELOW_1000})?|{_BELOW_1000}")
 _NUMERAL = re.compile(rf"(?:{_PART.pattern.replace('u?', '[u&]?')}|z(?=\.))(?:\.[oz]+)?")
 _BETWEEN = re.compile(r"(?<!\w)(?:between|zwischen)\s$", re.IGNORECASE)
+_SOME_POINT = re.compile(r"(?<!\w)(?:at|to|from|after|before)\s$", re.IGNORECASE)
 _ONE_OF_ITS_KIND = re.compile(r"(?:a\s|ст[оа]$|тысяч[ау]$)", re.IGNORECASE)
 _COUNTED = re.compile(r"[\d\x00]\s?$")
 _HAN_VALUE = re.compile(
     "(?:([{0}]?)千)?(?:[{1}]?([{0}]?)百)?(?:[{1}]?([{0}]?)十)?(?:[{1}]?([{0}]))?".format(_HAN_DIGIT[3:], _HAN_DIGIT[:3])
 )
-_THOUSANDS = re.compile(r"(\d[\d.,]*)\s?(?:thousand|tausend|тысяч|тыс\.|千)", re.IGNORECASE)
+_THOUSANDS = re.compile(r"(\d[\d.,]*)\s?(?:thousand|tausend|Tsd\.|k(?!\w)|тысяч|тыс\.|千)", re.IGNORECASE)
 
 
 def spelt_value(match: re.Match[str]) -> frozenset[str]:
@@ -229,8 +230,10 @@ def _all_values(match: re.Match[str]) -> set[str]:
 
 
 def _two_numbers(match: re.Match[str], atoms: list[tuple[str, str]]) -> bool:
-    """Whether "and" stands between two numbers: between one hundred and one thousand."""
-    return ("&", "") in atoms and bool(_BETWEEN.search(match.string[max(0, match.start() - 9) : match.start()]))
+    """Whether a number ends within the run: between one hundred and one thousand; at one point two years had passed."""
+    before = match.string[max(0, match.start() - 9) : match.start()]
+    some_point = [kind for kind, _ in atoms[:2]] == ["o", "."] and atoms[0][1] == "1" and _SOME_POINT.search(before)
+    return bool(some_point or (("&", "") in atoms and _BETWEEN.search(before)))
 
 
 def _atoms(run: str) -> list[tuple[str, str]]:

@@ -277,7 +277,8 @@ def is_yes(row: Mapping[str, Any], yes_from: int | None) -> bool:
 
 
 def open_kept(out: Path, model: str, say: Say = lambda _: None) -> Kept[PaidAnswer]:
-    """The answers kept for a target file: another model or rubric has a file of its own."""
+    """The answers kept for a target file: another model or rubric has a file of its own. `model`: what tells it from
+    others."""
     name = stable_id(RUBRIC_ID, model)
     return Kept(out.with_name(out.name + ".state") / f"answers.{name}.sqlite", PaidAnswer, say)
 

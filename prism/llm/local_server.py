@@ -37,7 +37,9 @@ _ROOM_BYTES = 300 * 2**20
 _LOGITS_BYTES = 600 * 2**10
 """Of one token, where all are kept: 150,000 numbers."""
 _PASSED_ON = re.compile(
-    "(PATH|HOME|TMPDIR|LANG|LC_.*|LD_LIBRARY_PATH|PYTHON.*|VIRTUAL_ENV|OMP_.*|CUDA_.*|SYSTEMROOT)", re.IGNORECASE
+    "(PATH|HOME|TMPDIR|LANG|LC_.*|LD_LIBRARY_PATH|PYTHON.*|VIRTUAL_ENV|OMP_.*|CUDA_.*|HIP_.*|ROCR_.*"
+    "|HSA_.*|GGML_.*|SYSTEMROOT|USERPROFILE|TEMP|TMP)",
+    re.IGNORECASE,
 )
 """Variables that a server needs. Others are settings to it, such as API_KEY, SSL_KEYFILE or LLAMA_ARG_HOST."""
 _POLL_S = 0.2

@@ -9,7 +9,7 @@ from typing import Any
 
 from anyio import to_thread
 
-from prism.errors import CheckpointError, EngineError, InputError
+from prism.errors import CheckpointError, EngineError, InputError, in_one_line
 from prism.llm.allowance import Provider
 from prism.llm.chat import ChatClient, ChatRequest, Completion, Messages
 from prism.llm.failures import Broken, Stop, Undelivered
@@ -45,11 +45,13 @@ class ServedClient(ChatClient):
 
     async def _start(self) -> None:
         try:
+            self._broken = Broken("its server was never started to the end")  # a start may be given up half-way
             self._server = await to_thread.run_sync(self._make)
             await to_thread.run_sync(self._server.start, abandon_on_cancel=True)
-        except (CheckpointError, EngineError, InputError) as error:
-            self._broken = Broken(str(error))
+        except (CheckpointError, EngineError, InputError, OSError) as error:
+            self._broken = Broken(in_one_line(error))
             raise self._broken from None
+        self._broken = None
         self.provider = self.provider.model_copy(update={"base_url": self._server.url})
 
     async def _attempt(self, request: ChatRequest) -> Completion:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from prism.engines.budget import head_size
-from prism.engines.packed import PACKED, knows_rows
+from prism.engines.packed import PACKED
 from prism.training.batches import Steps
 from prism.training.losses import (
     listwise_kl,
@@ -248,10 +247,8 @@ def body_inputs(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
     if "ends" not in batch:
         return inputs
     inputs["position_ids"] = batch["position_ids"]
-    plain = unwrapped(model)
-    if plain.config._attn_implementation == PACKED:
-        by_kernel = knows_rows(plain.device, plain.dtype, head_size(plain.config))
-        inputs |= {"ends_R1": batch["ends"], "longest": batch["longest"], "by_kernel": by_kernel}
+    if unwrapped(model).config._attn_implementation == PACKED:
+        inputs |= {"ends_R1": batch["ends"], "longest": batch["longest"]}
     return inputs
 
 

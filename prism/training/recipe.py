@@ -172,7 +172,7 @@ class Schedule(Settings):
     """Computes activations twice instead of keeping them: less memory, a third more arithmetic."""
     packing: bool = False
     """The rows of a batch in one sequence without padding, each attending to itself alone; for models of plain
-    attention: Llama, Mistral, Qwen2, Qwen3. With flash_attention_2 by flash-attn, else by torch's own kernels."""
+    attention: Llama, Qwen2, Qwen3. With flash_attention_2 by flash-attn, else by torch's own kernels."""
     workers: int | None = Field(default=None, ge=1)
     """Processes that tokenize the records; default: one for each core, where there are enough records."""
     loaders: int | None = Field(default=None, ge=0)
