@@ -79,6 +79,8 @@ def test_the_form_is_read_and_thinking_is_passed_over():
         GOOD.replace("</evidence>", ""),
         "<contribution></contribution><evidence>x</evidence>",
         "<evidence>x</evidence><contribution>y</contribution>",
+        "<contribution>None</contribution><evidence>x</evidence>",
+        "<contribution>y</contribution><evidence>none.</evidence>",
     ],
 )
 def test_anything_else_is_malformed(text):

@@ -106,13 +106,9 @@ class HfEngine:
         self._max_batch_tokens = max_batch_tokens or score_tokens(*shape)
         self._share_prefix = share_prefix
         self._threads = threads or devices.cpu_threads()
-        self._pass: Pass | None = PaddedPass(self._model)
-        if packed is None:
-            packed = on_cpu and packable(self._model)
-        if packed or compiled:
-            compiler = functools.partial(torch.compile, dynamic=False) if compiled else None
-            with devices.threads(self._threads):  # layers are made for a number of threads, too
-                self._pass = PackedPass(self._model, self._max_batch_tokens, compiler)
+        packed = on_cpu and packable(self._model) if packed is None else packed
+        with devices.threads(self._threads):  # compiled layers are made for a number of threads, too
+            self._pass: Pass | None = _way(self._model, self._max_batch_tokens, packed, compiled)
         self._decoder = functools.partial(
             Decoder,
             stop_ids=stop_ids,
@@ -256,6 +252,13 @@ class HfEngine:
     def _label_logits(self, last_BH: Tensor) -> Tensor:
         """[B, 2]: the last token of each row is multiplied with the labels only, in fp32."""
         return last_BH.float() @ self._label_rows_2H.T + self._label_bias_2
+
+
+def _way(model: LanguageModel, most: int, packed: bool, compiled: bool) -> Pass:
+    """How prompts go through the model. `most`: tokens of a batch."""
+    if compiled:
+        return PackedPass(model, most, functools.partial(torch.compile, dynamic=False))
+    return PackedPass(model, most) if packed else PaddedPass(model)
 
 
 def _output(prompts: list[Prompt], known: _Known, prefix_tokens: int) -> ScoreOutput:

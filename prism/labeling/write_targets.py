@@ -109,7 +109,7 @@ class Texts(NamedTuple):
 def parse(text: str) -> tuple[str, str] | Problem:
     """The two texts of an answer; what a model thought aloud before them is passed over."""
     body = own_words(text)
-    if body.strip(".").lower() == "none":
+    if _is_none(body):
         return Problem("nothing to write", "the writer finds nothing in the document that bears on the query")
     opening, closing, evidence_opening, evidence_closing = _TAGS
     head, found, rest = body.partition(closing)
@@ -117,9 +117,13 @@ def parse(text: str) -> tuple[str, str] | Problem:
     if found and head.startswith(opening) and middle.startswith(evidence_opening) and middle.endswith(evidence_closing):
         contribution = head.removeprefix(opening).strip()
         evidence = middle.removeprefix(evidence_opening).removesuffix(evidence_closing).strip()
-        if contribution and evidence:
+        if contribution and evidence and not _is_none(contribution) and not _is_none(evidence):
             return contribution, evidence
     return Problem("malformed", "the answer was not in the form asked for")
+
+
+def _is_none(text: str) -> bool:
+    return text.strip(".").lower() == "none"
 
 
 def check_answer(row: Mapping[str, Any], attempt: PaidAnswer, limits: TargetLimits) -> Texts | list[Problem]:
