@@ -49,7 +49,7 @@ def main(
     engine: Annotated[Literal["hf", "vllm", "openai"], Option(help="What runs a Prism model.")] = "hf",
     base_url: Annotated[list[str] | None, Option(help="Its servers, up to /v1, for engine openai; repeatable.")] = None,
     template: Annotated[
-        str | None, Option(help="Prompt of a checkpoint without one: instruct, qwen3-reranker, or a file.")
+        str | None, Option(help="Prompt of a checkpoint without one: instruct-label, qwen3-reranker, …, or a file.")
     ] = None,
     dtype: Annotated[Dtype, Option(help="Precision of the model.")] = "auto",
     instruction: Annotated[str | None, Option(help="Instead of the checkpoint's own.")] = None,

@@ -3,7 +3,7 @@
     python eval/instruct_wording.py --model qwen2.5-coder-1.5b-instruct --out eval/results/instruct_wording
 
 Scores and verdicts only: no texts are written. A wording that was measured already is not asked again (same model, same
-questions, same text); about five minutes each for a model of 1.5 B parameters on two cores.
+questions, same prompt); about five minutes each for a model of 1.5 B parameters on two cores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from prism.chat_template import BUILT_IN, WORDING, Wording, instruct_spec
+from prism.chat_template import BUILT_IN, LABEL_ONLY, WORDING, Wording, instruct_spec
 from prism.checkpoint import Checkpoint
 from prism.errors import PrismError
 from prism.outputs import write_text
@@ -31,7 +31,6 @@ from studies.everyday import Measures, ask, by_slice, read_questions
 
 QUESTIONS = Path(__file__).parent / "everyday" / "questions.jsonl"
 _HELPS = "Does the document help to answer the query?"
-_LABEL_ONLY = "Answer with the single word yes or no."
 _NOT_ABOUT_IT = (
     "how do I cancel an order",
     "Orders can be tracked under My account. You get a message as soon as a parcel is on its way.",
@@ -50,7 +49,7 @@ WORDINGS: dict[str, Wording] = {
     "four examples": WORDING._replace(examples=(*WORDING.examples, _NOT_ABOUT_IT, _ABOUT_IT)),
     "no examples": WORDING._replace(examples=()),
     'two examples, "helps to answer"': WORDING._replace(instruction=_HELPS),
-    "no examples, yes or no only": WORDING._replace(task=_LABEL_ONLY, examples=()),
+    "no examples, yes or no only": LABEL_ONLY,
     "two examples, document before query": WORDING._replace(pair="Document: {document}\nQuery: {query}"),
 }
 
@@ -71,7 +70,8 @@ def main(
         stamp = sha256(questions.read_bytes() + str(limit).encode() + model.encode()).hexdigest()[:16]
         known = _known(out / "report.json", stamp)
         for name, spec in chosen.items():
-            key = sha256(spec.model_dump_json().encode()).hexdigest()[:16]
+            scored = spec.model_dump_json(include={"text", "default_instruction", "yes", "no"})
+            key = sha256(scored.encode()).hexdigest()[:16]
             if known.get(name, {}).get("key") != key:
                 known[name] = {"key": key, **_measured(model, spec, name, asked)}
                 body = {"command": command_line(), "model": model, "stamp": stamp, "wordings": known}

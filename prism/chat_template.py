@@ -18,8 +18,6 @@ from prism.types import first_problem
 
 BUILT_IN: Mapping[str, TemplateSpec] = {spec.name: spec for spec in (PRISM, QWEN3_RERANKER)}
 INSTRUCT = "instruct"
-NAMES = (*BUILT_IN, INSTRUCT)
-"""Templates that need no file."""
 _SENTINELS = {slot: f"\ue000{slot}\ue001" for slot in ("instruction", "query", "document")}
 _ANSWER = "\ue000answer\ue001"
 
@@ -29,30 +27,31 @@ def choose_spec(
 ) -> TemplateSpec:
     """The template asked for by name or file, the one stored beside the weights of `source`, or its tokenizer's.
 
-    Raises TemplateError when there is none, for a name that is none, and for `instruct` without a chat template.
+    Raises TemplateError when there is none, for a name that is none, and for those of `CHAT` without a chat template.
     """
     if name is not None:
-        return instruct_spec(tokenizer) if str(name) == INSTRUCT else load_spec(name)
+        wording = CHAT.get(str(name))
+        return instruct_spec(tokenizer, wording) if wording else load_spec(name)
     found = stored or spec_from_chat_template(tokenizer)
     if found is None:
         raise TemplateError(
             f"{source} has no prism.json and no reranker chat template: say which prompt it was trained with,"
-            f" --template {', '.join(NAMES)} or a file; {INSTRUCT} suits any chat model"
+            f" --template {', '.join(NAMES)} or a file; {' and '.join(CHAT)} suit any chat model"
         )
     return found
 
 
 def load_spec(name_or_path: str | Path) -> TemplateSpec:
-    """A built-in template by name, or one from a JSON file of `TemplateSpec` fields.
+    """A template of `BUILT_IN` by name, or one from a JSON file of `TemplateSpec` fields.
 
-    Raises TemplateError naming the built-ins when neither fits.
+    Raises TemplateError naming all that need no file when neither fits.
     """
     if str(name_or_path) in BUILT_IN:
         return BUILT_IN[str(name_or_path)]
     path = Path(name_or_path)
     if not path.is_file():
         raise TemplateError(
-            f"no template {str(name_or_path)!r}: expected {', '.join(BUILT_IN)} or a JSON file of template fields"
+            f"no template {str(name_or_path)!r}: expected {', '.join(NAMES)} or a JSON file of template fields"
         )
     try:
         return TemplateSpec.model_validate_json(path.read_bytes())
@@ -114,6 +113,8 @@ def _default_instruction(plain: str, instructed: str, sentinels: Mapping[str, st
 class Wording(NamedTuple):
     """What a chat model is told."""
 
+    name: str = INSTRUCT
+    """Of the template it makes."""
     instruction: str = "Does the document state what the query asks for? Being about the same subject is not enough."
     """The question that a yes or no answers; a caller's own instruction takes its place."""
     task: str = (
@@ -137,10 +138,17 @@ class Wording(NamedTuple):
     """Query, document, answer. The second shares the query's words and does not state what it asks for. In the other
     order Qwen2.5-Coder tells as much from as little (AUC), but hardly ever says yes: nothing would be written."""
     pair: str = "Query: {query}\nDocument: {document}"
+    writes: bool = True
+    """Whether `task` asks for texts."""
 
 
 WORDING = Wording()
-"""Chosen by `eval/instruct_wording.py`."""
+LABEL_ONLY = Wording(name="instruct-label", task="Answer with the single word yes or no.", examples=(), writes=False)
+"""Ranks better, in less time. With it nearly all scores of an untaught Qwen2.5-Coder are below 0.5."""
+CHAT: Mapping[str, Wording] = {wording.name: wording for wording in (WORDING, LABEL_ONLY)}
+"""Both chosen by `eval/instruct_wording.py`."""
+NAMES = (*BUILT_IN, *CHAT)
+"""Templates that need no file."""
 
 
 def instruct_spec(tokenizer: Any, wording: Wording = WORDING) -> TemplateSpec:
@@ -157,23 +165,24 @@ def instruct_spec(tokenizer: Any, wording: Wording = WORDING) -> TemplateSpec:
     rendered = _render_chat(tokenizer, messages)
     if rendered is None or any(rendered.count(sentinel) != 1 for sentinel in _SENTINELS.values()):
         raise TemplateError(
-            f"template {INSTRUCT!r} needs a model with a chat template that takes system, user and assistant turns, and"
-            f" this one has none: expected {', '.join(BUILT_IN)} or a file"
+            f"template {wording.name!r} needs a model with a chat template that takes system, user and assistant turns,"
+            f" and this one has none: expected {', '.join(BUILT_IN)} or a file"
         )
     return TemplateSpec(
-        name=INSTRUCT,
+        name=wording.name,
         text=_slotted(rendered),
         default_instruction=wording.instruction,
-        end_of_turn=_end_of_turn(tokenizer, messages),
+        end_of_turn=_end_of_turn(tokenizer, wording.name, messages),
+        writes=wording.writes,
     )
 
 
-def _end_of_turn(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+def _end_of_turn(tokenizer: Any, name: str, messages: Sequence[Mapping[str, str]]) -> str:
     """The control token that stands behind what a model has answered."""
     whole = _render_chat(tokenizer, [*messages, {"role": "assistant", "content": _ANSWER}], goes_on=False)
     after = whole.partition(_ANSWER)[2] if whole else ""
     control = (token.content for token in tokenizer.added_tokens_decoder.values())
-    found = [(after.index(name), -len(name), name) for name in map(str, control) if name and name in after]
+    found = [(after.index(mark), -len(mark), mark) for mark in map(str, control) if mark and mark in after]
     if not found:
-        raise TemplateError(f"template {INSTRUCT!r}: this model's chat template ends turns with no token of its own")
+        raise TemplateError(f"template {name!r}: this model's chat template ends turns with no token of its own")
     return min(found)[2]

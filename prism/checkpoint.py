@@ -288,7 +288,7 @@ def _config(
 ) -> PrismConfig:
     spec = _within_context(choose_spec(template, tokenizer, stored.template if stored else None, source), path)
     if stored:
-        return stored.model_copy(update={"template": spec})
+        return stored.model_copy(update={"template": spec} | ({} if spec.writes else {"evidence": "quoted"}))
     evidence: EvidenceSource = "written" if spec.name == INSTRUCT else "quoted"
     return PrismConfig(name=Path(str(source)).name, template=spec, evidence=evidence)
 

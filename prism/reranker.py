@@ -303,6 +303,8 @@ class Reranker:
 
     async def _prepare(self, query: object, documents: object, options: Mapping[str, Any]) -> _Prepared:
         call = read_options(self.threshold, self.evidence_source, options)
+        if call.evidence == "written":
+            self.template.require_texts()
         asked = await to_thread.run_sync(read_query, query, call.max_query_tokens, self.template)
         answer_cut = self._fit.for_query(asked.text).cut(call.answer_risk, self.name)
         read, warnings = await to_thread.run_sync(read_documents, documents)

@@ -42,6 +42,9 @@ class TemplateSpec(Record):
     end_of_turn: str = "<|im_end|>"
     evidence_keeps_space: bool = False
     """Evidence copied from behind a space is written with it, so that its first word is the document's own token."""
+    writes: bool = True
+    """Whether texts can be asked of the model after a yes: not if the prompt is for the label alone and nothing has
+    taught it more. Training does."""
     max_prompt_tokens: int = Field(default=8192, ge=16)
     max_written_tokens: int = Field(default=512, ge=8)
 
@@ -168,6 +171,14 @@ class Template:
     @property
     def takes_instruction(self) -> bool:
         return "{instruction}" in self.spec.text
+
+    def require_texts(self) -> None:
+        """Raises InputError where there is nothing to write after a yes."""
+        if not self.spec.writes:
+            raise InputError(
+                f"evidence='written' is not to be had with template {self.spec.name!r}, which asks for yes or no and"
+                " nothing else: ask for 'quoted', or load the model with template 'instruct'"
+            )
 
     # --- rendering ---------------------------------------------------------------------------------------------------
 

@@ -133,7 +133,9 @@ ModelOption = Annotated[
 ]
 Template = Annotated[
     str | None,
-    typer.Option(help="For reranker: prompt of a model without one: instruct, prism, qwen3-reranker, a file."),
+    typer.Option(
+        help="For reranker: prompt of a model without one: prism, qwen3-reranker, instruct, instruct-label, or a file."
+    ),
 ]
 Calibrate = Annotated[
     bool,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prism import devices
+from prism.cli.models import Template
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +35,6 @@ Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one a
 Only = Annotated[list[str] | None, typer.Option(help="Just this check; repeat. `golden` is all golden:*.")]
 List = Annotated[bool, typer.Option("--list", help="Show the checks and leave.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the report there as JSON; -: print it.")]
-Template = Annotated[str | None, typer.Option(help="Prompt of a checkpoint that carries none.")]
 Dtype = Annotated[devices.Dtype, typer.Option(help="Of a checkpoint's weights.")]
 Device = Annotated[str, typer.Option(help="Where a checkpoint runs: auto, cpu, cuda, cuda:1, mps.")]
 

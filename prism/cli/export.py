@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from prism.cli.models import Template
 from prism.outputs import require_folder
 
 _NEXT = {
@@ -26,7 +27,7 @@ def export(
             help="Whom it is for: Prism and any server, CrossEncoder, plain vLLM's own /rerank, or llama.cpp."
         ),
     ] = "merged",
-    template: Annotated[str | None, typer.Option(help="Prompt of a checkpoint that carries none.")] = None,
+    template: Template = None,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "q8_0"],
         typer.Option(help="Of the weights; auto: as they are, float16 in a GGUF file; the last two are for those."),

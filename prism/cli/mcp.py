@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prism import devices
-from prism.cli.models import load
+from prism.cli.models import Template, load
 
 if TYPE_CHECKING:
     from prism.reranker import Reranker
@@ -30,9 +30,6 @@ Model = Annotated[str, typer.Option(help="mini (bundled), a checkpoint directory
 Evidence = Annotated[
     Literal["written", "quoted", "auto"],
     typer.Option(help="Where evidence comes from; auto: as the model prefers."),
-]
-Template = Annotated[
-    str | None, typer.Option(help="Prompt of a checkpoint that carries none: a built-in name or file.")
 ]
 Dtype = Annotated[devices.Dtype, typer.Option(help="As with prism rerank.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]

@@ -21,7 +21,10 @@ Model = Annotated[
     str, typer.Option(help="mini (bundled), a checkpoint or adapter directory, a GGUF file, or a name on the hub.")
 ]
 Template = Annotated[
-    str | None, typer.Option(help="Prompt of a checkpoint that carries none: a built-in name or file.")
+    str | None,
+    typer.Option(
+        help="Prompt of a checkpoint that carries none: prism, qwen3-reranker, instruct, instruct-label, or a file."
+    ),
 ]
 Dtype = Annotated[
     devices.Dtype, typer.Option(help="auto: bfloat16 where it is faster; int8: 8-bit integers, on CPUs that have them.")

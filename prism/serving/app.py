@@ -58,8 +58,11 @@ def create_app(
 
     `trace` is told of every request when it is over (`prism.serving.observability`).
     `app.state.admission` counts the requests under way; setting its `draining` refuses new ones.
+    Raises InputError for limits that the model cannot keep: written evidence where it writes none.
     """
     limits, keys = limits or Limits(), keys or Keys()
+    if limits.evidence == "written":
+        reranker.template.require_texts()
     reranker.take_turns()
     admission = Admission(limits.max_requests)
     metrics = Metrics(lambda: admission.open)

@@ -58,9 +58,10 @@ def _refuse_packing(recipe: Recipe, config: Path) -> None:
 
 
 def _limited(spec: TemplateSpec, recipe: Recipe) -> TemplateSpec:
-    """The template with the recipe's limits."""
+    """The template with the recipe's limits; whatever its prompt asks for, what is trained can be taught to write."""
     limits = {name: getattr(recipe.model, name) for name in ("max_prompt_tokens", "max_written_tokens")}
-    return spec.model_copy(update={name: limit for name, limit in limits.items() if limit is not None})
+    said = {name: limit for name, limit in limits.items() if limit is not None}
+    return spec.model_copy(update={"writes": True, **said})
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
