@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,8 +15,9 @@ from fakes import FakeEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.chat_template import CHAT, INSTRUCT, LABEL_ONLY, choose_spec, instruct_spec
+from prism.chat_template import CHAT, INSTRUCT, LABEL_ONLY, NAMES, choose_spec, instruct_spec
 from prism.checkpoint import Checkpoint
+from prism.cli import data_pairs, models
 from prism.engines.base import LabelLogits, ScoreOutput
 from prism.errors import CheckpointError, InputError, TemplateError
 from prism.export import export
@@ -129,6 +130,11 @@ def test_a_name_wins_over_what_is_stored(chat):
         choose_spec(None, chat, None, "x")
     with pytest.raises(TemplateError, match="expected prism, qwen3-reranker, instruct, instruct-label or a JSON file"):
         choose_spec("instruct-lable", chat, None, "x")
+
+
+def test_the_command_line_names_every_template():
+    for option in (models.Template, data_pairs.Template):
+        assert f": {', '.join(NAMES)}, or a file." in get_args(option)[1].help
 
 
 def test_what_evidence_an_untaught_model_gives_by_default(chat_model: Path):

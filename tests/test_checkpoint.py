@@ -53,7 +53,7 @@ def test_mini_is_packaged_in_safe_weights():
 
 def test_without_prism_json_the_template_must_be_named(saved):
     (saved / "prism.json").unlink()
-    with pytest.raises(TemplateError, match=r"prism, qwen3-reranker, instruct or a file"):
+    with pytest.raises(TemplateError, match=r"prism, qwen3-reranker, instruct, instruct-label or a file"):
         Checkpoint.load(saved)
     assert Checkpoint.load(saved, template="qwen3-reranker").template.spec.text == QWEN3_RERANKER.text
 
