@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -77,12 +77,37 @@ class LanguageModel:
         hidden_BTH: Tensor = self.body(input_ids=ids_BT, use_cache=cache is not None, **inputs).last_hidden_state
         return hidden_BTH
 
-    def best(self, hidden_BTH: Tensor) -> list[list[int]]:
-        """By row and position: the most likely next token."""
-        if not torch.isfinite(hidden_BTH).all():
+    def next_tokens(self, hidden_BTH: Tensor) -> Tensor:
+        """[B, T]: the most likely next token after each position; -1 after NaN or infinity. Does not wait."""
+        best_BT: Tensor = self.head(hidden_BTH).argmax(-1)
+        return best_BT.masked_fill_(~torch.isfinite(hidden_BTH).all(-1), -1)
+
+    def known(self, best: list[list[int]]) -> list[list[int]]:
+        """Next tokens as they come from the device. Raises EngineError where one of them is -1."""
+        if min(map(min, best)) < 0:
             raise EngineError(f"the model computed NaN or infinity in {self.dtype} while writing; try float32")
-        best: list[list[int]] = self.head(hidden_BTH).argmax(-1).tolist()
         return best
+
+    def best(self, hidden_BTH: Tensor) -> list[list[int]]:
+        """By row and position: the most likely next token. Waits for the device, once."""
+        return self.known(self.next_tokens(hidden_BTH).tolist())
+
+
+Read = Callable[[Sequence[Sequence[int]], int], Tensor]
+"""Ids of each row, and at which position all of them begin -> hidden states [B, T, H]."""
+
+
+def last_hidden(prompts: Sequence[Sequence[int]], start: int, check: Check, read: Read) -> Tensor:
+    """The hidden state [B, 1, H] of each prompt's last token; the prompts are read from `start` on, in chunks."""
+    last: list[Tensor] = [torch.empty(0)] * len(prompts)
+    for column in range(start, max(map(len, prompts)), _PREFILL_TOKENS):
+        check()
+        chunk = [ids[column : column + _PREFILL_TOKENS] for ids in prompts]
+        hidden_BTH = read(chunk, column)
+        for row, ids in enumerate(chunk):
+            if ids:
+                last[row] = hidden_BTH[row, len(ids) - 1]
+    return torch.stack(last)[:, None]
 
 
 class _Slots:
@@ -134,20 +159,12 @@ class _SlottedRows:
     def start(self, prompts: Sequence[Sequence[int]], check: Check) -> list[list[int]]:
         shared = shared_length(prompts)
         if shared:
-            self._read([prompts[0][:shared]], 0, check)
+            last_hidden([prompts[0][:shared]], 0, check, self._chunk)
             self.keep([0] * len(prompts))
-        return self._read(prompts, shared, check)
+        return self._model.best(last_hidden(prompts, shared, check, self._chunk))
 
-    def _read(self, prompts: Sequence[Sequence[int]], start: int, check: Check) -> list[list[int]]:
-        last: list[Tensor] = [torch.empty(0)] * len(prompts)
-        for column in range(start, max(map(len, prompts)), _PREFILL_TOKENS):
-            check()
-            chunk = [ids[column : column + _PREFILL_TOKENS] for ids in prompts]
-            hidden_BTH = self._forward(chunk, [column] * len(prompts))
-            for row, ids in enumerate(chunk):
-                if ids:
-                    last[row] = hidden_BTH[row, len(ids) - 1]
-        return self._model.best(torch.stack(last)[:, None])
+    def _chunk(self, chunk: Sequence[Sequence[int]], column: int) -> Tensor:
+        return self._forward(chunk, [column] * len(chunk))
 
     def step(self, feeds: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
         return self._model.best(self._forward(feeds, starts))
@@ -211,6 +228,29 @@ class _PaddedRows:
         self._mask = self._mask[index]
 
 
+class Memory(Protocol):
+    """Where the rows of a batch are kept while they are written."""
+
+    def tokens(self, rows: int, longest: int) -> int:
+        """How much so many rows, the longest of which ends at that length, take."""
+
+    def batch(self, rows: int, longest: int) -> BatchState:
+        """Room for them. What an earlier batch kept is gone."""
+
+
+class _GrowingMemory:
+    """Every batch has its own, which grows with it."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+
+    def tokens(self, rows: int, longest: int) -> int:
+        return rows * longest
+
+    def batch(self, rows: int, longest: int) -> BatchState:
+        return _SlottedRows(self._model) if self._model.slotted else _PaddedRows(self._model)
+
+
 class Decoder:
     """Writes the continuations of many prompts at once."""
 
@@ -218,6 +258,7 @@ class Decoder:
         self,
         model: LanguageModel,
         *,
+        memory: Memory | None = None,
         stop_ids: Collection[int],
         stop_strings: Collection[str],
         decode: Callable[[list[int]], str],
@@ -225,6 +266,7 @@ class Decoder:
         speculate: bool,
     ) -> None:
         self._model = model
+        self._memory = memory or _GrowingMemory(model)
         self._stop_ids = frozenset(stop_ids)
         self._stop_strings = tuple(stop_strings)
         self._decode_ids = decode
@@ -248,7 +290,7 @@ class Decoder:
         batch: list[BatchRow] = []
         for row in rows:
             longest = max(row.limit, *(other.limit for other in batch)) if batch else row.limit
-            if batch and longest * (len(batch) + 1) > self._max_batch_tokens:
+            if batch and self._memory.tokens(len(batch) + 1, longest) > self._max_batch_tokens:
                 yield batch
                 batch = []
             batch.append(row)
@@ -274,10 +316,8 @@ class Decoder:
                 yield from self._write_batch(half, check)
 
     def _decode(self, rows: list[BatchRow], check: Check) -> Iterator[WritePiece]:
-        memory = _SlottedRows if self._model.slotted else _PaddedRows
-        state: BatchState = memory(self._model)
         yield from write_batch(
-            state,
+            self._memory.batch(len(rows), max(row.limit for row in rows)),
             rows,
             stop_ids=self._stop_ids,
             context=self._model.context,

@@ -37,6 +37,7 @@ from prism.engines.model_thread import Check, ModelThread
 from prism.engines.passes import PackedPass, PaddedPass, Pass, Prefix, Prompt, packable
 from prism.engines.prefix import can_attend_apart
 from prism.engines.row import shared_length
+from prism.engines.static import StaticMemory
 from prism.errors import DocumentError, EngineError
 
 _Known = dict[Prompt, LabelLogits | DocumentError]
@@ -73,6 +74,7 @@ class HfEngine:
         share_prefix: bool | None = None,
         packed: bool | None = None,
         compiled: bool = False,
+        graphs: bool | None = None,
         join_calls: bool | None = None,
         threads: int | None = None,
     ) -> None:
@@ -85,6 +87,10 @@ class HfEngine:
         (`packed.can_pack`). `compiled`: those, with layers made for this machine by torch.compile, minutes at the
         start; no prefix is shared then. On GPUs both wait for a first run, by `make gpu-check`. Raises EngineError for
         a model or a machine that cannot.
+
+        `graphs`: write in steps of fixed shapes, which a GPU replays as CUDA graphs (see `prism.engines.static`); a CPU
+        computes the same steps one by one, which gains it nothing. None: off, until a card has run it. Raises
+        EngineError for a model or a device that cannot.
 
         `join_calls`: score what waits from several callers in one batch, as far as it fits into one; None: on GPUs,
         which 50 documents do not fill. A prefix is then what the prompts of all of them share.
@@ -109,12 +115,14 @@ class HfEngine:
         packed = on_cpu and packable(self._model) if packed is None else packed
         with devices.threads(self._threads):  # compiled layers are made for a number of threads, too
             self._pass: Pass | None = _way(self._model, self._max_batch_tokens, packed, compiled)
+        writes_tokens = max_batch_tokens or write_tokens(*shape)
+        self._memory = StaticMemory(self._model, writes_tokens) if graphs else None
         self._decoder = functools.partial(
             Decoder,
             stop_ids=stop_ids,
             stop_strings=stop_strings,
             decode=decode,
-            max_batch_tokens=max_batch_tokens or write_tokens(*shape),
+            max_batch_tokens=writes_tokens,
             speculate=self._model.slotted if speculate is None else speculate,
         )
         self._join_calls = self._model.device.type == "cuda" if join_calls is None else join_calls
@@ -140,7 +148,7 @@ class HfEngine:
 
     async def aclose(self) -> None:
         """Stop the work under way, wait for the worker to leave, free the model. Calling twice is harmless."""
-        self._model = self._pass = None
+        self._model = self._pass = self._memory = None
         await self._worker.aclose()
 
     # -- on the worker thread
@@ -153,7 +161,7 @@ class HfEngine:
     @torch.inference_mode()
     def _write(self, requests: list[WriteRequest], check: Check, emit: Emit) -> None:
         with devices.threads(self._threads):
-            for piece in self._decoder(self._live()[0]).write(requests, check):
+            for piece in self._decoder(self._live()[0], memory=self._memory).write(requests, check):
                 emit(piece)
 
     def _answer(self, call: _Call, check: Check) -> ScoreOutput:

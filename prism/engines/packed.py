@@ -96,11 +96,11 @@ def _filled(lengths: np.ndarray[Any, Any], shapes: Shapes) -> np.ndarray[Any, An
     total = int(lengths.sum())
     size = next(size for size in shapes.tokens if size >= total)
     padding = [shapes.longest] * ((size - total) // shapes.longest) + [(size - total) % shapes.longest]
-    rows = max(shapes.least_rows, size // shapes.tokens_per_row, _power_of_two(len(lengths) + len(padding)))
+    rows = max(shapes.least_rows, size // shapes.tokens_per_row, power_of_two(len(lengths) + len(padding)))
     return np.concatenate([lengths, padding, np.zeros(rows - len(lengths) - len(padding))]).astype(np.int64)
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
     """The smallest that is not smaller."""
     return 1 << (number - 1).bit_length()
 

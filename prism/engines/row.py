@@ -14,7 +14,8 @@ from prism.engines.model_thread import Check
 MIN_SHARED_TOKENS = 16
 """A shared prefix shorter than this costs more to set up than it saves."""
 _LONGEST_GRAM = 3
-_FIRST_REACH, _MAX_REACH = 4, 12
+FIRST_REACH, MAX_REACH = 4, 12
+"""Tokens of a text's first draft, and of any."""
 _WINDOW_TOKENS, _CONTEXT_TOKENS = 32, 8
 
 
@@ -95,7 +96,7 @@ class BatchRow:
         self.finish: Literal["stop", "length"] | None = None
         self._text = text
         self._lookup = Lookup()
-        self._reach = _FIRST_REACH
+        self._reach = FIRST_REACH
         self._silent = 0
         """Tokens that have not shown as text yet."""
 
@@ -110,7 +111,7 @@ class BatchRow:
         """
         matched = next((at for at, token in enumerate(draft) if token != answers[at]), len(draft))
         if draft:
-            self._reach = min(self._reach * 2, _MAX_REACH) if matched == len(draft) else max(matched, 1)
+            self._reach = min(self._reach * 2, MAX_REACH) if matched == len(draft) else max(matched, 1)
         return list(answers[: matched + 1])
 
     def take(self, tokens: Sequence[int], stop_ids: Collection[int]) -> WritePiece:
