@@ -32,14 +32,14 @@ def test_every_section_measures_and_nothing_fails(tmp_path: Path) -> None:
     assert [row for row in rows if "error" in row] == []
     assert all(row.get("within", True) for row in rows)
     # On a CPU the device's fp32 is the reference's own arithmetic: the same texts, the same gradients.
-    assert sections["correctness"]["tiny Qwen3, fp32, written"]["equal"] == 4
+    for way in ("", ", no drafts", ", graphs", ", graphs, no drafts"):
+        assert sections["correctness"][f"tiny Qwen3, fp32, written{way}"]["equal"] == 4
+        assert sections["writing"][f"4 texts: engine{way}"]["as_generate"] == 4
     assert sections["training"]["gradients, torch.float32"]["relative_difference"] == 0.0
     assert sections["training"]["waits in a batch"]["waits"] is None  # a CPU has no other device to wait for
     # 12 prompts share 60 tokens, which are computed once.
     assert sections["scoring"]["Qwen3-0.6B, 60 shared: engine, packed, prefix read once"]["cached_tokens"] == 11 * 60
     assert sections["scoring"]["Qwen3-0.6B, 60 shared: engine, packed"]["cached_tokens"] == 0
-    for texts in (2, 4):
-        assert sections["writing"][f"{texts} texts: engine"]["as_generate"] == texts
     assert "| 135M LoRA: trainer |" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
@@ -51,7 +51,7 @@ def test_a_section_that_fails_is_a_row(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     sections = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["sections"]
     assert sections["training"]["rows"] == [{"what": "section", "error": "exit 1: ImportError: this trl is broken"}]
-    assert len(sections["correctness"]["rows"]) == 10  # two dtypes, four ways and what is written
+    assert len(sections["correctness"]["rows"]) == 16  # two dtypes, four ways of scoring and of writing
 
 
 def test_an_unknown_section_is_refused(tmp_path: Path) -> None:

@@ -48,6 +48,13 @@ WAYS: dict[str, dict[str, Any]] = {
     "compiled": {"compiled": True},
 }
 """What the engine may be told; compiling takes a CPU too long for a tiny check."""
+WRITING: dict[str, dict[str, Any]] = {
+    "": {},
+    ", no drafts": {"speculate": False},
+    ", graphs": {"graphs": True},
+    ", graphs, no drafts": {"graphs": True, "speculate": False},
+}
+"""The same for writing."""
 _FIRST_CHARACTER = 0x20000
 Figures = dict[str, Any]
 
@@ -275,14 +282,19 @@ def _agree(task: Task, name: str, truth: Any) -> None:
             if found is not None:
                 gap = max(abs(a - b) for a, b in zip(found[0], expected, strict=True))
                 task.row(what, largest_score_difference=gap, within=gap < (1e-3 if short == "fp32" else 0.1))
-        what = f"{name}, {short}, written"
-        again = task.tried(what, partial(written, engine_of(model), prompts[:4], 24))
-        if again is not None:
-            task.row(what, texts=len(texts), equal=sum(a == b for a, b in zip(again, texts, strict=True)))
+        for way, options in WRITING.items():
+            what = f"{name}, {short}, written{way}"
+            again = task.tried(what, partial(_by_new_writer, model, prompts[:4], options))
+            if again is not None:
+                task.row(what, texts=len(texts), equal=sum(a == b for a, b in zip(again, texts, strict=True)))
 
 
 def _by_new_engine(model: Any, prompts: Sequence[Sequence[int]], options: Figures) -> tuple[list[float], int]:
     return by_engine(engine_of(model, **options), prompts)
+
+
+def _by_new_writer(model: Any, prompts: Sequence[Sequence[int]], options: Figures) -> list[str]:
+    return written(engine_of(model, **options), prompts, 24)
 
 
 def _load_mini(task: Task, dtype: Any, where: str) -> Any:
@@ -359,9 +371,12 @@ def writing(task: Task) -> None:
 
         ways: dict[str, Callable[[], Any]] = {
             f"{count} texts: generate": partial(generated, model, prompts, tokens),
-            f"{count} texts: engine": partial(written, engine_of(model), prompts, tokens),
-            f"{count} texts: engine, no drafts": partial(written, engine_of(model, speculate=False), prompts, tokens),
         }
+        for way, options in WRITING.items():
+            what = f"{count} texts: engine{way}"
+            engine = part.tried(what, partial(engine_of, model, **options))
+            if engine is not None:
+                ways[what] = partial(written, engine, prompts, tokens)
         in_turns(part, ways, figures)
 
 
