@@ -8,6 +8,7 @@ computed along. Token p lies in slot p, as in `decode`: a wrong draft is overwri
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -35,6 +36,9 @@ MOST_STEPS = 64
 _SLOT_STEP = 256
 _MOVING_ROTATIONS = ("dynamic", "longrope")
 """Those look at the positions of a pass before they turn by them."""
+
+_CAPTURING = threading.Lock()
+"""torch knows one capture at a time in a process."""
 
 Step = Callable[[], None]
 """Reads and writes memory that stays where it is."""
@@ -241,8 +245,8 @@ class CudaGraphs:
         """Kept, for the memory that graphs share lives no longer than they."""
 
     def __call__(self, step: Step) -> Step:
-        """Other threads may use the device meanwhile."""
-        with torch.cuda.device(self._device):
+        """Other threads may use the device meanwhile, but not capture."""
+        with _CAPTURING, torch.cuda.device(self._device):
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):  # also leaves it when the capture fails
                 step()  # kernels are chosen and loaded when they first run, which cannot be recorded
