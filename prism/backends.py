@@ -6,14 +6,20 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prism import devices
 from prism.checkpoint import Checkpoint, is_packed
 from prism.devices import Dtype
 from prism.engines.base import Engine
+from prism.engines.settings import EngineOptions, checked_options
 from prism.errors import EngineError, InputError
-from prism.template import Template
+
+if TYPE_CHECKING:
+    from prism.engines.hf import HfOptions
+    from prism.engines.llamacpp import LlamaCppOptions
+    from prism.engines.openai import OpenAIOptions
+    from prism.engines.vllm import VllmOptions
 
 EngineName = Literal["auto", "hf", "vllm", "openai", "llamacpp"]
 KEY_NAME = "PRISM_ENGINE_API_KEY"
@@ -53,26 +59,49 @@ def open_engine(
     device: str = "auto",
     base_url: str | Sequence[str] | None = None,
     served_model: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: EngineOptions | Mapping[str, Any] | None = None,
 ) -> Engine:
     """An engine for a checkpoint: `hf` or `llamacpp` in this process, `vllm` in processes of its own, `openai` on other
     machines.
 
     `base_url` (one or several, up to `/v1`) and `served_model` belong to `openai`, `device` to the engines in this
-    process, `dtype` to `hf` and `vllm`. `options`: keyword arguments of the engine's own class, of `LlamaContext` too.
+    process, `dtype` to `hf` and `vllm`. `options`: see `read_engine_options`.
     Raises InputError when they do not fit together, EngineError or CheckpointError when the engine does not start.
     """
     name = choose_engine(name, str(checkpoint.home or checkpoint.path))
     urls = [base_url] if isinstance(base_url, str) else list(base_url or ())
     if (name == "openai") != bool(urls):
         raise InputError("base_url belongs to engine 'openai', and 'openai' needs at least one: http://host:8001/v1")
+    read: Any = read_engine_options(name, options)
     if name == "openai":
-        return _openai(checkpoint, urls, served_model, options or {})
+        return _openai(checkpoint, urls, served_model, read)
     if name == "vllm":
-        return _vllm(checkpoint, dtype, options or {})
+        return _vllm(checkpoint, dtype, read)
     if name == "llamacpp":
-        return _llamacpp(checkpoint, dtype, device, options or {})
-    return _hf(checkpoint.template, load_for_hf(checkpoint, dtype, device), options or {})
+        return _llamacpp(checkpoint, dtype, device, read)
+    return _hf(checkpoint, dtype, device, read)
+
+
+def read_engine_options(name: EngineName, given: EngineOptions | Mapping[str, Any] | None) -> EngineOptions:
+    """Settings of an engine (not `auto`): fields of its `HfOptions`, `VllmOptions`, `OpenAIOptions`, `LlamaCppOptions`.
+
+    Raises InputError naming the setting that is wrong.
+    """
+    if name == "openai":
+        from prism.engines.openai import OpenAIOptions
+
+        return checked_options(name, OpenAIOptions, given)
+    if name == "vllm":
+        from prism.engines.vllm import VllmOptions
+
+        return checked_options(name, VllmOptions, given)
+    if name == "llamacpp":
+        from prism.engines.llamacpp import LlamaCppOptions
+
+        return checked_options(name, LlamaCppOptions, given)
+    from prism.engines.hf import HfOptions
+
+    return checked_options(name, HfOptions, given)
 
 
 def load_for_hf(checkpoint: Checkpoint, dtype: Dtype = "auto", device: str = "auto") -> Any:
@@ -108,21 +137,22 @@ def read_vllm_options(name: EngineName, given: Sequence[str]) -> dict[str, Any] 
     return {"options": found}
 
 
-def _hf(template: Template, model: Any, options: Mapping[str, Any]) -> Engine:
+def _hf(checkpoint: Checkpoint, dtype: Dtype, device: str, options: HfOptions) -> Engine:
     from prism.engines.hf import HfEngine
 
+    template = checkpoint.template
     return HfEngine(
-        model,
+        load_for_hf(checkpoint, dtype, device),
         label_ids=template.label_ids,
         stop_ids=template.stop_ids,
         stop_strings=template.stop_strings,
         pad_id=template.pad_id,
         decode=template.decode,
-        **options,
+        options=options,
     )
 
 
-def _vllm(checkpoint: Checkpoint, dtype: Dtype, options: Mapping[str, Any]) -> Engine:
+def _vllm(checkpoint: Checkpoint, dtype: Dtype, options: VllmOptions) -> Engine:
     from prism.engines.vllm import VllmEngine
 
     if find_spec("vllm") is None:
@@ -138,11 +168,11 @@ def _vllm(checkpoint: Checkpoint, dtype: Dtype, options: Mapping[str, Any]) -> E
         stop_strings=template.stop_strings,
         dtype=dtype,
         context=min(needed, checkpoint.context_tokens or needed),
-        **options,
+        **dict(options),
     )
 
 
-def _llamacpp(checkpoint: Checkpoint, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Engine:
+def _llamacpp(checkpoint: Checkpoint, dtype: Dtype, device: str, options: LlamaCppOptions) -> Engine:
     if find_spec("llama_cpp") is None:
         raise EngineError('engine llamacpp needs llama-cpp-python: pip install "prism-reranker[llamacpp]"')
     from prism.engines.llama_context import LlamaContext
@@ -153,23 +183,21 @@ def _llamacpp(checkpoint: Checkpoint, dtype: Dtype, device: str, options: Mappin
     if device not in ("auto", "cpu"):
         raise InputError(f"device {device!r}: with engine llamacpp auto (a GPU if llama.cpp was built for it) or cpu")
     template = checkpoint.template
-    own = {"speculate": options["speculate"]} if "speculate" in options else {}
-    settings = {
-        "context": template.spec.max_prompt_tokens + template.spec.max_written_tokens,
-        "threads": devices.cores(),
-        "gpu": device == "auto",
-    } | {name: value for name, value in options.items() if name not in own}
+    settings = dict(options)
+    speculate = settings.pop("speculate")
+    settings["context"] = options.context or template.spec.max_prompt_tokens + template.spec.max_written_tokens
+    settings["threads"] = options.threads or devices.cores()
     return LlamaCppEngine(
-        LlamaContext(checkpoint.path, **settings),
+        LlamaContext(checkpoint.path, gpu=device == "auto", **settings),
         label_ids=template.label_ids,
         stop_ids=template.stop_ids,
         stop_strings=template.stop_strings,
         decode=template.decode,
-        **own,
+        speculate=speculate,
     )
 
 
-def _openai(checkpoint: Checkpoint, urls: Sequence[str], model: str | None, options: Mapping[str, Any]) -> Engine:
+def _openai(checkpoint: Checkpoint, urls: Sequence[str], model: str | None, options: OpenAIOptions) -> Engine:
     from prism.engines.openai import OpenAIEngine
 
     template = checkpoint.template
@@ -182,5 +210,5 @@ def _openai(checkpoint: Checkpoint, urls: Sequence[str], model: str | None, opti
         model=model,
         api_key=os.environ.get(KEY_NAME),
         context=checkpoint.context_tokens,
-        **options,
+        options=options,
     )

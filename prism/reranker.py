@@ -131,12 +131,13 @@ class Reranker:
         `template` names the prompt of a checkpoint that carries none. The self-test scores a few obvious
         pairs. `engine`: `hf` in this process, `llamacpp` too (without torch, for files of `prism export --layout gguf`,
         where it is what `auto` means), `vllm` in processes of its own, `openai` on the servers at
-        `base_url`, under the name `served_model`; template and tokenizer always come from `model`. `engine_options` are
-        keyword arguments of the engine's own class. Raises CheckpointError, TemplateError, EngineError or InputError.
+        `base_url`, under the name `served_model`; template and tokenizer always come from `model`. `engine_options`:
+        `backends.read_engine_options`. Raises CheckpointError, TemplateError, EngineError or InputError.
         """
-        from prism.backends import choose_engine, open_checkpoint, open_engine
+        from prism.backends import choose_engine, open_checkpoint, open_engine, read_engine_options
 
         engine = choose_engine(engine, model)
+        settings = read_engine_options(engine, engine_options)
         checkpoint = open_checkpoint(
             engine, model, template=template, revision=revision, trust_remote_code=trust_remote_code
         )
@@ -147,7 +148,7 @@ class Reranker:
             device=device,
             base_url=base_url,
             served_model=served_model,
-            options=engine_options,
+            options=settings,
         )
         reranker = cls._of(checkpoint, opened)
         if self_test:

@@ -375,9 +375,11 @@ def first_problem(error: ValidationError, sent: object = None) -> str:
     """
     problem = error.errors(include_url=False)[0]
     place = problem["loc"] if sent is None else _in_sent(problem["loc"], sent, missing=problem["type"] == "missing")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if not place and problem["type"] == "value_error":
+        return f"{problem['ctx']['error']}{more}"  # fields that contradict each other, which it names
     where = ".".join(map(str, place)) or "top level"
     says = "Input should be an object" if problem["type"] in ("model_type", "dict_type") else problem["msg"]
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{where}: {says}, got {_shorten(repr(problem.get('input')))}{more}"
 
 

@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from prism.engines.base import Engine, LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.engines.decode import Decoder, LanguageModel, out_of_memory
-from prism.engines.hf import HfEngine
+from prism.engines.hf import HfEngine, HfOptions
 from prism.engines.prefix import PrefixLayer, attend_apart
 from prism.engines.row import BatchRow, Lookup, TextStream, shared_length
 from prism.errors import DocumentError, EngineError, InputError
@@ -33,8 +33,9 @@ def one_character_each(ids: list[int]) -> str:
 
 
 def make_engine(model: Any, **options: Any) -> HfEngine:
-    options = {"stop_ids": {STOP}, "stop_strings": (), "decode": one_character_each} | options
-    return HfEngine(model, label_ids=(YES, NO), pad_id=0, **options)
+    given = {name: options.pop(name) for name in ("stop_ids", "stop_strings", "decode") if name in options}
+    given = {"stop_ids": {STOP}, "stop_strings": (), "decode": one_character_each} | given
+    return HfEngine(model, label_ids=(YES, NO), pad_id=0, options=HfOptions(**options), **given)
 
 
 def random_prompts(seed: int, prefix: int, lengths: Sequence[int]) -> list[list[int]]:

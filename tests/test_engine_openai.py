@@ -16,7 +16,8 @@ import pytest
 from prism.backends import open_engine
 from prism.checkpoint import Checkpoint
 from prism.engines.base import LabelLogits, WriteRequest
-from prism.engines.openai import OpenAIEngine
+from prism.engines.openai import OpenAIEngine, OpenAIOptions
+from prism.engines.replicas import PROBE_S
 from prism.errors import DocumentError, EngineError, InputError, LabelMissing
 
 YES, NO, STOP = 30, 40, 2
@@ -103,10 +104,15 @@ class Pieces(httpx.AsyncByteStream):
         self.servers.open -= 1
 
 
-def make(servers: Servers, *urls: str, **options: Any) -> OpenAIEngine:
-    options = {"stop_strings": ("</evidence>",)} | options
+def make(servers: Servers, *urls: str, probe_s: float = PROBE_S, **given: Any) -> OpenAIEngine:
     return OpenAIEngine(
-        urls or (A,), label_ids=(YES, NO), label_texts=("yes", "no"), stop_ids={STOP}, transport=servers, **options
+        urls or (A,),
+        label_ids=(YES, NO),
+        label_texts=("yes", "no"),
+        stop_ids={STOP},
+        stop_strings=("</evidence>",),
+        options=OpenAIOptions(transport=servers, probe_s=probe_s),
+        **given,
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from prism.engines.base import LabelLogits, ScoreOutput
-from prism.engines.hf import HfEngine
+from prism.engines.hf import HfEngine, HfOptions
 from prism.errors import EngineError
 
 YES, NO, VOCABULARY, POISON = 5, 9, 600, 77
@@ -55,8 +55,7 @@ def engine_of(model: Any, **options: Any) -> HfEngine:
         stop_strings=(),
         pad_id=0,
         decode=lambda ids: "",
-        share_prefix=False,
-        **options,
+        options=HfOptions(share_prefix=False, **options),
     )
 
 

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from prism.devices import choose_dtype
 from prism.engines.base import LabelLogits, WriteRequest
-from prism.engines.hf import HfEngine
+from prism.engines.hf import HfEngine, HfOptions
 from prism.engines.linear import Bf16Linear, Int8Linear, arrange
 from prism.errors import InputError
 
@@ -68,7 +68,7 @@ def engine(model: Any, **options: Any) -> HfEngine:
         stop_strings=(),
         pad_id=0,
         decode=lambda ids: "".join(chr(0x4E00 + token) for token in ids),
-        **options,
+        options=HfOptions(**options),
     )
 
 

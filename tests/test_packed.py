@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer
 
 from prism.engines.base import LabelLogits
 from prism.engines.decode import LanguageModel
-from prism.engines.hf import HfEngine
+from prism.engines.hf import HfEngine, HfOptions
 from prism.engines.packed import Shapes, attend_packed, can_pack, pack
 from prism.engines.passes import PackedPass, Prefix
 from prism.errors import DocumentError, EngineError
@@ -64,7 +64,13 @@ def alone(model: Any, ids: Sequence[int]) -> tuple[float, float]:
 
 def engine_of(model: Any, **options: Any) -> HfEngine:
     return HfEngine(
-        model, label_ids=(YES, NO), stop_ids=(), stop_strings=(), pad_id=0, decode=lambda ids: "", **options
+        model,
+        label_ids=(YES, NO),
+        stop_ids=(),
+        stop_strings=(),
+        pad_id=0,
+        decode=lambda ids: "",
+        options=HfOptions(**options),
     )
 
 

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from prism.engines.base import Engine, LabelLogits
-from prism.engines.hf import HfEngine
-from prism.engines.openai import OpenAIEngine
+from prism.engines.hf import HfEngine, HfOptions
+from prism.engines.openai import OpenAIEngine, OpenAIOptions
 from prism.engines.rounding import looks_rounded
 from prism.engines.turns import TakingTurns
 from prism.reranker import Reranker
@@ -72,7 +72,7 @@ def openai(template: Template, step: float = 0.0) -> OpenAIEngine:
         label_texts=("yes", "no"),
         stop_ids=template.stop_ids,
         stop_strings=template.stop_strings,
-        transport=Completions(step),
+        options=OpenAIOptions(transport=Completions(step)),
     )
 
 
@@ -85,7 +85,7 @@ def hf(**options: Any) -> Callable[[Template, Any], Engine]:
             stop_strings=template.stop_strings,
             pad_id=template.pad_id,
             decode=template.decode,
-            **options,
+            options=HfOptions(**options),
         )
 
     return make

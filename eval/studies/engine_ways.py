@@ -19,7 +19,7 @@ from prism.backends import load_for_hf, open_checkpoint
 from prism.checkpoint import Checkpoint
 from prism.devices import Dtype
 from prism.engines.base import Engine, LabelLogits, WriteRequest
-from prism.engines.hf import HfEngine
+from prism.engines.hf import HfEngine, HfOptions
 from prism.engines.linear import arrange
 from prism.engines.llama_context import LlamaContext
 from prism.engines.llamacpp import LlamaCppEngine
@@ -94,9 +94,7 @@ class Work(NamedTuple):
             stop_strings=(),
             pad_id=0,
             decode=_decode_apart,
-            speculate=speculate,
-            packed=packed,
-            threads=self.setting.threads,
+            options=HfOptions(speculate=speculate, packed=packed, threads=self.setting.threads),
         )
 
 

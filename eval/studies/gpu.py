@@ -25,7 +25,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from prism.engines.base import LabelLogits, WriteRequest
-from prism.engines.hf import HfEngine
+from prism.engines.hf import HfEngine, HfOptions
 from prism.errors import PrismError
 from prism.scoring import score
 
@@ -198,7 +198,7 @@ def engine_of(model: Any, **options: Any) -> HfEngine:
         stop_strings=(),
         pad_id=0,
         decode=lambda ids: "".join(chr(_FIRST_CHARACTER + token) for token in ids),
-        **options,
+        options=HfOptions(**options),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from typing import Any
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionLayer
 
@@ -37,6 +38,7 @@ from prism.engines.model_thread import Check, ModelThread
 from prism.engines.passes import PackedPass, PaddedPass, Pass, Prefix, Prompt, packable
 from prism.engines.prefix import can_attend_apart
 from prism.engines.row import shared_length
+from prism.engines.settings import EngineOptions
 from prism.engines.static import StaticMemory
 from prism.errors import DocumentError, EngineError
 
@@ -55,6 +57,40 @@ class _Call:
         """Still waited for."""
 
 
+class HfOptions(EngineOptions):
+    """None: as the engine finds best for the model and the machine."""
+
+    max_batch_tokens: int | None = Field(default=None, ge=1)
+    """Rows times tokens held at once, prefix and answer included; None: on a GPU what half of its free memory holds, at
+    most 131,072 (see `prism.engines.budget`)."""
+    speculate: bool | None = None
+    """Draft tokens from the text's own past; None: wherever the model can take a wrong draft back."""
+    share_prefix: bool | None = None
+    """Compute what all prompts begin with once; None: where that pays (`budget.prefix_pays`). On a GPU True also reads
+    it in place, by flash attention, which no GPU has run yet: `make gpu-check` compares both."""
+    packed: bool | None = None
+    """Score rows one after another instead of padded to the longest; None: on a CPU, wherever the model can
+    (`packed.can_pack`). On GPUs this and `compiled` wait for a first run, by `make gpu-check`."""
+    compiled: bool = False
+    """Packed, with layers made for this machine by torch.compile, minutes at the start; no prefix is shared then."""
+    graphs: bool | None = None
+    """Write in steps of fixed shapes, which a GPU replays as CUDA graphs (see `prism.engines.static`); a CPU computes the
+    same steps one by one, which gains it nothing. None: off, until a card has run it."""
+    join_calls: bool | None = None
+    """Score what waits from several callers in one batch, as far as it fits into one; None: on GPUs, which 50 documents
+    do not fill. A prefix is then what the prompts of all of them share."""
+    threads: int | None = Field(default=None, ge=1)
+    """Of the CPU, while this engine computes; None: the processors this process is given."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> HfOptions:
+        if self.compiled and self.packed is False:
+            raise ValueError("compiled=True packs rows, packed=False does not: leave one of them out")
+        if self.compiled and self.share_prefix:
+            raise ValueError("compiled=True shares no prefix, share_prefix=True does: leave one of them out")
+        return self
+
+
 class HfEngine:
     """Scores and writes with a transformers causal language model that is already on its device and in its dtype."""
 
@@ -69,63 +105,35 @@ class HfEngine:
         stop_strings: Collection[str],
         pad_id: int,
         decode: Callable[[list[int]], str],
-        max_batch_tokens: int | None = None,
-        speculate: bool | None = None,
-        share_prefix: bool | None = None,
-        packed: bool | None = None,
-        compiled: bool = False,
-        graphs: bool | None = None,
-        join_calls: bool | None = None,
-        threads: int | None = None,
+        options: HfOptions = HfOptions(),  # noqa: B008  # frozen
     ) -> None:
-        """`label_ids`: (yes, no). `max_batch_tokens`: rows times tokens held at once, prefix and answer included;
-        None: on a GPU what half of its free memory holds, at most 131,072 (see `prism.engines.budget`).
-
-        `share_prefix`: compute what all prompts begin with once; None: where that pays (`budget.prefix_pays`). On a GPU
-        True also reads it in place, by flash attention, which no GPU has run yet: `make gpu-check` compares both.
-        `packed`: score rows one after another instead of padded to the longest; None: on a CPU, wherever the model can
-        (`packed.can_pack`). `compiled`: those, with layers made for this machine by torch.compile, minutes at the
-        start; no prefix is shared then. On GPUs both wait for a first run, by `make gpu-check`. Raises EngineError for
-        a model or a machine that cannot.
-
-        `graphs`: write in steps of fixed shapes, which a GPU replays as CUDA graphs (see `prism.engines.static`); a CPU
-        computes the same steps one by one, which gains it nothing. None: off, until a card has run it. Raises
-        EngineError for a model or a device that cannot.
-
-        `join_calls`: score what waits from several callers in one batch, as far as it fits into one; None: on GPUs,
-        which 50 documents do not fill. A prefix is then what the prompts of all of them share.
-        `speculate`: draft tokens from the text's own past; None: wherever the model can take a wrong draft back.
-        `threads`: of the CPU, while this engine computes; None: the processors this process is given.
-        """
+        """`label_ids`: (yes, no). Raises EngineError for options that this model or machine cannot do."""
         self._model: LanguageModel | None = LanguageModel(model, pad_id)
-        if speculate and not self._model.slotted:
+        if options.speculate and not self._model.slotted:
             raise EngineError(
                 f"speculation needs plain attention layers under sdpa or eager, got {self._model.config.model_type} "
                 f"with {self._model.attention}; leave `speculate` at None"
             )
-        head = self._model.head
-        self._label_rows_2H: Tensor = head.weight[list(label_ids)].detach().float()
-        bias = getattr(head, "bias", None)
-        self._label_bias_2: Tensor | float = 0.0 if bias is None else bias[list(label_ids)].detach().float()
+        self._label_rows_2H, self._label_bias_2 = _label_rows(self._model.head, label_ids)
         on_cpu = self._model.device.type == "cpu"
         shape = self._model.config, self._model.dtype, self._model.device
-        self._max_batch_tokens = max_batch_tokens or score_tokens(*shape)
-        self._share_prefix = share_prefix
-        self._threads = threads or devices.cpu_threads()
-        packed = on_cpu and packable(self._model) if packed is None else packed
+        self._max_batch_tokens = options.max_batch_tokens or score_tokens(*shape)
+        self._share_prefix = options.share_prefix
+        self._threads = options.threads or devices.cpu_threads()
+        packed = on_cpu and packable(self._model) if options.packed is None else options.packed
         with devices.threads(self._threads):  # compiled layers are made for a number of threads, too
-            self._pass: Pass | None = _way(self._model, self._max_batch_tokens, packed, compiled)
-        writes_tokens = max_batch_tokens or write_tokens(*shape)
-        self._memory = StaticMemory(self._model, writes_tokens) if graphs else None
+            self._pass: Pass | None = _way(self._model, self._max_batch_tokens, packed, options.compiled)
+        writes_tokens = options.max_batch_tokens or write_tokens(*shape)
+        self._memory = StaticMemory(self._model, writes_tokens) if options.graphs else None
         self._decoder = functools.partial(
             Decoder,
             stop_ids=stop_ids,
             stop_strings=stop_strings,
             decode=decode,
             max_batch_tokens=writes_tokens,
-            speculate=self._model.slotted if speculate is None else speculate,
+            speculate=self._model.slotted if options.speculate is None else options.speculate,
         )
-        self._join_calls = self._model.device.type == "cuda" if join_calls is None else join_calls
+        self._join_calls = self._model.device.type == "cuda" if options.join_calls is None else options.join_calls
         self._waiting: deque[_Call] = deque()
         self._short_waits = devices.short_waits() if on_cpu and self._threads > 1 else None
         self._worker = ModelThread("prism-hf")
@@ -260,6 +268,13 @@ class HfEngine:
     def _label_logits(self, last_BH: Tensor) -> Tensor:
         """[B, 2]: the last token of each row is multiplied with the labels only, in fp32."""
         return last_BH.float() @ self._label_rows_2H.T + self._label_bias_2
+
+
+def _label_rows(head: Any, label_ids: tuple[int, int]) -> tuple[Tensor, Tensor | float]:
+    """Of the output layer, in fp32: [2, H], and its bias [2]."""
+    bias = getattr(head, "bias", None)
+    rows_2H: Tensor = head.weight[list(label_ids)].detach().float()
+    return rows_2H, 0.0 if bias is None else bias[list(label_ids)].detach().float()
 
 
 def _way(model: LanguageModel, most: int, packed: bool, compiled: bool) -> Pass:

@@ -30,6 +30,10 @@ _OUTPUTS = 128
 """After how many tokens of a batch logits can be read: their buffer is this times the vocabulary."""
 
 
+SEQUENCES, BATCH_TOKENS = 64, 512
+"""Usual numbers of sequences that are held, and of tokens that are read at once."""
+
+
 class Wants(Enum):
     """After which tokens of a run logits are read."""
 
@@ -94,8 +98,8 @@ class LlamaContext:
         *,
         context: int,
         threads: int,
-        sequences: int = 64,
-        batch_tokens: int = 512,
+        sequences: int = SEQUENCES,
+        batch_tokens: int = BATCH_TOKENS,
         exact: bool = False,
         gpu: bool = True,
     ) -> None:

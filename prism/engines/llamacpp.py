@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+from pydantic import Field
+
 from prism.engines.base import (
     Emit,
     LabelLogits,
@@ -22,14 +24,30 @@ from prism.engines.base import (
     require_prompts,
     unscorable,
 )
-from prism.engines.llama_context import Context, Run, Wants
+from prism.engines.llama_context import BATCH_TOKENS, SEQUENCES, Context, Run, Wants
 from prism.engines.model_thread import Check, ModelThread
 from prism.engines.row import MIN_SHARED_TOKENS, BatchRow, TextStream, common_length, shared_length, write_batch
+from prism.engines.settings import EngineOptions
 from prism.errors import DocumentError, EngineError
 
 _T = TypeVar("_T")
 _TRUNK = 0
 """The sequence that the others go on from."""
+
+
+class LlamaCppOptions(EngineOptions):
+    context: int | None = Field(default=None, ge=1)
+    """Tokens that a prompt and its text can have; None: as many as the template allows."""
+    threads: int | None = Field(default=None, ge=1)
+    """None: the physical cores, or `OMP_NUM_THREADS`."""
+    sequences: int = Field(default=SEQUENCES, ge=2)
+    """Prompts or texts held at once, and what they all begin with."""
+    batch_tokens: int = Field(default=BATCH_TOKENS, ge=1)
+    """Read at once."""
+    exact: bool = False
+    """Keys and values are held in float32, not float16, and attention is plain."""
+    speculate: bool = True
+    """Draft tokens from the text's own past."""
 
 
 class LlamaCppEngine:

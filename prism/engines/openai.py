@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import httpx
+from pydantic import Field
 
 from prism.engines.base import (
     Emit,
@@ -32,6 +33,7 @@ from prism.engines.base import (
 from prism.engines.loop import LoopThread, gathered
 from prism.engines.replicas import PROBE_S, Replica, Replicas
 from prism.engines.rounding import looks_rounded
+from prism.engines.settings import EngineOptions
 from prism.errors import DocumentError, EngineError, LabelMissing
 
 _logger = logging.getLogger(__name__)
@@ -43,6 +45,15 @@ _REQUESTS_AT_ONCE = 8
 _WRITES_AT_ONCE = 64
 _KEEPS_STOP_STRINGS = {"vllm": "include_stop_str_in_output", "sglang": "no_stop_trim"}
 """The field that makes a server leave the stop string in the text, by who made the server."""
+
+
+class OpenAIOptions(EngineOptions):
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Longest silence of a server before another is asked."""
+    probe_s: float = Field(default=PROBE_S, gt=0)
+    """How often a dead server is asked whether it lives again."""
+    transport: httpx.AsyncBaseTransport | None = None
+    """How requests travel; None: over the network."""
 
 
 class OpenAIEngine:
@@ -59,16 +70,13 @@ class OpenAIEngine:
         model: str | None = None,
         api_key: str | None = None,
         context: int | None = None,
-        timeout_s: float = 120.0,
-        transport: httpx.AsyncBaseTransport | None = None,
-        probe_s: float = PROBE_S,
+        options: OpenAIOptions = OpenAIOptions(),  # noqa: B008  # frozen
     ) -> None:
         """Asks every server for its model; at least one must answer.
 
         `base_urls`: up to and including `/v1`. `label_ids`, `label_texts`: (yes, no) as tokens and as the server spells
         them. `model`: the served name; None: the first each server lists. `context`: tokens the model reads, if known;
-        what a server says is shorter wins. `timeout_s`: longest silence of a server before another is asked;
-        `probe_s`: how often a dead one is asked whether it lives again.
+        what a server says is shorter wins.
         Raises EngineError when no server answers or one serves another model, InputError for a malformed address.
         """
         self._label_ids = label_ids
@@ -78,9 +86,7 @@ class OpenAIEngine:
         self._context = context or math.inf
         self._told_rounding = False
         self._loop = LoopThread("prism-openai")
-        self._replicas = Replicas(
-            base_urls, model=model, api_key=api_key, timeout_s=timeout_s, transport=transport, probe_s=probe_s
-        )
+        self._replicas = Replicas(base_urls, model=model, api_key=api_key, **dict(options))
         try:
             self._loop.run_blocking(self._replicas.start)
         except BaseException:

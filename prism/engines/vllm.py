@@ -13,6 +13,7 @@ import os
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from prism.engines.base import (
     unscorable,
 )
 from prism.engines.loop import LoopThread, gathered
+from prism.engines.settings import EngineOptions, refuse_unknown
 from prism.engines.vllm_cpu import GUARD, cpu_settings, cpu_threading, own_environment
 from prism.errors import DocumentError, EngineError, LabelMissing, in_one_line
 from prism.parallel import end_with_parent
@@ -34,6 +36,13 @@ from prism.parallel import end_with_parent
 IN_FLIGHT = 256
 """Prompts of one call that vLLM holds at once: a call of thousands does not bury a small one behind it."""
 _SPECULATION = {"method": "ngram", "num_speculative_tokens": 8, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
+
+
+class VllmOptions(EngineOptions):
+    speculate: bool | None = None
+    """N-gram drafts; None: where every layer is plain attention."""
+    options: dict[str, Any] | None = None
+    """Fields of vLLM's `AsyncEngineArgs`, such as `tensor_parallel_size`; they win over what the engine sets."""
 
 
 class VllmEngine:
@@ -62,7 +71,7 @@ class VllmEngine:
         once; None: all the model reads. `speculate`: n-gram drafts; None: where every layer is plain attention.
         `options`: fields of vLLM's `AsyncEngineArgs`, such as `tensor_parallel_size`; they win over what is set here.
         `start`: makes something like `AsyncLLM` of all those fields; None: vLLM does.
-        Raises EngineError when vLLM does not start.
+        Raises EngineError when vLLM does not start, InputError for a field that it has not.
         """
         self._label_ids = label_ids
         self._stop_ids = frozenset(stop_ids)
@@ -239,6 +248,7 @@ def _start(arguments: Mapping[str, Any]) -> Any:
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    refuse_unknown("field of vLLM's AsyncEngineArgs", arguments, [field.name for field in fields(AsyncEngineArgs)])
     defaults: dict[str, Any] = {}
     if current_platform.is_cpu():
         config = _config(Path(arguments["model"]))
