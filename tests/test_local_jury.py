@@ -6,9 +6,13 @@ import json
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
+from datetime import datetime, timedelta
+from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,11 +26,13 @@ from pydantic import ValidationError
 
 from prism.catalogue import CATALOGUE, find
 from prism.errors import EngineError, InputError, PanelError
+from prism.labeling.estimate import estimate_cost
+from prism.labeling.label_pairs import LabelPair, read_label_pairs
 from prism.labeling.panel import load_panel
 from prism.labeling.rubrics import RUBRICS, Precedent, Rubric
-from prism.labeling.store import read_votes
+from prism.labeling.store import Store, read_votes
 from prism.llm.local_server import _NEEDED, LocalServer, Program, _llama_server, available_bytes, find_program
-from prism.types import Document
+from prism.types import Document, Vote
 
 ROOT = Path(__file__).parents[1]
 FAKE = ROOT / "tests" / "llama_server.py"
@@ -337,6 +343,52 @@ def test_what_is_missing_is_said_before_anything_starts(
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert requests(tmp_path, "a") == []
+
+
+def test_a_dry_run_says_what_is_here_and_starts_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+    panel = write_panel(tmp_path, {"a": {}, "b": {}, "c": {"observer": True}}, THREE)
+    content = yaml.safe_load(panel.read_text())
+    content["providers"]["b-here"]["local"] = {"model": "qwen2.5-coder-1.5b-instruct"}
+    panel.write_text(yaml.safe_dump(content))
+    file, out = pairs(tmp_path, 5), tmp_path / "out"
+    here = run(environment, panel, file, out, "--dry-run")
+    assert here.returncode == 0, here.stderr
+    lines = here.stdout.splitlines()
+    assert "c is an observer: its votes are stored and compared, and decide nothing." in lines
+    assert f"  a: {tmp_path}/a.gguf is here" in lines
+    (other,) = [line for line in lines if line.startswith("  b: ")]
+    assert other.endswith("is not on this machine: run `prism pull qwen2.5-coder-1.5b-instruct`")
+    assert "  llama.cpp has its server here" in lines
+    assert lines[-1].startswith("How long that takes shows after a few answers")
+    without = run({**environment, "PATH": ""}, panel, file, out, "--dry-run")
+    assert f"  a: {tmp_path}/a.gguf is here" in without.stdout.splitlines()
+    assert '  no llama.cpp server on this machine: pip install "llama-cpp-python[server]"' in without.stdout
+    assert not out.exists()
+    assert [requests(tmp_path, name) for name in "abc"] == [[], [], []]
+
+
+def test_a_dry_run_tells_how_long_the_rest_takes(tmp_path: Path) -> None:
+    """By hand: answers took 3, 6 and 9 s, 6 on average; of six pairs three are left: 18 s, or 9 with two at once."""
+    file, out = pairs(tmp_path, 6), tmp_path / "out"
+    panel = load_panel(write_panel(tmp_path, {"a": {}, "b": {}}, {"a": {}, "b": {}}))
+    assert [juror.seconds for juror in estimate_cost(panel, file, out).jurors] == [None, None]
+    out.mkdir()
+    with closing(Store(out / "votes.sqlite")) as store, closing(sqlite3.connect(store.path)) as reader:
+        for seconds, pair in zip((3, 6, 9), read_label_pairs(file), strict=False):
+            assert isinstance(pair, LabelPair)
+            call = store.add_call(pair.id, "a", panel.rubric.key, "a-here", Decimal(0))
+            sent = datetime.fromisoformat(
+                reader.execute("SELECT sent_at FROM calls WHERE id = ?", (call,)).fetchone()[0]
+            )
+            until = sent + timedelta(seconds=seconds)
+            vote = Vote(pair_id=pair.id, juror="a", label=1, rubric=panel.rubric.key, created_at=until)
+            store.add_vote(vote, call)
+    timed, untimed = estimate_cost(panel, file, out).jurors
+    assert (timed.questions, untimed.questions, untimed.seconds) == (3, 6, None)
+    assert timed.seconds == pytest.approx(18, abs=0.01)
+    twice = panel.providers["a-here"].model_copy(update={"concurrency": 2})
+    faster = panel.model_copy(update={"providers": {**panel.providers, "a-here": twice}})
+    assert estimate_cost(faster, file, out).jurors[0].seconds == pytest.approx(9, abs=0.01)
 
 
 def test_start_local_is_not_for_workers(tmp_path: Path, environment: dict[str, str]) -> None:

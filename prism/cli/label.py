@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from prism.labeling.estimate import CostEstimate
+    from prism.labeling.local import OwnModels
     from prism.labeling.panel import Panel
     from prism.labeling.reports import LabelingReport
     from prism.labeling.run import Progress
@@ -33,7 +34,9 @@ Pairs = Annotated[Path, typer.Argument(help="JSONL with query and document, or q
 Out = Annotated[
     Path, typer.Argument(help="Directory for votes.sqlite, labels.jsonl and report.json.", callback=writable_folder)
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only estimate calls, tokens and cost.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only estimate calls, tokens and cost; with --start-local say what is here.")
+]
 OnBadLine = Annotated[
     Literal["stop", "skip"], typer.Option(help="A line that is no pair: refuse the file, or count and go on.")
 ]
@@ -84,7 +87,7 @@ def label(
         raise InputError("--start-local is for one process on this machine: leave out --workers")
     loaded = load_panel(panel)
     if dry_run:
-        _estimate(loaded, pairs, out, limit, as_json=as_json)
+        _estimate(loaded, pairs, out, limit, start_local=start_local, as_json=as_json)
         return
     options = {"on_bad_line": on_bad_line, "retry_failures": retry_failures, "limit": limit}
     report = _ask(loaded, pairs, out, workers=workers, gpus=gpus_per_worker, start_local=start_local, **options)
@@ -180,10 +183,10 @@ def _standings(state: RunState) -> Table:
 # --- before and after ------------------------------------------------------------------------------------------------
 
 
-def _estimate(panel: Panel, pairs: Path, out: Path, limit: int | None, *, as_json: bool) -> None:
+def _estimate(panel: Panel, pairs: Path, out: Path, limit: int | None, *, start_local: bool, as_json: bool) -> None:
     from prism.labeling.estimate import estimate_cost
 
-    found = estimate_cost(panel, pairs, out, limit)
+    found = estimate_cost(panel, pairs, out, limit, start_local=start_local)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:
@@ -212,7 +215,25 @@ def _print_estimate(found: CostEstimate) -> None:
     typer.echo("Tokens are estimated at four bytes each; tries that time out come on top, within the budgets.")
     if found.sequential:
         typer.echo("The panel is sequential: it stops early and asks fewer questions than this.")
+    for juror in found.jurors:
+        if juror.observer:
+            typer.echo(f"{juror.name} is an observer: its votes are stored and compared, and decide nothing.")
+        if juror.seconds is not None and juror.questions:
+            typer.echo(
+                f"{juror.name}: about {juror.seconds / 60:,.0f} min for what is left, going by its last answers."
+            )
+    if found.served:
+        _print_served(found.served, {juror.name for juror in found.jurors if juror.questions and juror.seconds is None})
     _print_bad_lines(found.bad_lines, found.bad_line_count)
+
+
+def _print_served(served: OwnModels, untimed: Container[str]) -> None:
+    typer.echo("Served here one after the other, each with all cores and about all of its pairs:")
+    for one in served.models:
+        typer.echo(f"  {one.juror}: {_shown(one.problem or f'{one.model} is here')}")
+    typer.echo(f"  {served.program or 'llama.cpp has its server here'}")
+    if any(one.juror in untimed for one in served.models):
+        typer.echo("How long that takes shows after a few answers: run with --limit 20, then --dry-run again.")
 
 
 def _print_report(report: LabelingReport, out: Path) -> None:

@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from prism.labeling.label_pairs import BadLine, LabelPair, Repeated, read_label_pairs
+from prism.labeling.local import OwnModels, look_around
 from prism.labeling.panel import ApiJuror, Juror, Panel
 from prism.labeling.store import Store
 from prism.llm.chat import estimate_tokens
@@ -28,6 +29,10 @@ class JurorCost(Record):
     """What earlier runs into the directory paid."""
     key: str
     """What is known of its key."""
+    seconds: float | None
+    """What is left will take, if it goes on as its answers in the directory did; None without such answers."""
+    observer: bool
+    """Its votes decide nothing."""
 
 
 class CostEstimate(Record):
@@ -40,10 +45,18 @@ class CostEstimate(Record):
     bad_line_count: int
     sequential: bool
     jurors: tuple[JurorCost, ...]
+    served: OwnModels | None
+    """What is here of what `--start-local` serves; None without it."""
 
 
-def estimate_cost(panel: Panel, pairs: Path, out: Path, limit: int | None = None) -> CostEstimate:
-    """Read the pairs once and count tokens for every vote that `out` does not hold. Nothing is asked or written."""
+def estimate_cost(
+    panel: Panel, pairs: Path, out: Path, limit: int | None = None, *, start_local: bool = False
+) -> CostEstimate:
+    """Read the pairs once and count tokens for every vote that `out` does not hold. Nothing is asked or written.
+
+    `start_local`: also look for what serves the panel's own models. Raises PanelError where it has none.
+    """
+    served = look_around(panel, out / "servers") if start_local else None
     file = out / "votes.sqlite"
     store = Store(file) if file.is_file() else None
     counts = {"pairs": 0, "repeated": 0}
@@ -67,7 +80,12 @@ def estimate_cost(panel: Panel, pairs: Path, out: Path, limit: int | None = None
         if store:
             store.close()
     return CostEstimate(
-        **counts, bad_lines=tuple(bad), bad_line_count=bad_count, sequential=bool(panel.sequential), jurors=jurors
+        **counts,
+        bad_lines=tuple(bad),
+        bad_line_count=bad_count,
+        sequential=bool(panel.sequential),
+        jurors=jurors,
+        served=served,
     )
 
 
@@ -83,13 +101,16 @@ def _add(panel: Panel, pair: LabelPair, store: Store | None, sums: dict[str, lis
 def _juror(panel: Panel, juror: Juror, sums: list[int], store: Store | None) -> JurorCost:
     questions, tokens = sums
     expected = most = Usage()
-    price, key = None, "none needed"
+    price, key, seconds = None, "none needed", None
     if isinstance(juror, ApiJuror):
         price = juror.price
         longest = juror.max_answer_tokens or panel.rubric.max_answer_tokens
         expected = Usage(prompt_tokens=tokens, written_tokens=questions * panel.rubric.expected_answer_tokens)
         most = Usage(prompt_tokens=tokens, written_tokens=questions * longest)
-        variable = panel.providers[juror.provider].key_env
+        provider = panel.providers[juror.provider]
+        pace = store.seconds_an_answer(juror.name, panel.rubric.key) if store else None
+        seconds = None if pace is None else questions * pace / provider.concurrency
+        variable = provider.key_env
         if variable:
             key = f"{variable} is set" if os.environ.get(variable) else f"{variable} IS NOT SET"
     return JurorCost(
@@ -100,4 +121,6 @@ def _juror(panel: Panel, juror: Juror, sums: list[int], store: Store | None) -> 
         most_usd=price.cost(most) if price else Decimal(0),
         spent_usd=store.spent(juror=juror.name).total_usd if store else Decimal(0),
         key=key,
+        seconds=seconds,
+        observer=juror.observer,
     )

@@ -11,10 +11,28 @@ from functools import partial
 from pathlib import Path
 
 from prism.catalogue import model_file
-from prism.errors import PanelError
+from prism.errors import CheckpointError, InputError, PanelError
 from prism.labeling.panel import ApiJuror, LocalModel, Panel
-from prism.llm.local_server import LocalServer
+from prism.llm.local_server import LocalServer, find_program
 from prism.llm.served import ServedClient
+from prism.types import Record
+
+
+class OwnModel(Record):
+    """What is known of a juror's model before it is asked."""
+
+    juror: str
+    model: str
+    problem: str | None
+    """Why it cannot be served now, and what to do; None: it is here, and there is memory for it."""
+
+
+class OwnModels(Record):
+    """What `--start-local` finds on this machine."""
+
+    program: str | None
+    """Why llama.cpp's server cannot be started, and what to do; None: it is here."""
+    models: tuple[OwnModel, ...]
 
 
 def served_clients(panel: Panel, logs: Path) -> dict[str, ServedClient]:
@@ -22,22 +40,51 @@ def served_clients(panel: Panel, logs: Path) -> dict[str, ServedClient]:
 
     Raises PanelError without such jurors.
     """
-    found: dict[str, ServedClient] = {}
-    for juror in panel.jurors:
-        provider = panel.providers[juror.provider] if isinstance(juror, ApiJuror) else None
-        if isinstance(juror, ApiJuror) and provider and provider.local:
-            make = partial(_server, juror, provider.local, logs / f"{juror.name}.log")
-            found[juror.name] = ServedClient(provider, make, name=juror.provider)
+    return {
+        juror.name: ServedClient(
+            panel.providers[juror.provider], partial(_server, juror, local, logs), name=juror.provider
+        )
+        for juror, local in _of_this_machine(panel)
+    }
+
+
+def look_around(panel: Panel, logs: Path) -> OwnModels:
+    """Which of the panel's own models could be served now. Files are read, nothing is started or written.
+
+    Raises PanelError where no juror has such a model.
+    """
+    problem = None
+    try:
+        find_program()
+    except InputError as error:
+        problem = str(error)
+    found = []
+    for juror, local in _of_this_machine(panel):
+        lacks = None
+        try:
+            if problem:
+                model_file(local.model)
+            else:
+                _server(juror, local, logs).require_memory()
+        except (CheckpointError, InputError) as error:
+            lacks = str(error)
+        found.append(OwnModel(juror=juror.name, model=local.model, problem=lacks))
+    return OwnModels(program=problem, models=tuple(found))
+
+
+def _of_this_machine(panel: Panel) -> list[tuple[ApiJuror, LocalModel]]:
+    jurors = [juror for juror in panel.jurors if isinstance(juror, ApiJuror)]
+    found = [(juror, local) for juror in jurors if (local := panel.providers[juror.provider].local)]
     if not found:
         raise PanelError(f"panel {panel.name} has no juror to start: none of its providers has `local`")
     return found
 
 
-def _server(juror: ApiJuror, local: LocalModel, log: Path) -> LocalServer:
+def _server(juror: ApiJuror, local: LocalModel, logs: Path) -> LocalServer:
     return LocalServer(
         model_file(local.model),
         juror.model,
-        log=log,
+        log=logs / f"{juror.name}.log",
         context_tokens=local.context_tokens,
         threads=local.threads,
         chat_format=local.chat_format,

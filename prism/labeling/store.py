@@ -199,6 +199,14 @@ class Store:
         calls, paid, charged, uncertain, lost, in_flight = (value or 0 for value in row)
         return Spent(calls, from_pico(paid), from_pico(charged + lost), uncertain + in_flight, in_flight)
 
+    def seconds_an_answer(self, juror: str, rubric: str) -> float | None:
+        """From call to vote, on average of the last hundred; None without calls that were answered."""
+        query = """SELECT avg(julianday(created_at) - julianday(sent_at)) * 86400 FROM
+            (SELECT created_at, sent_at FROM votes JOIN calls ON calls.id = votes.call
+             WHERE votes.juror = ? AND votes.rubric = ? ORDER BY votes.id DESC LIMIT 100)"""
+        found: float | None = self._reader.execute(query, (juror, rubric)).fetchone()[0]
+        return None if found is None else max(0.0, found)
+
     def ends(self, juror: str) -> dict[str, int]:
         """Kind -> how many of a juror's calls ended so without an answer; most were tried again."""
         query = (
