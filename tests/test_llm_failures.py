@@ -37,7 +37,7 @@ from prism.llm.failures import (
     Undelivered,
     WrongEndpoint,
 )
-from prism.llm.replies import own_words
+from prism.llm.replies import as_shown, own_words
 from prism.llm.rerank_api import ApiTeacher, rerank_url
 from prism.types import Document
 from studies.services import ServiceReranker
@@ -414,3 +414,36 @@ def test_a_thought_is_no_answer(answer: str) -> None:
 def test_plain_words_stay_as_they_are(text: str) -> None:
     assert own_words(text) == text
     assert own_words(f"<think>{text}</think>\n{text}<|im_end|>") == text
+
+
+# --- escapes of the JSON that texts are shown in ---------------------------------------------------------------------
+
+SHOWN = st.text(st.characters(exclude_characters=["\\"], exclude_categories=["Cc", "Cs"]) | st.sampled_from('"\n\r\t'))
+
+
+@pytest.mark.parametrize(
+    ("written", "document", "expected"),
+    [
+        (r"It is called \"the lake\".", 'They call it "the lake".', 'It is called "the lake".'),
+        (r"One.\nTwo.\tThree.", "One.\nTwo.\tThree.", "One.\nTwo.\tThree."),
+        (r"Open C:\\temp\\new.", r"Open C:\temp\new.", r"Open C:\temp\new."),
+        (r"Open C:\temp\new.", r"Open C:\temp\new.", r"Open C:\temp\new."),
+        (r"print(\"a\")", r'say "print(\"a\")"', r"print(\"a\")"),
+        (r"A \d stays, and so does \u0041.", "", r"A \d stays, and so does \u0041."),
+        ("ends with \\", "", "ends with \\"),
+    ],
+)
+def test_escapes_of_the_json_are_read(written: str, document: str, expected: str) -> None:
+    assert as_shown(written, ["a query", document]) == expected
+
+
+@given(SHOWN, SHOWN)
+def test_what_is_copied_from_the_json_is_the_text(text: str, more: str) -> None:
+    assert as_shown(json.dumps(text, ensure_ascii=False)[1:-1], [text + more]) == text
+
+
+@given(st.text(), st.text(), st.text())
+def test_what_is_copied_from_the_text_stays(before: str, text: str, after: str) -> None:
+    assert as_shown(text, ["query", before + text + after]) == text
+    hard = text.replace("a", "\\").replace("b", "n").replace("c", '"')
+    assert as_shown(hard, [before + hard + after]) == hard

@@ -106,12 +106,32 @@ def test_each_fault_is_found():
     assert faults(written(contribution="It says 1977.")) == ["unsupported fact"]
     assert "unbacked sentence" in faults(written(evidence=f"{FACT} Whales sing together every summer night."))
     assert faults(written(evidence=DOCUMENT)) == ["too long"]
-    assert faults(written(contribution="It dates it. " * 40)) == ["contribution too long"]
+    assert faults(written(contribution="It dates it. " * 40)) == ["contribution too long", "broken text"]
     assert faults(written(contribution="One line.\nAnother line.")) == ["contribution too long"]
     assert "tag in text" in faults(written(evidence=f"{FACT} <evidence>"))
     german = "Der Hafen von Lindau fror damals zu, zum ersten Mal seit sehr langer Zeit, und die Schiffe blieben fern."
     assert "wrong language" in faults(written(evidence=german))
     assert faults(PaidAnswer(text=None, failure="refused")) == ["refused"]
+
+
+def test_what_a_judgment_would_refuse_is_not_taught():
+    assert faults(written(contribution="The document discusses the harbour and when it did freeze.")) == [
+        "uninformative"
+    ]
+    assert faults(written(contribution="The document states that the harbour froze in 1963.")) == []
+    assert faults(written(contribution="The freeze froze froze froze froze froze.")) == ["broken text"]
+    assert "broken text" in faults(written(evidence=f"{FACT} <|im_end|>"))
+
+
+def test_quotation_marks_are_those_of_the_document():
+    """The document is shown in JSON, whose escapes writers copy."""
+    document = f'They call it "the great freeze". {DOCUMENT}'
+    answer = written(r"It names it: \"the great freeze\".", r"They call it \"the great freeze\".")
+    found = check_answer({**row(), "document": document}, answer, TargetLimits())
+    assert isinstance(found, Texts)
+    assert found.contribution == 'It names it: "the great freeze".'
+    assert found.evidence == 'They call it "the great freeze".'
+    assert found.checks["support"] == 1.0
 
 
 def test_short_documents_may_be_copied_whole():

@@ -6,7 +6,8 @@
 
 What passes is faithful as far as can be checked without a judge: it parses, every name, number, date, address and piece
 of code in it stands in the document, spans of the document back every sentence, it is shorter than the document, and it
-is in the right language. What fails to the end is dropped with the reason; nothing is repaired by rule.
+is in the right language. What fails to the end is dropped with the reason; nothing is repaired by rule. Escapes are no
+fault: documents are shown in JSON, and writers copy its `\\"`.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from prism.files.ledger import Kept, Say
 from prism.llm.asking import Asked, ask_all
 from prism.llm.failures import BadAnswer
 from prism.llm.money import Price
-from prism.llm.replies import own_words
+from prism.llm.replies import as_shown, own_words
 from prism.text import stable_id
 from prism.types import Record, Usage
 
 if TYPE_CHECKING:
     from prism.llm.chat import ChatClient, Messages
+    from prism.types import EvidenceCheck
 
 RUBRIC = """\
 You write what an agent will read in place of a document. You get a query and a document that helps to answer it.
@@ -55,7 +57,8 @@ _TAGS = ("<contribution>", "</contribution>", "<evidence>", "</evidence>")
 
 Kind = Literal[
     "malformed", "nothing to write", "refused", "empty", "cut_off", "unsupported fact", "unbacked sentence",
-    "weak support", "too long", "contribution too long", "wrong language", "tag in text",
+    "weak support", "too long", "contribution too long", "wrong language", "tag in text", "broken text",
+    "uninformative",
 ]  # fmt: skip
 _FINAL: frozenset[Kind] = frozenset({"nothing to write", "refused"})
 """Asking again would not help."""
@@ -135,12 +138,10 @@ def check_answer(row: Mapping[str, Any], attempt: PaidAnswer, limits: TargetLimi
         return [parsed]
     from prism import evidence as checks
 
-    contribution, evidence = parsed
-    document, title = str(row["document"]), row.get("title")
-    found = checks.check(
-        evidence, document, contribution=contribution, query=str(row["query"]), title=str(title) if title else None
-    )
-    problems = [*_form(row, contribution, evidence, limits)]
+    query, document, title = str(row["query"]), str(row["document"]), str(row.get("title") or "") or None
+    contribution, evidence = (as_shown(text, (query, document, title or "")) for text in parsed)
+    found = checks.check(evidence, document, contribution=contribution, query=query, title=title)
+    problems = [*_form(row, contribution, evidence, limits), *_sense(found)]
     unsupported = [item.text for item in found.written.unsupported]
     if len(unsupported) > limits.max_unsupported:
         problems.append(Problem("unsupported fact", f"not in the document: {', '.join(unsupported[:5])}"))
@@ -169,6 +170,18 @@ def _form(row: Mapping[str, Any], contribution: str, evidence: str, limits: Targ
         yield Problem("wrong language", "the evidence must be in the language of the document")
     if same_language(contribution, query) is False:
         yield Problem("wrong language", "the contribution must be in the language of the query")
+
+
+def _sense(found: EvidenceCheck) -> Iterator[Problem]:
+    """What a judgment calls `malformed` or `uninformative` where a reranker wrote it, none is to be taught.
+
+    "The document states that …" is no fault: a contribution is about what the document does. Saying no more than the
+    query ("The document discusses …") is one.
+    """
+    if broken := [*found.broken, *(found.contribution.broken if found.contribution else ())]:
+        yield Problem("broken text", f"these are no words of a sentence: {', '.join(broken[:5])}")
+    if found.contribution and found.contribution.uninformative:
+        yield Problem("uninformative", "the contribution only says the query again: say what the document states")
 
 
 def _messages(row: Mapping[str, Any], earlier: PaidAnswer | None, problems: Iterable[Problem]) -> Messages:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from prism.llm.classify import Caller, read_error, without_key
@@ -24,6 +24,8 @@ _OPENED = re.compile(rf"<(?:\w+:)?(?:{_THOUGHT})>|\[(?:{_THOUGHT})\]|\u25c1think
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>")
 _CONTROL = re.compile(r"<[|\uff5c][^<>|\uff5c]{1,40}[|\uff5c]>|</?s>|<(?:end|start)_of_turn>|<eos>|\[/?INST\]")
 """Tokens of chat templates, which some servers leave at the ends of an answer."""
+_ESCAPE = re.compile(r"""\\["\\nrt]""")
+"""What JSON writes for quotation marks, backslashes, ends of lines and tabs."""
 _ROUNDING = 1e-3
 """So far above 0 a log-probability may come out."""
 _MOST_TOKENS = 2**40
@@ -47,6 +49,19 @@ def own_words(text: str) -> str:
     elif _OPENED.match(_stripped(text)):
         return ""
     return _stripped(text)
+
+
+def as_shown(text: str, shown: Sequence[str]) -> str:
+    """What a model wrote about texts that it was shown in JSON, without that JSON's escapes (`\\"`, `\\n`).
+
+    An escape that one of the texts has itself is no such: what is copied from them stays as it is.
+    """
+
+    def read(escape: re.Match[str]) -> str:
+        theirs = any(escape[0] in one for one in shown)
+        return escape[0] if theirs else str(json.loads(f'"{escape[0]}"'))
+
+    return _ESCAPE.sub(read, text)
 
 
 def visible(text: str) -> str:
