@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from prism.labeling.reports import LabelingReport
     from prism.labeling.run import Progress
     from prism.labeling.voting import RunState
-
-_PLAIN_EVERY_S = 30.0
-
 
 PanelOption = Annotated[Path, typer.Argument(help="YAML file: jurors, rubric, providers, budgets (configs/panels).")]
 Pairs = Annotated[Path, typer.Argument(help="JSONL with query and document, or qrels for recorded votes.")]
@@ -147,21 +143,13 @@ def _watch(lines: int) -> Iterator[Progress]:
 
 
 def _plain(lines: int) -> Progress:
-    start = last = time.monotonic()
-    asking = ""
+    from prism.reports.bar import ProgressLines
+
+    told = ProgressLines(lines, "lines")
 
     def progress(state: RunState) -> None:
-        nonlocal start, last, asking
-        now, done = time.monotonic(), state.counts.finished
-        if state.asking != asking:
-            start, asking = now, state.asking
-        if now - last < _PLAIN_EVERY_S or not done:
-            return
-        last = now
-        left_min = (now - start) / done * max(0, lines - done) / 60
         spent = sum((standing.spent_usd for standing in state.standings.values()), Decimal(0))
-        who = f"{asking}: " if asking else ""
-        typer.echo(f"{who}{done:,} of {lines:,} lines, about {left_min:,.0f} min left, ${spent:.4f} spent", err=True)
+        told.reached(state.counts.finished, state.asking or "lines", f", ${spent:.4f} spent")
 
     return progress
 

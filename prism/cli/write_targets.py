@@ -239,14 +239,13 @@ def _price(text: str) -> Any:
 
 
 def _write(writer: TargetWriter, read: _Reading) -> Asked:
-
-    total = sum(1 for _ in read.rows())
-    if not total:
+    new = [writer.is_new(row) for row in read.rows()]
+    if not new:
         raise InputError(f"{read.labels} has no pair labelled yes: expected `verdict` yes, or `label` with --yes-from")
 
     async def go() -> Asked:
         async with writer.client:
-            with progress("answers", total) as advance:
+            with progress("answers", sum(new)) as advance:  # where texts have faults they are more
                 return await writer.write(read.rows, lambda: advance(1))
 
     return asyncio.run(go())

@@ -234,6 +234,10 @@ class TargetWriter:
                 break
         return problems
 
+    def is_new(self, row: Mapping[str, Any]) -> bool:
+        """Whether nothing has been answered about a pair yet."""
+        return _key(row, 1) not in self.attempts
+
     async def write(self, rows: Callable[[], Iterable[Row]], progress: Callable[[], None] = lambda: None) -> Asked:
         """Ask until every pair has its texts or its attempts are used up, in rounds; `rows` is read once a round."""
         answered, stopped, undelivered = 0, None, Counter[str]()
