@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from prism.errors import TemplateError
+from prism.records import first_problem
 from prism.template import PRISM, QWEN3_RERANKER, TemplateSpec
-from prism.types import first_problem
 
 BUILT_IN: Mapping[str, TemplateSpec] = {spec.name: spec for spec in (PRISM, QWEN3_RERANKER)}
 INSTRUCT = "instruct"

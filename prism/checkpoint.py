@@ -23,8 +23,9 @@ from prism.chat_template import INSTRUCT, choose_spec
 from prism.errors import CheckpointError, DocumentError, InputError, in_one_line
 from prism.gguf_file import tokenizer_errors
 from prism.location import json_object, locate, plain_weights, read_json_object, refuse_pointers
+from prism.records import first_problem
 from prism.template import Template, TemplateSpec
-from prism.types import Document, EvidenceSource, Record, first_problem
+from prism.types import Document, EvidenceSource, Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -23,8 +23,9 @@ from prism.llm.allowance import Provider
 from prism.llm.chat import ChatClient, Completion, Messages
 from prism.llm.failures import BadAnswer, Rejected
 from prism.llm.money import Price
+from prism.records import first_problem
 from prism.text import clean
-from prism.types import Usage, first_problem
+from prism.types import Usage
 from studies.systems import identity
 
 

@@ -18,9 +18,10 @@ from prism.errors import DataError
 from prism.evaluation.answers import contains_answer
 from prism.files.jsonl import Drops, dumps, read_rows
 from prism.measures.statistics import Interval, mean_interval
+from prism.records import first_problem
 from prism.retrieval.bm25 import Bm25
 from prism.retrieval.dense import Encoder
-from prism.types import Document, Judgment, Outcome, Record, first_problem
+from prism.types import Document, Judgment, Outcome, Record
 
 Kind = Literal["paraphrase", "keyword", "question", "unanswerable"]
 KINDS: Sequence[Kind] = ("paraphrase", "keyword", "question", "unanswerable")

@@ -216,7 +216,7 @@ def _provider(
     from pydantic import ValidationError
 
     from prism.llm.allowance import Provider
-    from prism.types import first_problem
+    from prism.records import first_problem
 
     limits: dict[str, Any] = {"concurrency": concurrency, "timeout_s": timeout_s}
     budget = None if budget_usd is None else Decimal(str(budget_usd))

@@ -25,7 +25,8 @@ from prism.data.splits import split_of
 from prism.errors import DataError
 from prism.files.jsonl import Drops, JsonlWriter, Line, OnBad, Row, read_pairs, read_rows, reject
 from prism.outputs import require_folder
-from prism.types import Example, Verdict, first_problem
+from prism.records import first_problem
+from prism.types import Example, Verdict
 
 
 def build_training_data(

@@ -39,10 +39,11 @@ from prism.files.qa_sets import Gathered, QaQuestion, gather
 from prism.files.qa_settings import Qa
 from prism.outputs import write_text
 from prism.parallel import ordered
+from prism.records import first_problem
 from prism.reports.bar import progress
 from prism.retrieval.dense import Encoder
 from prism.text import stable_id
-from prism.types import Example, first_problem
+from prism.types import Example
 
 Say = Callable[[str], None]
 Report = dict[str, Any]

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import ConfigDict, ValidationError
 
 from prism.errors import InputError
-from prism.types import Settings, first_problem
+from prism.records import Settings, first_problem
 
 
 class EngineOptions(Settings):

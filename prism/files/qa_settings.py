@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from prism.types import Settings
+from prism.records import Settings
 
 
 class Cap(Settings):

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 from prism.llm.http import Address, ask, ask_now
 from prism.llm.rerank_api import DIALECTS, rerank_url
 from prism.options import OnLongDocument, Options
+from prism.records import first_problem
 from prism.types import (
     EvidenceChoice,
     EvidenceSource,
@@ -33,7 +34,6 @@ from prism.types import (
     Truncation,
     Unsupported,
     Verdict,
-    first_problem,
 )
 
 if TYPE_CHECKING:

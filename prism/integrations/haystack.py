@@ -10,7 +10,8 @@ from pydantic import SecretStr, ValidationError
 from prism.errors import InputError
 from prism.integrations.adapter import KEY, METADATA, Adapter, FrameworkDocument, JudgedDocument
 from prism.options import OnLongDocument
-from prism.types import EvidenceChoice, first_problem
+from prism.records import first_problem
+from prism.types import EvidenceChoice
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict

@@ -32,7 +32,8 @@ from prism.labeling.rubrics import RUBRICS, Rubric
 from prism.labeling.sequential import PosteriorBound, StopRule, when_decided
 from prism.llm.allowance import Provider, plain_address
 from prism.llm.money import Price
-from prism.types import Record, Verdict, first_problem
+from prism.records import first_problem
+from prism.types import Record, Verdict
 
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from prism.errors import InputError
+from prism.records import first_problem
 from prism.serving.dialects import Dialect, common_names, recognise, spelled
 from prism.serving.http_errors import INVALID, Refused
 from prism.serving.schema import RerankRequest
-from prism.types import first_problem
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -16,13 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, Valida
 from pydantic_core import PydanticCustomError
 
 from prism.errors import InputError
+from prism.records import first_problem
 from prism.serving.decide import Decided, meta_of
 from prism.serving.dialects import Meta
 from prism.serving.http_errors import INVALID, Refused
 from prism.serving.questions import Option, Questions, TypedAnswer, TypedQuestion
 from prism.serving.subject import IMAGE, CannotSay, Subject, written_out
 from prism.serving.values import Maybe, Text
-from prism.types import Record, first_problem
+from prism.types import Record
 
 _HEARD = {"prompt_cache_key", "prompt_cache_options", "safety_identifier"}
 """Fields that change no answer."""

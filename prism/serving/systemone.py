@@ -15,13 +15,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from prism.errors import InputError
+from prism.records import first_problem
 from prism.serving.decide import Decided, meta_of
 from prism.serving.dialects import Meta
 from prism.serving.http_errors import INVALID, Refused
 from prism.serving.questions import Option, Questions, TypedAnswer, TypedQuestion
 from prism.serving.subject import IMAGE, CannotSay, Subject, written_out
 from prism.serving.values import Maybe, Text
-from prism.types import Record, first_problem
+from prism.types import Record
 
 
 def _content(value: object) -> object:

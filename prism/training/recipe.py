@@ -12,7 +12,7 @@ from prism.devices import choose_dtype
 from prism.errors import RecipeError
 from prism.files.qa_settings import Qa
 from prism.files.shipped import read_yaml, shipped
-from prism.types import Settings, first_problem
+from prism.records import Settings, first_problem
 
 if TYPE_CHECKING:
     import torch
