@@ -10,7 +10,8 @@ Without a reader, whether the context *holds* an answer bounds from above what a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from prism.evaluation.answers import contains_answer, exact_match, token_f1
 from prism.evaluation.evidence_quality import SAMPLES, Count, Value, truncated
 from prism.evaluation.evidence_sets import Case
-from prism.evaluation.judge import Asker
+from prism.evaluation.judge import ChatModel
 from prism.llm.failures import BadAnswer
 from prism.llm.replies import own_words
 from prism.measures.agreement import interval, resample
@@ -45,10 +46,14 @@ class Answer(Record):
     cost_usd: Decimal = Decimal(0)
 
 
-class Reader(Asker):
-    """A model that answers questions from a context."""
+@dataclass(frozen=True)
+class Reader:
+    """A model behind an API that answers questions from a context. `params` go into every request."""
 
-    longest = MAX_TOKENS
+    client: ChatModel
+    model: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int = MAX_TOKENS
 
     def key(self, question: str, context: str) -> str:
         """Same key, same question: prompt and texts. Systems that give the same context pay once."""
@@ -62,7 +67,9 @@ class Reader(Asker):
             {"role": "user", "content": json.dumps({"context": context, "question": question}, ensure_ascii=False)},
         ]
         try:
-            completion = await self.complete(asked)
+            completion = await self.client.complete(
+                asked, model=self.model, max_tokens=self.max_tokens, params=self.params
+            )
         except BadAnswer as error:
             return Answer(text=None, failure=error.kind, cost_usd=error.cost_usd)
         return Answer(text=own_words(completion.text), cost_usd=completion.cost_usd)

@@ -15,8 +15,9 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -114,35 +115,14 @@ class Rating(Record):
     cost_usd: Decimal = Decimal(0)
 
 
-class Asker:
-    """A model behind an API, and what goes into every call of it."""
+@dataclass(frozen=True)
+class RubricJudge:
+    """One judging model behind an API. `params` go into every request."""
 
-    longest: ClassVar[int] = MAX_TOKENS
-    """Tokens of an answer where the caller does not say."""
-
-    def __init__(
-        self,
-        client: ChatModel,
-        model: str,
-        *,
-        price: Price | None = None,
-        params: Mapping[str, Any] | None = None,
-        max_tokens: int | None = None,
-    ) -> None:
-        self.model = model
-        self.client = client
-        self._price, self._params = price or Price(), dict(params or {})
-        self._max_tokens = self.longest if max_tokens is None else max_tokens
-
-    async def complete(self, asked: Messages) -> Completion:
-        """Raises Stop, Undelivered or BadAnswer."""
-        return await self.client.complete(
-            asked, model=self.model, max_tokens=self._max_tokens, price=self._price, params=self._params
-        )
-
-
-class RubricJudge(Asker):
-    """One judging model."""
+    client: ChatModel
+    model: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int = MAX_TOKENS
 
     def key(self, case: Case, extract: Extract) -> str:
         """Same key, same question: rubric, pair and texts."""
@@ -152,7 +132,9 @@ class RubricJudge(Asker):
         """Ask once. Raises Stop or Undelivered when no answer came; a bad answer is a Rating without scores."""
         case, extract = pair
         try:
-            completion = await self.complete(judge_messages(case, extract))
+            completion = await self.client.complete(
+                judge_messages(case, extract), model=self.model, max_tokens=self.max_tokens, params=self.params
+            )
         except BadAnswer as error:
             return Rating(scores=None, failure=error.kind, cost_usd=error.cost_usd)
         scores, failure = read_grades(completion.text, wants_contribution=bool(extract.contribution))
