@@ -1,12 +1,26 @@
-"""The playground as a person meets it."""
+"""The playground as a person meets it: the page in a browser, before a server whose model answers by rule."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
-from browser import Browser
+import httpx
+import pytest
+from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
+from fakes import FakeEngine
+from http_endpoint import Server
+
+from prism.engines.base import WritePiece, WriteRequest
+from prism.reranker import Reranker
+from prism.template import PRISM, Template
+
+QUERY = "when does the harbour freeze?"
+GOOD = "p=0.9 The harbour froze in 1963. It rarely does."
+FAIR = "p=0.7 Copper conducts electricity. So does silver."
+BAD = "p=0.2 Nothing to see. Move on."
 
 
 class Page:
@@ -56,3 +70,50 @@ class Page:
 
     def over(self, within_s: float = 30) -> None:
         self.until(lambda: self.text("#judge") == "Judge documents", within_s)
+
+
+class SlowWriter(FakeEngine):
+    """Waits before it writes while `gate` is there and not set; invents a year where the document says `invent`."""
+
+    gate: asyncio.Event | None = None
+
+    async def write(self, requests: Sequence[WriteRequest]) -> AsyncIterator[WritePiece]:
+        if self.gate:
+            await self.gate.wait()
+        async for piece in super().write(requests):
+            yield piece
+
+    def _text(self, document: str) -> str:
+        written = super()._text(document)
+        return written.replace("in 1963", "in 1847") if "invent" in document else written
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_tokenizer: Any) -> SlowWriter:
+    return SlowWriter(Template(PRISM, tiny_tokenizer))
+
+
+@pytest.fixture(scope="module")
+def server(engine: FakeEngine) -> Server:
+    return Server(Reranker(engine.template, engine, name="fake </script> model", score_version="v1"), max_documents=20)
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[httpx.Client]:
+    with server as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    if not (CHROMIUM and DRIVER):
+        pytest.skip(MISSING)
+    with browser() as window:
+        yield window
+
+
+@pytest.fixture
+def page(window: Browser, server: Server, client: httpx.Client) -> Iterator[Page]:
+    page = Page(window, server.url)
+    yield page
+    assert page.window.console() == [], "the console stays silent"

@@ -1,4 +1,4 @@
-"""The bytes and headers of `/` and `/docs`; what the playground does in a browser is in test_playground.py."""
+"""The bytes and headers of `/` and `/docs`; what the playground does in a browser is in test_playground*.py."""
 
 from __future__ import annotations
 
