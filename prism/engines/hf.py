@@ -74,8 +74,8 @@ class HfOptions(EngineOptions):
     compiled: bool = False
     """Packed, with layers made for this machine by torch.compile, minutes at the start; no prefix is shared then."""
     graphs: bool | None = None
-    """Write in steps of fixed shapes, which a GPU replays as CUDA graphs (see `prism.engines.static`); a CPU computes the
-    same steps one by one, which gains it nothing. None: off, until a card has run it."""
+    """Write in steps of fixed shapes, which a GPU replays as CUDA graphs (see `prism.engines.static`); a CPU computes
+    them one by one, which gains it nothing. None: off, until a card has run it."""
     join_calls: bool | None = None
     """Score what waits from several callers in one batch, as far as it fits into one; None: on GPUs, which 50 documents
     do not fill. A prefix is then what the prompts of all of them share."""
@@ -115,8 +115,8 @@ class HfEngine:
                 f"with {self._model.attention}; leave `speculate` at None"
             )
         self._label_rows_2H, self._label_bias_2 = _label_rows(self._model.head, label_ids)
-        on_cpu = self._model.device.type == "cpu"
         shape = self._model.config, self._model.dtype, self._model.device
+        on_cpu = self._model.device.type == "cpu"
         self._max_batch_tokens = options.max_batch_tokens or score_tokens(*shape)
         self._share_prefix = options.share_prefix
         self._threads = options.threads or devices.cpu_threads()
