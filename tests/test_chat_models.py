@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from prism.errors import InputError
+from prism.errors import EngineError, InputError
 from prism.evaluation import judge
 from prism.evaluation.evidence_quality import Extract
 from prism.evaluation.evidence_sets import make_case
 from prism.llm.chat import ChatClient
 from prism.llm.failures import BadAnswer, Rejected
-from studies.chat_models import LocalChat, parse_chat_spec
+from studies.chat_models import AT_ONCE, LocalChat, parse_chat_spec
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -46,7 +47,7 @@ def test_names() -> None:
     assert (served.provider.key_env, served.at_once) == ("SOME_KEY", 3)
     assert isinstance(served.open(), ChatClient)
     local = parse_chat_spec("local:models/small-chat")
-    assert (local.model, local.at_once) == ("small-chat", 1)
+    assert (local.model, local.at_once) == ("small-chat", AT_ONCE)
     assert isinstance(local.open(), LocalChat)
 
 
@@ -57,8 +58,6 @@ def test_names_that_say_nothing(text: str) -> None:
 
 
 def test_a_local_model_answers_as_greedy_decoding_does(model: Path, tiny_qwen3: Any, tiny_tokenizer: Any) -> None:
-    import torch
-
     prompt = f"<|im_start|>user\n{ASKED[0]['content']}<|im_end|>\n<|im_start|>assistant\n"
     ids = tiny_tokenizer(prompt, add_special_tokens=False)["input_ids"]
     expected = []
@@ -69,6 +68,27 @@ def test_a_local_model_answers_as_greedy_decoding_does(model: Path, tiny_qwen3: 
     assert answer.text == tiny_tokenizer.decode(expected, skip_special_tokens=True)
     assert (answer.usage.prompt_tokens, answer.usage.written_tokens) == (len(ids), 6)
     assert (answer.finish, answer.cost_usd) == ("length", 0)
+
+
+def test_questions_asked_at_the_same_time_get_the_answers_they_get_alone(model: Path) -> None:
+    questions = [f"When did the {'very ' * (at % 7)}cold lake {at} freeze?" for at in range(AT_ONCE + 5)]
+
+    async def together() -> list[Any]:
+        async with LocalChat(str(model)) as chat:
+            asked = [[{"role": "user", "content": question}] for question in questions]
+            return await asyncio.gather(*(chat.complete(m, model="m", max_tokens=6) for m in asked))
+
+    chat = LocalChat(str(model))
+    assert [answer.text for answer in asyncio.run(together())] == [ask(chat, question).text for question in questions]
+
+
+def test_a_model_that_breaks_fails_each_question_and_ends_none_silently(model: Path) -> None:
+    chat = LocalChat(str(model))
+    chat._loaded.model.lm_head.weight.data.fill_(float("nan"))
+    with torch.inference_mode():
+        for _ in range(2):
+            with pytest.raises(EngineError, match="NaN"):
+                ask(chat)
 
 
 def test_a_document_cannot_end_its_turn(model: Path, tiny_tokenizer: Any) -> None:
@@ -86,7 +106,7 @@ def test_what_does_not_fit_is_not_cut_silently(model: Path) -> None:
 
 def test_an_answer_of_control_tokens_alone_says_nothing(model: Path) -> None:
     chat = LocalChat(str(model))
-    _, loaded = chat._loaded
+    loaded = chat._loaded.model
     loaded.lm_head.weight.data.zero_()  # ties everywhere: the first token, <|endoftext|>, each time
     with pytest.raises(BadAnswer, match="cut_off"):
         ask(chat)
