@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -210,3 +214,39 @@ def test_idle_threads_end_with_their_last_user() -> None:
     del team
     thread.join(timeout=10)
     assert not thread.is_alive()
+
+
+_TAKES_AND_FREES = """
+import resource, sys, threading, torch
+from prism import devices
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for megabytes in (40, 9, 55):
+        for _ in range(20):
+            torch.ones(megabytes << 18)
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+found, kept = [], devices.keep_memory()
+for _ in range(2):
+    thread = threading.Thread(target=faults); thread.start(); thread.join()
+print(int(kept), found[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_memory_that_was_freed_is_not_cleared_again_for_the_next_layer() -> None:
+    """Page faults of a second round in a thread: the pages of the largest block at most, not those of every block."""
+
+    def run(**set_: str) -> tuple[int, int]:
+        kept_apart = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+        asked = [sys.executable, "-c", _TAKES_AND_FREES]
+        done = subprocess.run(asked, env=kept_apart | set_, capture_output=True, text=True, check=True, timeout=120)
+        kept, faults = done.stdout.split()
+        return int(kept), int(faults)
+
+    pages = 55 * 256
+    kept, faults = run()
+    assert kept == 1
+    assert faults < pages
+    untouched, usual = run(MALLOC_TRIM_THRESHOLD_="131072")
+    assert untouched == 0  # the user's own setting stands
+    assert usual > 10 * pages
