@@ -66,7 +66,7 @@ def report(
                 section = page.section(f"Rubric {key}")
                 found = {"cost": add_cost(section, jurors)}
                 found |= {"people": add_people(section, rubric, jurors, certain, likely)}
-                body[key] = found | {"together": add_together(section, rubric, jurors, certain, names, samples)}
+                body[key] = found | {"together": add_together(section, rubric, jurors, likely, names, samples)}
         print(page.write(out, body))
 
 

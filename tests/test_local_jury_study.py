@@ -15,11 +15,13 @@ import pytest
 from typer.testing import CliRunner
 
 import local_jury
+from prism.files.label_files import PairIds
 from prism.labeling.rubrics import RUBRICS
 from prism.labeling.store import Store
 from prism.text import stable_id
 from prism.types import Usage, Vote
 from studies.local_jury import MOST_CHARS, SHARES, make_pairs, read_jury, read_truth
+from studies.local_jury_report import ranked
 
 BINARY = RUBRICS["binary"]
 
@@ -154,6 +156,22 @@ def test_the_report_counts_as_by_hand(jury: tuple[Path, Path], tmp_path: Path) -
     # Pair by pair: yes, yes, no, no, yes, no (a and c), yes (b and c): people's own.
     assert majority["kappa"]["value"] == pytest.approx(1.0)
     assert found["together"]["positives"] == 4
+
+
+def test_scores_of_several_jurors_are_weighed_on_other_questions() -> None:
+    """Log odds of one part people's yes from their no, of the other say nothing: together they part them too."""
+    truth = {f"p{n}": (PairIds(f"q{n // 2}", f"d{n}"), label or 0, "en") for n, label in enumerate(PEOPLE)}
+    sharp = {id_: (3.0 if label else -2.0) + 0.01 * n for n, (id_, (_, label, _)) in enumerate(truth.items())}
+    blind = {id_: float(n % 2) for n, id_ in enumerate([*truth, "somebody else's pair"])}
+    pairs, auc, kappa = ranked([sharp, blind], truth) or (0, 0.0, None)
+    assert (pairs, auc) == (8, 1.0)
+    assert kappa is not None
+    assert kappa.value == pytest.approx(1.0)
+    alone = ranked([blind], truth)
+    # Yes: pairs 0, 1, 4, 6, so 0, 1, 0, 0; no: 2, 3, 5, 7, so 0, 1, 1, 1. Of 16 couples 1 is in order, 6 are ties.
+    assert alone is not None
+    assert alone[1] == pytest.approx((1 + 6 / 2) / 16)
+    assert ranked([sharp], {id_: truth[id_] for id_ in ("p0", "p1")}) is None
 
 
 def test_what_is_missing_is_one_line(tmp_path: Path, jury: tuple[Path, Path]) -> None:

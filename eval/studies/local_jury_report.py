@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
 from prism.errors import InputError
 from prism.files.label_files import LabelTable, PairIds
 from prism.labeling.rubrics import Rubric
 from prism.measures.agreement import Estimate, cohen_kappa, confusion_tables, estimate, none_if_nan, resample
 from prism.reports.blocks import Cell, Section
-from studies.aggregation import fit_mean, out_of_fold
+from studies.aggregation import Fit, JurorWeights, fit_mean, fit_weights, out_of_fold
 from studies.local_jury import Timed, failures, jury_table
 from studies.panel_study import BINARY, study_panel
 
 Truth = Mapping[str, tuple[PairIds, int, str]]
 _CROWD = ("dawid-skene", "one-coin")
+_MOST_LOGIT = 20.0
+"""A score of exactly 0 or 1 has no log odds."""
 
 
 def add_cost(section: Section, jurors: Mapping[str, Timed]) -> dict[str, Any]:
@@ -72,32 +75,57 @@ def add_people(
 
 
 def _scored(section: Section, jurors: Mapping[str, Timed], certain: Truth, likely: Truth) -> dict[str, Any]:
-    """Jurors read by logits: AUC of their share of yes, and kappa at a cut chosen on the other questions."""
+    """Jurors read by logits, each alone and all with the weights of a logistic regression: AUC of the share of yes, and
+    kappa at a cut chosen on the other questions."""
     rows: list[list[Cell]] = []
     body: dict[str, Any] = {}
-    for name, timed in jurors.items():
+    read = {name: scores for name, timed in jurors.items() if (scores := _scores(timed))}
+    sets = {name: (name,) for name in read} | ({"all of them, weighted": tuple(read)} if len(read) > 1 else {})
+    for name, members in sets.items():
         for which, truth in (("people", certain), ("people and likely noes", likely)):
-            known = [(vote.score, *truth[vote.pair_id]) for vote in timed.votes if vote.pair_id in truth]
-            scored = [(score, ids.query, label) for score, ids, label, _ in known if score is not None]
-            labels_P = np.array([label == 1 for _, _, label in scored], dtype=np.bool_)
-            if len(scored) < 2 or labels_P.all() or not labels_P.any():
-                continue
-            scores_P = np.array([score for score, _, _ in scored])
-            queries = list(dict.fromkeys(query for _, query, _ in scored))
-            query_P = np.array([queries.index(query) for _, query, _ in scored], dtype=np.int64)
-            kappa = _at_cut(scores_P, labels_P, query_P)
-            auc = float(np.mean(np.sign(scores_P[labels_P][:, None] - scores_P[~labels_P]) / 2 + 0.5))
-            rows.append([name, which, len(scored), auc, str(kappa)])
-            body[f"{name}, {which}"] = {"pairs": len(scored), "auc": auc, "kappa_at_cut": kappa}
+            found = ranked([read[member] for member in members], truth)
+            if found is not None:
+                pairs, auc, kappa = found
+                rows.append([name, which, pairs, auc, str(kappa)])
+                body[f"{name}, {which}"] = {"pairs": pairs, "auc": auc, "kappa_at_cut": kappa}
     if rows:
         columns = ["juror", "against", "pairs", "AUC", "kappa at a cut learnt on other questions"]
         section.table(columns, rows, caption="Scores of jurors read by logits", digits=3)
     return body
 
 
-def _at_cut(scores_P: Any, labels_P: Any, query_P: Any) -> Estimate:
+def _scores(timed: Timed) -> dict[str, float]:
+    """Pair -> log odds of yes."""
+    return {vote.pair_id: float(logit(vote.score)) for vote in timed.votes if vote.score is not None}
+
+
+def ranked(scores: Sequence[Mapping[str, float]], truth: Truth) -> tuple[int, float, Estimate] | None:
+    """(pairs that all scored, AUC, kappa at a cut) of the weighted log odds; weights and cut are of other questions.
+
+    None where people said the same of all pairs."""
+    ids = [id_ for id_ in truth if all(id_ in one for one in scores)]
+    labels_P = np.array([truth[id_][1] == 1 for id_ in ids], dtype=np.bool_)
+    if len(ids) < 2 or labels_P.all() or not labels_P.any():
+        return None
+    scores_PR = np.clip([[one[id_] for one in scores] for id_ in ids], -_MOST_LOGIT, _MOST_LOGIT)
+    queries = {query: at for at, query in enumerate(dict.fromkeys(truth[id_][0].query for id_ in ids))}
+    query_P = np.array([queries[truth[id_][0].query] for id_ in ids], dtype=np.int64)
+    if len(scores) == 1:
+        return len(ids), _auc(scores_PR[:, 0], labels_P), _at_cut(scores_PR, labels_P, query_P, fit_mean)
     try:
-        verdicts_P = out_of_fold(scores_P[:, None], labels_P, query_P, fit_mean)
+        weighted_P = out_of_fold(scores_PR, labels_P, query_P, lambda s, t: JurorWeights.fit(s, t).score)
+    except InputError:  # too few questions to weigh jurors without one of them
+        return None
+    return len(ids), _auc(weighted_P, labels_P), _at_cut(scores_PR, labels_P, query_P, fit_weights)
+
+
+def _auc(scores_P: Any, labels_P: Any) -> float:
+    return float(np.mean(np.sign(scores_P[labels_P][:, None] - scores_P[~labels_P]) / 2 + 0.5))
+
+
+def _at_cut(scores_PR: Any, labels_P: Any, query_P: Any, fit: Fit) -> Estimate:
+    try:
+        verdicts_P = out_of_fold(scores_PR, labels_P, query_P, fit)
     except InputError:  # too few questions to learn a cut without one of them
         return Estimate(value=None)
     counts = confusion_tables(labels_P.astype(np.float64), verdicts_P, query_P, BINARY)
@@ -165,7 +193,7 @@ def add_together(
     section.table(
         ["way", "learns from", "kappa", "minus majority", "minus best juror"],
         [[w.name, w.learns_from, str(w.kappa), str(w.minus_majority), str(w.minus_best_juror)] for w in ways],
-        caption=f"Votes of {', '.join(panel)} put together, judged on questions left out",
+        caption=f"Votes of {', '.join(panel)} put together, judged on questions left out, likely noes too",
     )
     asked = [one for one in study.asked if one.order == "given"]
     section.table(

@@ -342,8 +342,12 @@ def _on_seed(setting: Setting, inside_P: Booleans, default_P: Floats) -> Iterato
     truth_P = setting.truth_P[inside_P]
     if truth_P.all() or not truth_P.any():
         return  # a seed of one kind teaches nothing
-    for name, fit in _seeded_fits(setting.cut).items():
-        yield name, fit(setting.votes_PR[inside_P], truth_P)(setting.votes_PR[~inside_P])
+    try:
+        fits = {name: fit(setting.votes_PR[inside_P], truth_P) for name, fit in _seeded_fits(setting.cut).items()}
+    except InputError:
+        return  # nor does one whose votes are all the same
+    for name, predict in fits.items():
+        yield name, predict(setting.votes_PR[~inside_P])
     yield NO_SEED, default_P[~inside_P]
 
 
