@@ -291,9 +291,9 @@ def _let_go(end: threading.Event, thread: threading.Thread) -> None:
 
 _LAST_MOMENTS_S = 2.0
 _lock = threading.Lock()
-_KEPT = {-1: 1 << 30, -2: 128 << 20, -4: 0}
-"""M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX of malloc.h: no block is a mapping of its own, and a thread's heap, of 64 MB,
-is left when it is empty. Larger blocks of threads are mappings all the same: a heap cannot hold them."""
+_KEPT = {-1: 1 << 30, -2: 64 << 20, -4: 0, -8: 1}
+"""M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX of malloc.h: no block is a mapping of its own, and threads that
+start from now on take theirs from the main heap: their own hold 64 MB, and go when they are empty."""
 _shared: weakref.ReferenceType[IdleTeam] | None = None
 
 
@@ -323,7 +323,7 @@ def keep_memory() -> bool:
     """What is freed in this process stays with it for the next time, up to a gigabyte, instead of going back at once.
 
     Every layer of a model takes and frees tens of megabytes. glibc gives each of them back to the system, which has to
-    clear its pages again before the next layer may write: up to an eighth of the CPU's time. False where there is
+    clear its pages again before the next layer may write: a tenth of the CPU's time. False where there is
     nothing to do: another C library, or settings of malloc's that the user has made (MALLOC_..., GLIBC_TUNABLES).
     """
     chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
