@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from prism.catalogue import CATALOGUE
 from prism.engines.base import WriteRequest
-from prism.errors import InputError, PrismError
+from prism.errors import InputError
 from prism.evaluation.judge import ChatModel
 from prism.llm.allowance import Provider
 from prism.llm.chat import ChatClient, Completion, Messages
@@ -137,11 +137,11 @@ class LocalChat:
             batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
             try:
                 await self._answer(batch)
-            except BaseException as error:
+            except BaseException as error:  # it belongs to those who asked; who asked later still has his turn
                 for asked in batch:
                     if not asked.answer.done():
-                        asked.answer.set_exception(error) if isinstance(error, PrismError) else asked.answer.cancel()
-                if not isinstance(error, PrismError):
+                        asked.answer.set_exception(error) if isinstance(error, Exception) else asked.answer.cancel()
+                if not isinstance(error, Exception):
                     raise
 
     async def _answer(self, batch: list[_Asked]) -> None:
