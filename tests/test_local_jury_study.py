@@ -174,6 +174,15 @@ def test_scores_of_several_jurors_are_weighed_on_other_questions() -> None:
     assert ranked([sharp], {id_: truth[id_] for id_ in ("p0", "p1")}) is None
 
 
+def test_jurors_who_tell_nothing_rank_nothing() -> None:
+    """All pairs are tied, although questions differ in how many of their pairs are a yes: 2, 0, 1 and 1."""
+    truth = {f"p{n}": (PairIds(f"q{n // 2}", f"d{n}"), label or 0, "en") for n, label in enumerate(PEOPLE)}
+    silent = dict.fromkeys(truth, 0.0)
+    found = ranked([silent, silent], truth)
+    assert found is not None
+    assert found[1] == 0.5
+
+
 def test_what_is_missing_is_one_line(tmp_path: Path, jury: tuple[Path, Path]) -> None:
     pairs, _ = jury
     bare = tmp_path / "bare.jsonl"

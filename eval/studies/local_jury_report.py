@@ -14,7 +14,7 @@ from prism.files.label_files import LabelTable, PairIds
 from prism.labeling.rubrics import Rubric
 from prism.measures.agreement import Estimate, cohen_kappa, confusion_tables, estimate, none_if_nan, resample
 from prism.reports.blocks import Cell, Section
-from studies.aggregation import Fit, JurorWeights, fit_mean, fit_weights, out_of_fold
+from studies.aggregation import Fit, JurorWeights, Predict, fit_mean, fit_weights, out_of_fold
 from studies.local_jury import Timed, failures, jury_table
 from studies.panel_study import BINARY, study_panel
 
@@ -113,10 +113,17 @@ def ranked(scores: Sequence[Mapping[str, float]], truth: Truth) -> tuple[int, fl
     if len(scores) == 1:
         return len(ids), _auc(scores_PR[:, 0], labels_P), _at_cut(scores_PR, labels_P, query_P, fit_mean)
     try:
-        weighted_P = out_of_fold(scores_PR, labels_P, query_P, lambda s, t: JurorWeights.fit(s, t).score)
+        weighted_P = out_of_fold(scores_PR, labels_P, query_P, _weigh)
     except InputError:  # too few questions to weigh jurors without one of them
         return None
     return len(ids), _auc(weighted_P, labels_P), _at_cut(scores_PR, labels_P, query_P, fit_weights)
+
+
+def _weigh(scores_PR: Any, labels_P: Any) -> Predict:
+    """Without the intercept, which says how many of the other questions' pairs are a yes: it is higher where a question
+    with few of them is left out, and would rank its pairs above those of others."""
+    found = JurorWeights.fit(scores_PR, labels_P)
+    return lambda votes_PR: found.score(votes_PR) - found.intercept
 
 
 def _auc(scores_P: Any, labels_P: Any) -> float:
