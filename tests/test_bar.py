@@ -18,7 +18,7 @@ class Clock:
 
 
 def test_a_line_every_half_minute_says_how_long_the_rest_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    """By hand: 12 of 50 in 30 s are 2.5 s each, 38 left: 95 s. 30 in 71 s are 2.4 s each, 20 left: 47 s."""
+    """By hand: 18 in the 41 s since the first line are 2.3 s each, 20 left: 46 s."""
     clock = Clock()
     lines = ProgressLines(50, "answers", 30, clock)
     said = []
@@ -26,18 +26,32 @@ def test_a_line_every_half_minute_says_how_long_the_rest_takes(capsys: pytest.Ca
         clock.now = moment
         lines.advance(count)
         said.append(capsys.readouterr().err)
-    assert said == ["", "", "answers: 12 of 50, about 2 min left\n", "", "answers: 30 of 50, about 1 min left\n"]
+    assert said == ["", "", "answers: 12 of 50\n", "", "answers: 30 of 50, about 1 min left\n"]
+
+
+def test_what_an_earlier_run_left_does_not_promise_that_the_rest_is_as_fast(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """900 pass in the first second, then one takes ten. By hand: 3 in 30 s, 94 left: 15 min 40 s."""
+    clock = Clock()
+    lines = ProgressLines(1000, "lines", 30, clock)
+    clock.now = 101
+    for done in range(1, 901):
+        lines.reached(done, "lines")
+    for done in range(901, 907):
+        clock.now += 10
+        lines.reached(done, "lines")
+    assert capsys.readouterr().err == "lines: 903 of 1,000\nlines: 906 of 1,000, about 16 min left\n"
 
 
 def test_another_count_begins_anew(capsys: pytest.CaptureFixture[str]) -> None:
-    """By hand: 2 in 60 s are 30 s each, 8 left: 4 min."""
+    """By hand: 1 in 60 s, 7 left: 7 min."""
     clock = Clock()
     lines = ProgressLines(10, "lines", 30, clock)
-    clock.now = 200
-    lines.reached(1, "a")  # nothing to judge its pace by
-    clock.now = 260
-    lines.reached(2, "a", ", $0.1000 spent")
-    assert capsys.readouterr().err == "a: 2 of 10, about 4 min left, $0.1000 spent\n"
+    for moment, done in ((200, 1), (260, 2), (320, 3)):  # nothing to judge its pace by, at first
+        clock.now = moment
+        lines.reached(done, "a", ", $0.1000 spent")
+    assert capsys.readouterr().err == ("a: 2 of 10, $0.1000 spent\na: 3 of 10, about 7 min left, $0.1000 spent\n")
 
 
 def test_more_than_was_foreseen_or_an_unknown_number_is_counted_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,4 +68,8 @@ def test_a_command_whose_output_is_piped_says_how_far_it_is(capsys: pytest.Captu
             advance(1)
     told = capsys.readouterr()
     assert told.out == ""
-    assert re.findall(r"answers: (\d) of 3, about 0 min left\n", told.err) == ["1", "2", "3"]
+    assert re.findall(r"answers: (\d) of 3(.*)\n", told.err) == [
+        ("1", ""),
+        ("2", ", about 0 min left"),
+        ("3", ", about 0 min left"),
+    ]

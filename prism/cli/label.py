@@ -103,7 +103,9 @@ def _ask(
     from prism.labeling.label_pairs import count_lines
     from prism.labeling.run import label as ask_panel
 
-    with _watch(count_lines(pairs)) as progress:
+    limit = options["limit"]
+    lines = count_lines(pairs)
+    with _watch(lines if limit is None else min(limit, lines)) as progress:
         if workers is None:
             here = partial(ask_panel, panel, pairs, out, start_local=start_local, progress=progress, **options)
             return anyio.run(here)

@@ -38,24 +38,31 @@ class ProgressLines:
     ) -> None:
         """`what` is counted; it may change, and the count begins anew then."""
         self._total, self._what, self._every_s, self._clock = total, what, every_s, clock
-        self._done = 0
-        self._start = self._last = clock()
+        self._done = self._told = 0
+        self._paced = False
+        self._last = clock()
 
     def advance(self, count: int) -> None:
         """So many more are done."""
         self.reached(self._done + count, self._what)
 
     def reached(self, done: int, what: str, more: str = "") -> None:
-        """So many are done. `more`: goes behind the line."""
+        """So many are done. `more`: goes behind the line.
+
+        The pace is that since the line before: what an earlier run left passes at once, and would promise the same for
+        the rest. So the first line tells none.
+        """
         now = self._clock()
         if what != self._what:
-            self._start, self._last, self._what = now, now, what
+            self._last, self._told, self._paced, self._what = now, done, False, what
         self._done = done
-        if not done or now - self._last < self._every_s:
+        if done <= self._told or now - self._last < self._every_s:
             return
-        self._last = now
         line = f"{what}: {done:,}" if what else f"{done:,}"
         if self._total is not None and done <= self._total:
-            left_min = (now - self._start) / done * (self._total - done) / 60
-            line += f" of {self._total:,}, about {left_min:,.0f} min left"
+            line += f" of {self._total:,}"
+            if self._paced:
+                left_min = (now - self._last) / (done - self._told) * (self._total - done) / 60
+                line += f", about {left_min:,.0f} min left"
         print(line + more, file=sys.stderr, flush=True)
+        self._last, self._told, self._paced = now, done, True
