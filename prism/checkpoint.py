@@ -288,10 +288,12 @@ def _config(
     path: Path, source: str | Path, tokenizer: Any, template: str | Path | None, stored: PrismConfig | None
 ) -> PrismConfig:
     spec = _within_context(choose_spec(template, tokenizer, stored.template if stored else None, source), path)
-    if stored:
-        return stored.model_copy(update={"template": spec} | ({} if spec.writes else {"evidence": "quoted"}))
     evidence: EvidenceSource = "written" if spec.name == INSTRUCT else "quoted"
-    return PrismConfig(name=Path(str(source)).name, template=spec, evidence=evidence)
+    if stored is None:
+        return PrismConfig(name=Path(str(source)).name, template=spec, evidence=evidence)
+    asked = template is not None and spec.name == INSTRUCT  # its prompt is for texts, whatever the stored one is for
+    kept = stored.evidence if spec.writes and not asked else evidence
+    return stored.model_copy(update={"template": spec, "evidence": kept})
 
 
 def _within_context(spec: TemplateSpec, path: Path) -> TemplateSpec:

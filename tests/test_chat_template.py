@@ -150,6 +150,18 @@ def test_a_model_that_writes_quotes_when_asked_for_the_label_alone(chat_model: P
     assert Checkpoint.load(chat_model, template="instruct-label").config.evidence == "quoted"
 
 
+def test_the_template_that_asks_for_texts_gets_them_from_a_checkpoint_of_the_label_alone(chat_model: Path):
+    """As `prism export --template instruct-label` leaves it. What its prism.json says of its own template stands."""
+    label = Checkpoint.load(chat_model, template="instruct-label")
+    (chat_model / "prism.json").write_text(label.config.model_dump_json())
+    assert Checkpoint.load(chat_model).config.evidence == "quoted"
+    assert Checkpoint.load(chat_model, template=INSTRUCT).config.evidence == "written"
+    assert Checkpoint.load(chat_model, template="prism").config.evidence == "quoted"
+    chosen = Checkpoint.load(chat_model, template=INSTRUCT).config.model_copy(update={"evidence": "quoted"})
+    (chat_model / "prism.json").write_text(chosen.model_dump_json())
+    assert Checkpoint.load(chat_model).config.evidence == "quoted"
+
+
 # --- the label alone -------------------------------------------------------------------------------------------------
 
 
