@@ -320,7 +320,8 @@ def short_waits() -> object | None:
 
 
 def keep_memory() -> bool:
-    """What is freed in this process stays with it for the next time, up to a gigabyte, instead of going back at once.
+    """What is freed in this process stays with it for the next time instead of going back at once: up to a gigabyte at
+    the end of the heap, and below something that is in use all of it, until `give_memory_back`.
 
     Every layer of a model takes and frees tens of megabytes. glibc gives each of them back to the system, which has to
     clear its pages again before the next layer may write: a tenth of the CPU's time. False where there is
@@ -330,6 +331,13 @@ def keep_memory() -> bool:
     mallopt = None if chosen or sys.platform != "linux" else getattr(ctypes.CDLL(None), "mallopt", None)
     taken = [mallopt(option, value) for option, value in _KEPT.items()] if mallopt else [0]
     return all(taken)
+
+
+def give_memory_back() -> None:
+    """What is free in this process goes back to the system, a model that is done with too; nothing without glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
 
 
 def _has_libgomp() -> bool:

@@ -117,8 +117,7 @@ class HfEngine:
         self._label_rows_2H, self._label_bias_2 = _label_rows(self._model.head, label_ids)
         shape = self._model.config, self._model.dtype, self._model.device
         on_cpu = self._model.device.type == "cpu"
-        if on_cpu:
-            devices.keep_memory()
+        self._keeps_memory = on_cpu and devices.keep_memory()
         self._max_batch_tokens = options.max_batch_tokens or score_tokens(*shape)
         self._share_prefix = options.share_prefix
         self._threads = options.threads or devices.cpu_threads()
@@ -160,6 +159,8 @@ class HfEngine:
         """Stop the work under way, wait for the worker to leave, free the model. Calling twice is harmless."""
         self._model = self._pass = self._memory = None
         await self._worker.aclose()
+        if self._keeps_memory:
+            devices.give_memory_back()
 
     # -- on the worker thread
 
