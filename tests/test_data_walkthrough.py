@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from prism import cli
 from prism.files.examples import read_examples
+from prism.labeling.panel import load_panel
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / ".." / "shared" / "data"
@@ -156,6 +157,8 @@ def test_label_your_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
                 continue  # tests/test_ray_workers.py; a recipe of one's own
             if "--start-local" in line or line.startswith(("pip install", "prism pull", "python -m llama_cpp.server")):
                 continue  # tests/test_local_jury.py
+            if "labels-by-logits" in line:
+                continue  # Qwen's gigabyte: the panel is read, and its labels built, below
             if line.startswith("prism agree"):  # a person who sees every fifth pair the other way
                 mine = [
                     {**row, "label": row["label"] ^ (place % 5 == 0)}
@@ -184,3 +187,27 @@ def test_label_your_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     # By hand: 100 tokens at $0.1 and 2 at $0.4 per million for each answer.
     assert Decimal(card["cost"]["targets.jsonl"]["cost_usd"]) == len(targets) * Decimal("0.0000108")
     assert card["cost"]["scores.jsonl"]["pairs"] == len(labels)
+
+
+def test_a_panel_read_by_logits_keeps_what_both_agree_on(tmp_path: Path) -> None:
+    """The packaged panel is two rerankers of this machine; of its labels the page keeps the unanimous ones."""
+    panel = load_panel(ROOT / "configs/panels/local-logits.yaml")
+    assert [(juror.kind, juror.name) for juror in panel.jurors] == [("local", "mini"), ("local", "qwen")]
+    labels = [
+        {
+            "query": f"q{n}",
+            "document": f"Document {n}.",
+            "label": label,
+            "verdict": "no",
+            "vote_share": share,
+            "votes": votes,
+        }
+        for n, (label, share, votes) in enumerate(
+            [(1, 1.0, {"mini": 1, "qwen": 1}), (0, 1.0, {"mini": 0, "qwen": 0}), (0, 0.5, {"mini": 1, "qwen": 0})]
+        )
+    ]
+    labels[0]["verdict"] = "yes"
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels), encoding="utf-8")
+    run(f"prism data build {tmp_path}/labels.jsonl {tmp_path}/training --min-majority 1 --splits train=1.0")
+    kept = rows(str(tmp_path / "training/train.jsonl"))
+    assert sorted(row["query"] for row in kept) == ["q0", "q1"]

@@ -95,7 +95,7 @@ class Pieces(httpx.AsyncByteStream):
             if self.servers.owner == "vllm":
                 choice["token_ids"] = [1000 + ord(character)] + ([STOP] if ended == "stop" and not stops else [])
             yield f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
-            await asyncio.sleep(0)
+            await (self.servers.held[self.host].wait() if self.host in self.servers.held else asyncio.sleep(0))
             if ended:
                 break
         yield b'data: {"choices": [], "usage": {}}\n\ndata: [DONE]\n\n'
@@ -282,6 +282,7 @@ def test_a_text_that_cannot_be_continued_fails(closing):
 
 def test_leaving_closes_the_requests(closing):
     servers = Servers()
+    servers.held = {"a": asyncio.Event()}  # answers, and pieces after the first, that nobody waits for
     engine = closing(make(servers))
 
     async def leave() -> None:
@@ -291,7 +292,6 @@ def test_leaving_closes_the_requests(closing):
         await reached(lambda: servers.open == 0)
 
     async def cancel() -> None:
-        servers.held = {"a": asyncio.Event()}
         task = asyncio.create_task(engine.score([[1]] * 40))
         await reached(lambda: servers.open == 3)
         task.cancel()
