@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from hypothesis import settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM, Qwen3_5TextConfig, Qwen3Config, Qwen3ForCausalLM
@@ -103,3 +105,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_qwen3: Any, t
     tiny_qwen3.save_pretrained(path)
     tiny_tokenizer.save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    """A browser's window, a desktop's, for the tests of a module."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip(MISSING)
+    with browser() as window:
+        yield window

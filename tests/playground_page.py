@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
+from browser import Browser
 from fakes import FakeEngine
 from http_endpoint import Server
 
@@ -102,14 +102,6 @@ def server(engine: FakeEngine) -> Server:
 def client(server: Server) -> Iterator[httpx.Client]:
     with server as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def window() -> Iterator[Browser]:
-    if not (CHROMIUM and DRIVER):
-        pytest.skip(MISSING)
-    with browser() as window:
-        yield window
 
 
 @pytest.fixture

@@ -14,28 +14,16 @@ from typing import Any
 
 import pytest
 import torch
+from hf_engine import NO, STOP, VOCABULARY, YES, make_engine, one_character_each
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.cache_utils import DynamicLayer
 
 from prism.engines.base import Engine, LabelLogits, ScoreOutput, WritePiece, WriteRequest
 from prism.engines.decode import Decoder, LanguageModel, out_of_memory
-from prism.engines.hf import HfEngine, HfOptions
+from prism.engines.hf import HfEngine
 from prism.engines.prefix import PrefixLayer, attend_apart
 from prism.engines.row import BatchRow, Lookup, TextStream, shared_length
 from prism.errors import DocumentError, EngineError, InputError
-
-YES, NO, STOP, VOCABULARY = 5, 9, 2, 600
-
-
-def one_character_each(ids: list[int]) -> str:
-    """A decode that keeps tokens apart, so that texts compare as tokens."""
-    return "".join(chr(0x4E00 + token) for token in ids)
-
-
-def make_engine(model: Any, **options: Any) -> HfEngine:
-    given = {name: options.pop(name) for name in ("stop_ids", "stop_strings", "decode") if name in options}
-    given = {"stop_ids": {STOP}, "stop_strings": (), "decode": one_character_each} | given
-    return HfEngine(model, label_ids=(YES, NO), pad_id=0, options=HfOptions(**options), **given)
 
 
 def random_prompts(seed: int, prefix: int, lengths: Sequence[int]) -> list[list[int]]:

@@ -74,3 +74,8 @@ def test_whatever_is_not_known_is_refused_and_nothing_else(said: list[str], know
     else:
         with pytest.raises(InputError, match="no option is called"):
             refuse_unknown("option", said, known)
+
+
+def test_a_long_list_of_names_is_cut() -> None:
+    with pytest.raises(InputError, match=r"called 'zzz': expected one of field000, field001, .*, field019, …$"):
+        refuse_unknown("field", ["zzz"], [f"field{n:03}" for n in range(200)])

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from hf_engine import VOCABULARY, make_engine
 
 from prism.engines.base import LabelLogits, ScoreOutput
-from prism.engines.hf import HfEngine, HfOptions
+from prism.engines.hf import HfEngine
 from prism.errors import EngineError
 
-YES, NO, VOCABULARY, POISON = 5, 9, 600, 77
+POISON = 77
 
 
 class Watched:
@@ -47,18 +48,6 @@ def watched(tiny_qwen3: Any) -> Watched:
     return Watched(tiny_qwen3)
 
 
-def engine_of(model: Any, **options: Any) -> HfEngine:
-    return HfEngine(
-        model,
-        label_ids=(YES, NO),
-        stop_ids=(),
-        stop_strings=(),
-        pad_id=0,
-        decode=lambda ids: "",
-        options=HfOptions(share_prefix=False, **options),
-    )
-
-
 def prompts_of(seed: int, lengths: Sequence[int], poison: bool = False) -> list[list[int]]:
     rng = random.Random(seed)
     made = [[rng.randrange(100, VOCABULARY) for _ in range(length)] for length in lengths]
@@ -66,7 +55,7 @@ def prompts_of(seed: int, lengths: Sequence[int], poison: bool = False) -> list[
 
 
 def alone(model: Any, prompts: Sequence[Sequence[int]]) -> list[Any]:
-    return list(asyncio.run(engine_of(model).score(prompts)).labels)
+    return list(asyncio.run(make_engine(model, share_prefix=False).score(prompts)).labels)
 
 
 async def at_once(
@@ -90,7 +79,7 @@ def run(engine: HfEngine, watched: Watched, calls: Sequence[list[list[int]]], ca
 
 def test_what_waits_is_one_batch_with_the_answers_of_each_alone(tiny_qwen3: Any, watched: Watched) -> None:
     calls = [prompts_of(1, [9]), prompts_of(2, [30, 4]), prompts_of(3, [12, 12, 7]), prompts_of(4, [3])]
-    found = run(engine_of(watched, join_calls=True), watched, calls)
+    found = run(make_engine(watched, share_prefix=False, join_calls=True), watched, calls)
     assert watched.passes == [9, 30 + 4 + 12 + 12 + 7 + 3]
     for output, prompts in zip(found, calls, strict=True):
         for one, other in zip(output.labels, alone(tiny_qwen3, prompts), strict=True):
@@ -100,19 +89,19 @@ def test_what_waits_is_one_batch_with_the_answers_of_each_alone(tiny_qwen3: Any,
 
 def test_on_a_cpu_callers_take_turns(watched: Watched) -> None:
     calls = [prompts_of(1, [9]), prompts_of(2, [30, 4]), prompts_of(4, [3])]
-    run(engine_of(watched), watched, calls)
+    run(make_engine(watched, share_prefix=False), watched, calls)
     assert watched.passes == [9, 34, 3]
 
 
 def test_no_more_is_joined_than_a_batch_holds(watched: Watched) -> None:
     calls = [prompts_of(seed, [length]) for seed, length in enumerate([9, 40, 50, 30, 20])]
-    run(engine_of(watched, join_calls=True, max_batch_tokens=100), watched, calls)
+    run(make_engine(watched, share_prefix=False, join_calls=True, max_batch_tokens=100), watched, calls)
     assert watched.passes == [9, 40 + 50, 30 + 20]
 
 
 def test_a_prompt_that_fails_fails_alone(tiny_qwen3: Any, watched: Watched) -> None:
     calls = [prompts_of(1, [9]), prompts_of(2, [30]), prompts_of(3, [8], poison=True), prompts_of(4, [5])]
-    found = run(engine_of(watched, join_calls=True), watched, calls)
+    found = run(make_engine(watched, share_prefix=False, join_calls=True), watched, calls)
     assert isinstance(found[2], EngineError)
     for at in (0, 1, 3):
         assert found[at].labels[0] == pytest.approx(alone(tiny_qwen3, calls[at])[0], abs=1e-5)
@@ -123,7 +112,7 @@ def test_a_caller_that_gives_up_takes_nothing_from_the_others(
     tiny_qwen3: Any, watched: Watched, cancelled: int
 ) -> None:
     calls = [prompts_of(1, [9]), prompts_of(2, [30]), prompts_of(3, [8]), prompts_of(4, [5])]
-    found = run(engine_of(watched, join_calls=True), watched, calls, cancelled)
+    found = run(make_engine(watched, share_prefix=False, join_calls=True), watched, calls, cancelled)
     assert isinstance(found[cancelled], asyncio.CancelledError)
     for at in {0, 1, 2, 3} - {cancelled}:
         (label,) = found[at].labels
@@ -132,7 +121,7 @@ def test_a_caller_that_gives_up_takes_nothing_from_the_others(
 
 
 def test_nothing_is_left_waiting_after_all_were_answered(watched: Watched) -> None:
-    engine = engine_of(watched, join_calls=True)
+    engine = make_engine(watched, share_prefix=False, join_calls=True)
     run(engine, watched, [prompts_of(1, [9]), prompts_of(2, [30]), prompts_of(3, [8], poison=True)], cancel=1)
     again = asyncio.run(engine.score(prompts_of(5, [6])))
     assert isinstance(again.labels[0], LabelLogits)

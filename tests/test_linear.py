@@ -10,16 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from hf_engine import VOCABULARY, make_engine
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prism.devices import choose_dtype
 from prism.engines.base import LabelLogits, WriteRequest
-from prism.engines.hf import HfEngine, HfOptions
 from prism.engines.linear import Bf16Linear, Int8Linear, arrange
 from prism.errors import InputError
-
-YES, NO, VOCABULARY = 5, 9, 600
 
 
 def can_int8() -> bool:
@@ -60,20 +58,8 @@ def random_prompts(seed: int, prefix: int, lengths: Sequence[int]) -> list[list[
     return [shared + [rng.randrange(3, VOCABULARY) for _ in range(length)] for length in lengths]
 
 
-def engine(model: Any, **options: Any) -> HfEngine:
-    return HfEngine(
-        model,
-        label_ids=(YES, NO),
-        stop_ids={2},
-        stop_strings=(),
-        pad_id=0,
-        decode=lambda ids: "".join(chr(0x4E00 + token) for token in ids),
-        options=HfOptions(**options),
-    )
-
-
 def scores(model: Any, prompts: Sequence[Sequence[int]], **options: Any) -> list[float]:
-    labels = asyncio.run(engine(model, **options).score(prompts)).labels
+    labels = asyncio.run(make_engine(model, **options).score(prompts)).labels
     assert all(isinstance(label, LabelLogits) for label in labels)
     return [1 / (1 + math.exp(label.no - label.yes)) for label in labels]  # type: ignore[union-attr]
 
@@ -170,7 +156,7 @@ def test_texts_are_written(dtype: torch.dtype) -> None:
     async def texts(model: Any) -> list[str]:
         written = [""] * 3
         requests = [WriteRequest(ids, 12) for ids in random_prompts(6, 30, [4, 30, 11])]
-        async for piece in engine(model).write(requests):
+        async for piece in make_engine(model).write(requests):
             written[piece.index] += piece.text
         return written
 

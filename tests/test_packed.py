@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from hf_engine import NO, VOCABULARY, YES, make_engine
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -20,12 +21,10 @@ from transformers.cache_utils import DynamicLayer
 
 from prism.engines.base import LabelLogits
 from prism.engines.decode import LanguageModel
-from prism.engines.hf import HfEngine, HfOptions
 from prism.engines.packed import Shapes, attend_packed, can_pack, pack
 from prism.engines.passes import PackedPass, Prefix
 from prism.errors import DocumentError, EngineError
 
-YES, NO, VOCABULARY = 5, 9, 600
 SMALL = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
@@ -60,18 +59,6 @@ def prompts_of(seed: int, prefix: int, lengths: Sequence[int]) -> list[tuple[int
 def alone(model: Any, ids: Sequence[int]) -> tuple[float, float]:
     logits = model(torch.tensor([ids])).logits[0, -1]
     return logits[YES].item(), logits[NO].item()
-
-
-def engine_of(model: Any, **options: Any) -> HfEngine:
-    return HfEngine(
-        model,
-        label_ids=(YES, NO),
-        stop_ids=(),
-        stop_strings=(),
-        pad_id=0,
-        decode=lambda ids: "",
-        options=HfOptions(**options),
-    )
 
 
 # -- the batch
@@ -170,7 +157,7 @@ def test_each_row_attends_to_itself_alone(dtype: torch.dtype, past: int) -> None
 )
 def test_packed_scores_are_those_of_each_prompt_alone(model: Any, options: dict[str, Any]) -> None:
     prompts = prompts_of(1, 50, [3, 90, 1, 17, 64, 65, 130])
-    found = asyncio.run(engine_of(model, packed=True, **options).score(prompts))
+    found = asyncio.run(make_engine(model, packed=True, **options).score(prompts))
     for ids, label in zip(prompts, found.labels, strict=True):
         assert label == pytest.approx(alone(model, ids), abs=3e-5)
     assert found.cached_tokens == (0 if options == {"share_prefix": False} else 50 * 6)
@@ -205,7 +192,7 @@ def test_what_is_compiled_at_the_start_serves_a_number_of_threads_too(
     torch._dynamo.reset()
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda layer, **options: compiler(layer, backend=counter, **options))
-    engine = engine_of(tiny_qwen2, compiled=True, max_batch_tokens=64, threads=torch.get_num_threads() + 1)
+    engine = make_engine(tiny_qwen2, compiled=True, max_batch_tokens=64, threads=torch.get_num_threads() + 1)
     made = counter.frame_count
     prompts = prompts_of(1, 0, [20, 30])
     labels = asyncio.run(engine.score(prompts)).labels
@@ -217,7 +204,7 @@ def test_what_is_compiled_at_the_start_serves_a_number_of_threads_too(
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own, in its compiler
 def test_the_compiler_itself_makes_layers_that_score_the_same(model: Any) -> None:
     prompts = prompts_of(1, 50, [3, 90, 1, 17, 64, 65, 130])
-    found = asyncio.run(engine_of(model, compiled=True, max_batch_tokens=1024).score(prompts))
+    found = asyncio.run(make_engine(model, compiled=True, max_batch_tokens=1024).score(prompts))
     assert found.cached_tokens == 0
     for ids, label in zip(prompts, found.labels, strict=True):
         assert label == pytest.approx(alone(model, ids), abs=3e-5)
@@ -233,7 +220,7 @@ def test_memory_that_runs_out_halves_a_packed_batch(tiny_qwen3: Any, monkeypatch
 
     monkeypatch.setattr(body, "forward", narrow)
     prompts = prompts_of(6, 0, [30, 60, 20, 101, 9])
-    labels = asyncio.run(engine_of(tiny_qwen3, packed=True).score(prompts)).labels
+    labels = asyncio.run(make_engine(tiny_qwen3, packed=True).score(prompts)).labels
     monkeypatch.undo()
     assert isinstance(labels[3], DocumentError)
     assert "101 tokens does not fit in memory" in str(labels[3])
@@ -263,7 +250,7 @@ def test_what_can_be_packed(config: Any, can: bool) -> None:
 @pytest.mark.parametrize("option", ["packed", "compiled"])
 def test_a_model_whose_rows_would_see_each_other_is_refused(tiny_qwen35: Any, option: str) -> None:
     with pytest.raises(EngineError, match="rows packed together would see each other in qwen3_5"):
-        engine_of(tiny_qwen35, **{option: True})
+        make_engine(tiny_qwen35, **{option: True})
 
 
 def test_a_compiler_that_does_not_work_is_told_in_one_line(tiny_qwen3: Any) -> None:

@@ -16,7 +16,7 @@ import pytest
 from browser import Browser
 from http_endpoint import Server
 from http_server import HttpServer, Reply, Request
-from playground_page import BAD, FAIR, GOOD, QUERY, Page, SlowWriter, client, engine, page, server, window  # noqa: F401
+from playground_page import BAD, FAIR, GOOD, QUERY, Page, SlowWriter, client, engine, page, server  # noqa: F401
 
 from prism.errors import EngineError
 from prism.reranker import Reranker

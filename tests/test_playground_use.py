@@ -12,7 +12,7 @@ import httpx
 import pytest
 from browser import Browser, Thrown
 from http_endpoint import Server
-from playground_page import BAD, FAIR, GOOD, QUERY, Page, client, engine, page, server, window  # noqa: F401
+from playground_page import BAD, FAIR, GOOD, QUERY, Page, client, engine, page, server  # noqa: F401
 
 
 def test_hostile_texts_stay_texts(page: Page) -> None:

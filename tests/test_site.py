@@ -6,12 +6,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
+from browser import Browser
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "docs" / "tools"))
@@ -62,14 +61,6 @@ def test_http_examples_are_answered(site: Path) -> None:
     assert '"relevance_score": 0.9' in plain
     assert "query is blank" in plain
     assert "event: done" in plain or "data: [DONE]" in plain
-
-
-@pytest.fixture(scope="module")
-def window() -> Iterator[Browser]:
-    if not (CHROMIUM and DRIVER):
-        pytest.skip(MISSING)
-    with browser() as window:
-        yield window
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from prism.training.distill import unwrapped
 from prism.training.model import adapted, attention_of
 from prism.training.recipe import Data, Lora, Losses, Model, Recipe, Schedule
 from prism.training.rows import Rows
-from studies import gpu
+from studies import gpu, gpu_models
 from studies.training_ways import by_bare_loop, by_trainer, loss_of, random_rows
 
 
@@ -26,7 +26,7 @@ def recipe_of(tiny: bool, losses: Losses) -> Recipe:
     schedule = Schedule(
         batch_size=8 if tiny else 128,
         tokens_per_batch=512 if tiny else 49_152,
-        bf16=gpu.device().type == "cuda",
+        bf16=gpu_models.device().type == "cuda",
         log_steps=10_000,
     )
     data = Data(files=(Path("random"),))
@@ -35,27 +35,27 @@ def recipe_of(tiny: bool, losses: Losses) -> Recipe:
 
 def gradients(config: Any, state: Any, recipe: Recipe, made: Rows, dtype: torch.dtype, where: torch.device) -> Any:
     """All gradients of one batch, in a row, on the CPU in fp32."""
-    model = gpu.made(Qwen3ForCausalLM, config, dtype, where)
+    model = gpu_models.made(Qwen3ForCausalLM, config, dtype, where)
     model.load_state_dict(state)
     loss_of(model, recipe, collator(0)(list(made)), where).backward()
     return torch.cat([p.grad.flatten().float().cpu() for p in model.parameters()])
 
 
 def _check_gradients(task: gpu.Task, recipe: Recipe) -> None:
-    config = gpu.tiny_qwen3()
+    config = gpu_models.tiny_qwen3()
     made, cpu = random_rows(8, config.vocab_size, 40, 80), torch.device("cpu")
-    state = gpu.made(Qwen3ForCausalLM, config, torch.float32, cpu).state_dict()
+    state = gpu_models.made(Qwen3ForCausalLM, config, torch.float32, cpu).state_dict()
     truth = gradients(config, state, recipe, made, torch.float32, cpu)
     for dtype, most in ((torch.float32, 1e-3), (torch.bfloat16, 0.1)):
-        found = gradients(config, state, recipe, made, dtype, gpu.device())
+        found = gradients(config, state, recipe, made, dtype, gpu_models.device())
         gap = float((found - truth).norm() / truth.norm())
         task.row(f"gradients, {dtype}", relative_difference=gap, within=gap < most)
 
 
 def _count_waits(task: gpu.Task, recipe: Recipe) -> None:
     """How often a batch, there and back, makes this process wait for the GPU, and where; on a CPU there is none."""
-    config, where = gpu.tiny_qwen3(), gpu.device()
-    model = gpu.made(Qwen3ForCausalLM, config, gpu.dtype_here(), where)
+    config, where = gpu_models.tiny_qwen3(), gpu_models.device()
+    model = gpu_models.made(Qwen3ForCausalLM, config, gpu_models.dtype_here(), where)
     batch = collator(0)(list(random_rows(8, config.vocab_size, 40, 80)))
     loss_of(model, recipe, batch, where).backward()
     if where.type != "cuda":
@@ -85,7 +85,10 @@ def training(task: gpu.Task) -> None:
     made = random_rows(*((16, 600, 20, 40) if task.tiny else (1024, 49152, 170, 370)))
     first = Rows.of([made[number] for number in range(both.schedule.batch_size)])
     tokens = int(made.lengths.sum())
-    model = adapted(gpu.made(LlamaForCausalLM, gpu.llama(task.tiny), gpu.dtype_here(), gpu.device()), Lora(rank=32))
+    model = adapted(
+        gpu_models.made(LlamaForCausalLM, gpu_models.llama(task.tiny), gpu_models.dtype_here(), gpu_models.device()),
+        Lora(rank=32),
+    )
     every = sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     flops = tokens * (4 * every + 2 * trained)  # frozen weights need no gradients of their own

@@ -33,7 +33,7 @@ from prism.training.optimizer import build_optimizer
 from prism.training.recipe import Lora, Recipe
 from prism.training.rows import IGNORED, Row, Rows
 from prism.training.setup import arguments
-from studies import gpu
+from studies import gpu_models
 
 Train = Callable[[Any, Recipe, Rows], None]
 TRL_BATCHES = 4
@@ -80,7 +80,7 @@ def random_model(size: Size, kind: Kind, dtype: torch.dtype, attention: str) -> 
         tie_word_embeddings=True,
     )
     torch.manual_seed(7)
-    with torch.device(gpu.device()):
+    with torch.device(gpu_models.device()):
         model = transformers.Qwen3ForCausalLM(config).to(dtype)
     model.set_attn_implementation(attention)
     return adapted(model, Lora()) if kind is Kind.LORA else model
@@ -91,10 +91,10 @@ def random_rows(records: int, vocabulary: int, shortest: int, longest: int) -> R
     rng = random.Random(11)
     made = []
     for number in range(records):
-        prompt = [rng.randrange(gpu.FIRST_ID, vocabulary) for _ in range(rng.randint(shortest, longest))]
+        prompt = [rng.randrange(gpu_models.FIRST_ID, vocabulary) for _ in range(rng.randint(shortest, longest))]
         yes = number % 2 == 0
-        written = [rng.randrange(gpu.FIRST_ID, vocabulary) for _ in range(len(prompt) // 5 if yes else 1)]
-        ids = np.array([*prompt, gpu.LABELS[0 if yes else 1], *written], dtype=np.int32)
+        written = [rng.randrange(gpu_models.FIRST_ID, vocabulary) for _ in range(len(prompt) // 5 if yes else 1)]
+        ids = np.array([*prompt, gpu_models.LABELS[0 if yes else 1], *written], dtype=np.int32)
         weights = np.array([0.0] + [1.0] * len(written), dtype=np.float32)
         made.append(Row(ids, len(prompt), 0.9 if yes else 0.1, number, weights))
     return Rows.of(made)
@@ -112,7 +112,7 @@ def blank_tokenizer() -> Any:
 
 
 def by_reference(model: Any, recipe: Recipe, rows: Rows) -> None:
-    device, step = gpu.device(), recipe.schedule.batch_size
+    device, step = gpu_models.device(), recipe.schedule.batch_size
     free = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(free, lr=1e-5, weight_decay=0.01)
     model.train()
@@ -120,7 +120,7 @@ def by_reference(model: Any, recipe: Recipe, rows: Rows) -> None:
         logits = model(torch.tensor(row.input_ids, device=device)[None].long(), use_cache=False).logits[0]
         targets = torch.tensor(row.labels[1:], device=device).long()
         sft = F.cross_entropy(logits[:-1].float(), targets, ignore_index=IGNORED)
-        yes, no = logits[row.label_position - 1, list(gpu.LABELS)].float()
+        yes, no = logits[row.label_position - 1, list(gpu_models.LABELS)].float()
         loss = sft + 20.0 * ((yes - no).sigmoid() - row.teacher_score) ** 2
         (loss / step).backward()
         if number % step == 0:
@@ -150,8 +150,8 @@ def by_trl(model: Any, recipe: Recipe, rows: Rows) -> None:
             report_to="none",
             logging_steps=10_000,
             disable_tqdm=True,
-            use_cpu=gpu.device().type == "cpu",
-            dataloader_pin_memory=gpu.device().type == "cuda",
+            use_cpu=gpu_models.device().type == "cpu",
+            dataloader_pin_memory=gpu_models.device().type == "cuda",
         )
         made = Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
         trainer = SFTTrainer(model=model, args=settings, train_dataset=made, processing_class=blank_tokenizer())
@@ -169,7 +169,7 @@ def by_bare_loop(model: Any, recipe: Recipe, rows: Rows) -> None:
     for number in range(len(steps)):
         item = steps[number]
         for batch in item["batches"]:
-            loss_of(model, recipe, batch, gpu.device(), item["totals"]).backward()
+            loss_of(model, recipe, batch, gpu_models.device(), item["totals"]).backward()
         torch.nn.utils.clip_grad_norm_(free, recipe.optimizer.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -188,7 +188,7 @@ def loss_of(
 
 @cache
 def _labels(where: torch.device) -> torch.Tensor:
-    return torch.tensor(gpu.LABELS, device=where)
+    return torch.tensor(gpu_models.LABELS, device=where)
 
 
 def by_trainer(model: Any, recipe: Recipe, rows: Rows) -> None:
@@ -197,7 +197,7 @@ def by_trainer(model: Any, recipe: Recipe, rows: Rows) -> None:
         settings.save_strategy = "no"
         trainer = DistillTrainer(
             steps=steps_of(recipe, rows, pad_id=0),
-            label_ids=gpu.LABELS,
+            label_ids=gpu_models.LABELS,
             weights=recipe.losses,
             settings=recipe,
             model=model,
@@ -243,13 +243,13 @@ def prepare(setting: Setting, train: Train, recipe: Recipe, dtype: torch.dtype) 
     def run() -> Ran:
         model = random_model(setting.size, setting.kind, dtype, attention_of(recipe.schedule))
         tokens = int(rows.lengths.sum())
-        flops, on_card = training_flops(model, tokens), gpu.device().type == "cuda"
+        flops, on_card = training_flops(model, tokens), gpu_models.device().type == "cuda"
         if on_card:
             torch.cuda.reset_peak_memory_stats()
-        gpu.finish()
+        gpu_models.finish()
         start = time.perf_counter()
         train(model, recipe, rows)
-        gpu.finish()
+        gpu_models.finish()
         seconds = time.perf_counter() - start
         memory = torch.cuda.max_memory_allocated() / 2**30 if on_card else None
         del model

@@ -19,6 +19,8 @@ class EngineOptions(Settings):
 
 
 _Record = TypeVar("_Record", bound=EngineOptions)
+_SHOWN = 20
+"""Names in a refusal: vLLM has two hundred."""
 
 
 def checked_options(engine: str, record: type[_Record], given: object) -> _Record:
@@ -41,5 +43,6 @@ def refuse_unknown(kind: str, said: Iterable[object], known: Iterable[str]) -> N
     for name in said:
         if name not in names:
             close = get_close_matches(str(name), names, n=1)
-            expected = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(names)}"
+            shown = ", ".join(names if len(names) <= _SHOWN else [*names[:_SHOWN], "…"])
+            expected = f"did you mean {close[0]!r}?" if close else f"expected one of {shown}"
             raise InputError(f"no {kind} is called {str(name)[:40]!r}: {expected}")
