@@ -78,7 +78,7 @@ def main(
     most: Annotated[int, typer.Option(min=1, help="No size above it.")] = 10_000_000,
     out: Annotated[Path | None, typer.Option(help="Folder for the report, written anew after every point.")] = None,
 ) -> None:
-    """Measure, smallest sizes first."""
+    """How time an item and peak memory grow with documents, tokens, clients and corpus lines; smallest sizes first."""
     if not Path("/proc/self/clear_refs").exists():
         raise typer.BadParameter("peak memory is read from /proc: this needs Linux")
     if unknown := set(only or ()) - {curve.name for curve in CURVES}:

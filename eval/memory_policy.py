@@ -86,7 +86,7 @@ def main(
     calls: Annotated[int, typer.Option(min=1, help="Calls of each way.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Write PATH.json and PATH.md too.")] = None,
 ) -> None:
-    """Measure calls in turns."""
+    """Scoring with memory that is kept and given back, in turns: seconds, processor time, pages cleared, peak."""
     ways = {name: partial(scoring, checkpoint, documents) for name in (GIVEN_BACK, KEPT)}
     spent: dict[str, list[Spent]] = {name: [] for name in ways}
     with Turns(ways, OWN_WAY) as turns:

@@ -41,7 +41,7 @@ def main(
         Path | None, typer.Option(help="Write PATH.json and PATH.md after every section; others stay.")
     ] = None,
 ) -> None:
-    """Measure serving on this machine, in one run."""
+    """Documents a second of engines, endpoints, vLLM, CrossEncoder and infinity-emb on the same weights, in one run."""
     for name in only or ():
         if name not in SECTIONS:
             raise typer.BadParameter(f"no section {name!r}: expected {', '.join(SECTIONS)}")

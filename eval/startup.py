@@ -129,7 +129,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Processes each.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
 ) -> None:
-    """Measure, in turns; one round before that fills the caches."""
+    """Seconds of fresh processes until the first answer, beside their imports, in turns; one round fills the caches."""
     load = os.getloadavg()[0]
     found: dict[str, list[Cost]] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -84,7 +84,7 @@ def main(
     calls: Annotated[int, typer.Option(min=1, help="Calls a policy, alone and beside the other process.")] = 30,
     out: Annotated[Path | None, typer.Option(help="Write PATH.json and PATH.md too.")] = None,
 ) -> None:
-    """Measure median and worst of the calls."""
+    """Ten short documents alone and beside a busy process, with each way of waiting: median and worst call."""
     cores = devices.cpu_threads()
     record: dict[str, Any] = {
         "command": command_line(),

@@ -189,6 +189,20 @@ def test_label_your_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert card["cost"]["scores.jsonl"]["pairs"] == len(labels)
 
 
+def test_a_dry_run_says_which_models_have_to_be_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "empty"))
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"query": "q", "document": "d"}\n')
+    panel = ROOT / "configs/panels/local-logits.yaml"
+    said = run(f"prism label {panel} {pairs} {tmp_path}/out --dry-run").output
+    assert "qwen: its model is not here yet: run `prism pull qwen2.5-coder-1.5b-instruct`" in said
+    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "full"))
+    file = tmp_path / "full/bases/qwen2.5-coder-1.5b-instruct.gguf"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert "qwen: its model" not in run(f"prism label {panel} {pairs} {tmp_path}/out --dry-run").output
+
+
 def test_a_panel_read_by_logits_keeps_what_both_agree_on(tmp_path: Path) -> None:
     """The packaged panel is two rerankers of this machine; of its labels the page keeps the unanimous ones."""
     panel = load_panel(ROOT / "configs/panels/local-logits.yaml")

@@ -208,6 +208,8 @@ def _print_estimate(found: CostEstimate) -> None:
     for juror in found.jurors:
         if juror.observer:
             typer.echo(f"{juror.name} is an observer: its votes are stored and compared, and decide nothing.")
+        if juror.missing:
+            typer.echo(f"{juror.name}: its model is not here yet: run `prism pull {juror.missing}`")
         if juror.seconds is not None and juror.questions:
             typer.echo(
                 f"{juror.name}: about {juror.seconds / 60:,.0f} min for what is left, going by its last answers."

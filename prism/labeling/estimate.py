@@ -6,11 +6,14 @@ import os
 from decimal import Decimal
 from pathlib import Path
 
+from prism.catalogue import CATALOGUE, find
 from prism.labeling.label_pairs import BadLine, LabelPair, Repeated, read_label_pairs
 from prism.labeling.local import OwnModels, look_around
-from prism.labeling.panel import ApiJuror, Juror, Panel
+from prism.labeling.panel import ApiJuror, Juror, LocalJuror, Panel
 from prism.labeling.store import Store
 from prism.llm.chat import estimate_tokens
+from prism.location import MINI
+from prism.merge import base_of
 from prism.types import Record, Usage
 
 
@@ -33,6 +36,8 @@ class JurorCost(Record):
     """What is left will take, if it goes on as its answers in the directory did; None without such answers."""
     observer: bool
     """Its votes decide nothing."""
+    missing: str | None
+    """The base model that a reranker of this machine has to be given by `prism pull` first."""
 
 
 class CostEstimate(Record):
@@ -123,4 +128,11 @@ def _juror(panel: Panel, juror: Juror, sums: list[int], store: Store | None) -> 
         key=key,
         seconds=seconds,
         observer=juror.observer,
+        missing=_missing(juror) if isinstance(juror, LocalJuror) else None,
     )
+
+
+def _missing(juror: LocalJuror) -> str | None:
+    name = base_of(MINI) if juror.model == "mini" else juror.model
+    base = CATALOGUE.get(name)
+    return name if base and find(base) is None else None
