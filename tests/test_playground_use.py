@@ -165,6 +165,7 @@ def test_motion_only_where_it_is_wanted(window: Browser, server: Server, client:
 def test_with_the_keyboard_alone(page: Page) -> None:
     tab, enter, control, right, end = "\ue004", "\ue007", "\ue009", "\ue014", "\ue010"  # WebDriver's codes
     focused = "return document.activeElement.id || document.activeElement.textContent"
+    page.until(lambda: page.js("return document.hasFocus()"))  # before, keys go nowhere
     order = []
     for _ in range(11):
         page.window.keys(tab)
