@@ -149,6 +149,13 @@ def test_the_report_counts_as_by_hand(jury: tuple[Path, Path], tmp_path: Path) -
     # c's scores grow from pair to pair. Yes: 0, 1, 4, 6; no: 2, 3, 5. Of 12 couples the yes is higher in 2 + 3.
     assert people["scored"]["c, people"]["auc"] == pytest.approx(5 / 12)
     assert people["scored"].keys() == {"c, people", "c, people and likely noes"}
+    table = (out / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert table[0] == "query_id,doc_id,language,people,assumed,c"
+    assert [line.split(",")[:5] for line in (table[1], table[-1])] == [
+        ["q0", "d0", "en", "1", ""],
+        ["q3", "d7", "en", "", "0"],
+    ]
+    assert [float(line.rpartition(",")[2]) for line in table[1:]] == pytest.approx([0.2 + 0.1 * n for n in range(8)])
     # With the eighth pair, taken for a no, which b calls no: observed 6/8, chance (4*4 + 4*4)/64.
     assert people["b"]["kappa_likely"]["value"] == pytest.approx((6 / 8 - 1 / 2) / (1 / 2))
     assert people["b"]["by_language"] == {"en": pytest.approx(people["b"]["kappa"]["value"])}

@@ -83,13 +83,13 @@ def _judged(path: Path) -> dict[str, dict[str, Any]]:
         if len(passage) <= MOST_CHARS:
             one = found.setdefault(row["question"], {"labels": {}, "answers": set(), "lang": row["lang"]})
             one["labels"].setdefault(passage, row["label"])
-            one["answers"].update(answer.casefold() for answer in row.get("answers") or () if answer.strip())
+            one["answers"].update(answer for answer in row.get("answers") or () if answer.strip())
     return found
 
 
 def _row(source: str, question: str, known: Mapping[str, Any], passage: str) -> dict[str, Any]:
     label = known["labels"].get(passage)
-    without = known["answers"] and not any(answer in passage.casefold() for answer in known["answers"])
+    without = known["answers"] and not any(answer.casefold() in passage.casefold() for answer in known["answers"])
     row = {
         "query": question,
         "document": passage,
@@ -97,6 +97,7 @@ def _row(source: str, question: str, known: Mapping[str, Any], passage: str) -> 
         "doc_id": stable_id(passage),
         "source": source,
         "language": known["lang"],
+        "answers": sorted(known["answers"]),
     }
     if label is not None:
         return {**row, "people": label}
