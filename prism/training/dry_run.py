@@ -302,8 +302,6 @@ def plan_table(plan: Plan) -> Table:
         table.add_row(name, value)
     for reason, count in plan.dropped.items():
         table.add_row("dropped", Text(printable(f"{count:,}: {reason}")))
-    for name in plan.dropped_named:
-        table.add_row("", Text(printable(name), style="dim"))
     for assumption in plan.assumptions:
         table.add_row("assumed", assumption)
     return table
