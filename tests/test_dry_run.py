@@ -46,7 +46,8 @@ def weightless(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
 def test_every_recipe_dry_runs_without_reading_weights(path, data, weightless, tmp_path):
-    plan = dry_run(path, overrides=[*data, f"model.base={weightless}"], output=tmp_path / "run")
+    measured = "evaluation.every_steps=1"  # wherever a recipe saves its states
+    plan = dry_run(path, overrides=[*data, f"model.base={weightless}", measured], output=tmp_path / "run")
     assert plan.records == 32
     assert plan.dropped == {"blank query or document": 1, "no losses": 1}
     assert len(plan.dropped_named) == 2
