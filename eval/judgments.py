@@ -27,9 +27,7 @@ from prism.reports.report import Report, command_line, versions
 from studies.chat_models import parse_chat_spec
 from studies.command import taught
 from studies.judgments import apply_decisions, judge_texts, recorded, run, with_texts
-from studies.label_quality import (
-    grade,
-)
+from studies.label_quality import grade
 from studies.recorded import write_labels
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -50,6 +48,7 @@ def main(
     judge: Annotated[
         list[str] | None, Option(help="MODEL@BASE_URL[#KEY_VARIABLE] or local:FOLDER: says grades; repeatable.")
     ] = None,
+    concurrency: Annotated[int, Option(min=1, help="Questions to one API under way at once; llama.cpp: 1.")] = 8,
     audited: Annotated[int, Option("--audit", min=0, help="Strong disagreements to put into audit.html.")] = 50,
     apply_decisions_file: Annotated[Path | None, Option("--apply-decisions", help="Filled-in decisions.csv.")] = None,
     patch_out: Annotated[Path | None, Option(help="Where the patched qrels go.")] = None,
@@ -68,7 +67,8 @@ def main(
         report = Report("Relevance judgments", command=command_line(), versions=versions("ir-measures", "scikit-learn"))
         section = report.section("What is judged")
         if beir is not None:
-            steps, chat = _cuts(cuts), [parse_chat_spec(text) for text in judge or ()]
+            steps = _cuts(cuts)
+            chat = [parse_chat_spec(text, concurrency=concurrency) for text in judge or ()]
             candidates, judges = with_texts(beir, split, depth, limit)
             judges += judge_texts(candidates, reranker or [], steps, embedder, chat, out)
             write_labels(out / "labels", candidates.human, judges)

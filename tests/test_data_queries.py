@@ -293,7 +293,7 @@ def test_llm_options_are_asked_for(tmp_path: Path) -> None:
     questions = save(tmp_path / "q.jsonl", [{"query": "q"}])
     failed = run("keywords", str(questions), str(tmp_path / "k.jsonl"), "--by", "llm")
     assert failed.exit_code == 2
-    assert "--by llm needs --model and --base-url" in failed.stderr
+    assert "--by llm needs --model and either --base-url" in failed.stderr
 
 
 # --- web search ------------------------------------------------------------------------------------------------------

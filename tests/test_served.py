@@ -233,6 +233,52 @@ def test_a_writer_here_neither_grades_itself_nor_has_an_account(tmp_path: Path, 
     assert not out.exists()
 
 
+def make_queries(environment: dict[str, str], *words: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "prism.cli", "data", *map(str, words), "--by", "llm", "--start-local"]
+    return subprocess.run(
+        command, env=environment, cwd=words[1].parent, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_queries_and_keywords_are_written_here_and_never_twice(tmp_path: Path, environment: dict[str, str]) -> None:
+    corpus, out = tmp_path / "corpus.jsonl", tmp_path / "queries.jsonl"
+    corpus.write_text("".join(json.dumps({"id": str(n), "text": f"{FACT} Ice {n}."}) + "\n" for n in range(3)))
+    file = jury.model(tmp_path, answer="Lindau harbour 1963", log=str(tmp_path / "small.jsonl"))
+    words = ["queries", corpus, out, "--count", 1, "--model", file]
+    made = make_queries(environment, *words)
+    assert made.returncode == 0, made.stderr
+    assert [json.loads(line)["query"] for line in out.read_text().splitlines()] == ["Lindau harbour 1963"] * 3
+    assert len(jury.requests(tmp_path, "small")) == 3
+    assert (tmp_path / "queries.jsonl.server.log").exists()
+    assert make_queries(environment | NO_PROGRAM, *words).returncode == 0  # nothing to ask: nothing to start
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"query": "When did the harbour of Lindau freeze, in 1963?"}\n')
+    keywords = make_queries(environment, "keywords", asked, tmp_path / "keywords.jsonl", "--model", file)
+    assert keywords.returncode == 0, keywords.stderr
+    assert json.loads((tmp_path / "keywords.jsonl").read_text())["query"] == "Lindau harbour 1963"
+    jury.model(tmp_path, "other", answer="x").replace(file)
+    file.write_text(file.read_text() + " ")  # another model at the same place is asked anew
+    assert make_queries(environment | NO_PROGRAM, *words).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--key-env", "SOME_KEY"], "leave out keys, prices, budgets and rates"),
+        (["--price-input", "1"], "leave out keys, prices, budgets and rates"),
+        (["--base-url", "http://127.0.0.1:9/v1"], "either --base-url, such as"),
+    ],
+)
+def test_a_model_here_that_writes_queries_has_no_account(tmp_path: Path, more: list[str], words: str) -> None:
+    corpus, out = tmp_path / "corpus.jsonl", tmp_path / "queries.jsonl"
+    corpus.write_text(json.dumps({"text": FACT}) + "\n")
+    given = [str(corpus), str(out), "--by", "llm", "--model", str(jury.model(tmp_path)), "--start-local"]
+    result = CliRunner().invoke(app, ["data", "queries", *given, *more])
+    assert result.exit_code == 2
+    assert words in result.output
+    assert not out.exists()
+
+
 def test_a_proxy_is_not_asked_about_this_machine(tmp_path: Path, environment: dict[str, str]) -> None:
     jury.model(tmp_path, "a")
     panel, file, out = panel_of(tmp_path, {"model": "a.gguf"}), jury.pairs(tmp_path, 2), tmp_path / "out"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prism.cli.data import Bad, CorpusFile, Out, Seed, app, count_lines, finish
+from prism.cli.local_writer import StartLocal, require_writer, served_writer, writer_identity
 from prism.errors import ChatError, InputError
 from prism.files.corpus import read_corpus
 from prism.files.jsonl import Drops, OnBad, read_queries, write_rows, write_stage_report
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     from prism.data.websearch import WebSearch
     from prism.files.ledger import Attempt, Ledger
     from prism.llm.asking import Asked, Question
+    from prism.llm.chat import ChatClient
 
 QueriesFile = Annotated[
     Path, typer.Argument(help="JSONL with query (or question, or BEIR's text) on each line; the rest is kept.")
 ]
 By = Annotated[Literal["rule", "llm"], typer.Option(help="By rule, or by a model behind an OpenAI-compatible API.")]
-Model = Annotated[str | None, typer.Option(help="For llm: the model's name at the API.")]
-BaseUrl = Annotated[str | None, typer.Option(help="For llm: the API's address, up to /v1.")]
+Model = Annotated[str | None, typer.Option(help="For llm: the model's name at the API, or the one to serve here.")]
+BaseUrl = Annotated[str | None, typer.Option(help="For llm: the API's address, up to /v1; or --start-local.")]
 KeyEnv = Annotated[str | None, typer.Option(help="Environment variable with the key.")]
 PriceIn = Annotated[float, typer.Option(min=0, help="US dollars per million prompt tokens.")]
 PriceOut = Annotated[float, typer.Option(min=0, help="US dollars per million written tokens.")]
@@ -51,6 +53,7 @@ def keywords(
     keep_original: KeepOriginal = False,
     model: Model = None,
     base_url: BaseUrl = None,
+    start_local: StartLocal = False,
     key_env: KeyEnv = None,
     price_input: PriceIn = 0.0,
     price_output: PriceOut = 0.0,
@@ -68,7 +71,8 @@ def keywords(
     if by == "rule":
         _rewrite_by_rule(questions, out, on_bad, keep_original=keep_original)
         return
-    llm = _Llm.of(model, base_url, key_env, price_input, price_output, budget_usd, concurrency, requests_per_minute)
+    account = _Account.of(key_env, price_input, price_output, budget_usd, requests_per_minute)
+    llm = _Llm.of(model, base_url, out if start_local else None, account, concurrency)
     _rewrite_by_llm(questions, out, on_bad, llm, store, keep_original=keep_original)
 
 
@@ -89,9 +93,9 @@ def _rewrite_by_llm(questions: Path, out: Path, on_bad: OnBad, llm: _Llm, store:
     lines = read_keyword_questions(questions, drops, on_bad)
     unread = read_keyword_questions(questions, Drops(), on_bad)
     with Ledger(store, cure="name another file with --store") as kept:
-        asked = (rewrite_question(llm.model, row["query"]) for _, row in unread)
+        asked = (rewrite_question(llm.kept_for, row["query"]) for _, row in unread)
         failures = llm.ask_all(asked, kept, 200, count_lines(questions))
-        written = write_rows(out, rewritten_rows(lines, llm.model, kept, failures, drops, keep_original))
+        written = write_rows(out, rewritten_rows(lines, llm.kept_for, kept, failures, drops, keep_original))
         paid = {"by": llm.model, "cost": {"usd": str(kept.spent_usd())}}
     finish(write_stage_report(out, "keywords", [questions], drops, records=written.records, **paid), out, written)
 
@@ -113,6 +117,7 @@ def queries(
     max_chars: MaxChars = 4_000,
     model: Model = None,
     base_url: BaseUrl = None,
+    start_local: StartLocal = False,
     key_env: KeyEnv = None,
     price_input: PriceIn = 0.0,
     price_output: PriceOut = 0.0,
@@ -127,7 +132,8 @@ def queries(
     if by == "rule":
         _queries_by_rule(corpus, out, on_bad, total, count, seed)
         return
-    llm = _Llm.of(model, base_url, key_env, price_input, price_output, budget_usd, concurrency, requests_per_minute)
+    account = _Account.of(key_env, price_input, price_output, budget_usd, requests_per_minute)
+    llm = _Llm.of(model, base_url, out if start_local else None, account, concurrency)
     _queries_by_llm(corpus, out, on_bad, llm, store, count=count, limit=limit, max_chars=max_chars)
 
 
@@ -151,9 +157,9 @@ def _queries_by_llm(
     drops = Drops()
     texts = first_texts(list(read_corpus(corpus, drops, on_bad)), limit)
     with Ledger(store, cure="name another file with --store") as kept:
-        asked = (query_question(llm.model, text, count, max_chars) for text in texts)
+        asked = (query_question(llm.kept_for, text, count, max_chars) for text in texts)
         failures = llm.ask_all(asked, kept, 60 * count, len(texts))
-        written = write_rows(out, query_rows(texts, llm.model, count, max_chars, kept, failures, drops))
+        written = write_rows(out, query_rows(texts, llm.kept_for, count, max_chars, kept, failures, drops))
         paid = {"by": llm.model, "cost": {"usd": str(kept.spent_usd())}}
     finish(write_stage_report(out, "queries", [corpus], drops, records=written.records, **paid), out, written)
 
@@ -223,37 +229,64 @@ def _failures(asked: Asked) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Llm:
-    """A model behind an OpenAI-compatible API, with its prices and limits."""
+class _Account:
+    """What an API is paid, and how fast it may be asked."""
 
-    model: str
-    provider: dict[str, Any]
+    key_env: str | None
     price: dict[str, Decimal]
+    budget_usd: Decimal | None
+    requests_per_minute: float | None
 
     @classmethod
     def of(
         cls,
-        model: str | None,
-        base_url: str | None,
         key_env: str | None,
         price_input: float,
         price_output: float,
         budget_usd: float | None,
-        concurrency: int,
         requests_per_minute: float | None,
-    ) -> _Llm:
-        if not model or not base_url:
-            raise InputError("--by llm needs --model and --base-url, such as https://api.example.com/v1")
+    ) -> _Account:
         if budget_usd is not None and not (price_input or price_output):
             raise InputError("a budget needs a price: give --price-input and --price-output")
-        provider = {
-            "base_url": base_url,
-            "key_env": key_env,
-            "concurrency": concurrency,
-            "requests_per_minute": requests_per_minute,
-            "budget_usd": None if budget_usd is None else Decimal(str(budget_usd)),
-        }
-        return cls(model, provider, {"input": Decimal(str(price_input)), "output": Decimal(str(price_output))})
+        price = {"input": Decimal(str(price_input)), "output": Decimal(str(price_output))}
+        budget = None if budget_usd is None else Decimal(str(budget_usd))
+        return cls(key_env, price, budget, requests_per_minute)
+
+    @property
+    def unused(self) -> bool:
+        return self.key_env is None and not any(self.price.values()) and self.requests_per_minute is None
+
+
+@dataclass(frozen=True, slots=True)
+class _Llm:
+    """A model that writes: behind an OpenAI-compatible API, or served on this machine."""
+
+    model: str
+    kept_for: str
+    """What its answers are kept under: the name at the API, or what is served here."""
+    at_once: int
+    price: dict[str, Decimal]
+    open: Callable[[Decimal], ChatClient]
+    """Takes what was spent before, in US dollars."""
+
+    @classmethod
+    def of(
+        cls, model: str | None, base_url: str | None, served_for: Path | None, account: _Account, concurrency: int
+    ) -> _Llm:
+        """`served_for`: the file that a model served here writes for; None: the API at `base_url`."""
+        if not model or (served_for is None) == (base_url is None):
+            raise InputError(
+                "--by llm needs --model and either --base-url, such as https://api.example.com/v1, or --start-local"
+            )
+        if served_for is not None:
+            require_writer(model)
+            if not account.unused:
+                raise InputError("--start-local has no account: leave out keys, prices, budgets and rates")
+            log = served_for.with_name(served_for.name + ".server.log")
+            return cls(model, writer_identity(model), 1, account.price, lambda _: served_writer(model, log))
+        return cls(
+            model, model, concurrency, account.price, partial(_at_api, model, str(base_url), account, concurrency)
+        )
 
     def ask_all(
         self, questions: Iterator[Question], store: Ledger, max_tokens: int, total: int | None
@@ -261,16 +294,13 @@ class _Llm:
         """Have every question answered; answers go into the store."""
         import anyio
 
-        from prism.llm.allowance import Provider
         from prism.llm.asking import ask_all
-        from prism.llm.chat import ChatClient
         from prism.llm.money import Price
 
         price = Price(**self.price)
 
         async def run(told: Callable[[], None]) -> Asked:
-            provider = Provider(**self.provider)
-            async with ChatClient(provider, name=self.model, spent_usd=store.spent_usd()) as client:
+            async with self.open(store.spent_usd()) as client:
 
                 async def ask(messages: Any) -> tuple[str, Decimal, Attempt]:
                     log = store.attempt()
@@ -283,9 +313,23 @@ class _Llm:
                     store.missing(questions, told),
                     ask,
                     lambda key, answer: store.put(key, *answer),
-                    at_once=provider.concurrency,
+                    at_once=self.at_once,
                     progress=told,
                 )
 
         with progress("asking", total) as advance:
             return _failures(anyio.run(run, partial(advance, 1)))
+
+
+def _at_api(model: str, base_url: str, account: _Account, concurrency: int, spent_usd: Decimal) -> ChatClient:
+    from prism.llm.allowance import Provider
+    from prism.llm.chat import ChatClient
+
+    provider = Provider(
+        base_url=base_url,
+        key_env=account.key_env,
+        concurrency=concurrency,
+        requests_per_minute=account.requests_per_minute,
+        budget_usd=account.budget_usd,
+    )
+    return ChatClient(provider, name=model, spent_usd=spent_usd)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from prism.cli.local_writer import CONTEXT_TOKENS, StartLocal, require_writer, served_writer, writer_identity
 from prism.errors import InputError
 from prism.outputs import require_folder, writable_file
 from prism.reports.bar import progress
@@ -32,9 +32,6 @@ Out = Annotated[
 ]
 Model = Annotated[str, typer.Option(help="The writing model, as its API calls it.")]
 BaseUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible API, up to and including /v1.")]
-StartLocal = Annotated[
-    bool, typer.Option("--start-local", help="Serve --model here with llama.cpp: a name of prism pull, or a GGUF file.")
-]
 ContextTokens = Annotated[int, typer.Option(min=256, help="With --start-local: longest prompt and answer together.")]
 KeyEnv = Annotated[str | None, typer.Option(help="Environment variable that holds the key, if any.")]
 PriceOption = Annotated[str, typer.Option(help="US dollars per million tokens, INPUT:OUTPUT.")]
@@ -61,7 +58,7 @@ def write_targets(
     model: Model,
     base_url: BaseUrl = None,
     start_local: StartLocal = False,
-    context_tokens: ContextTokens = 4096,
+    context_tokens: ContextTokens = CONTEXT_TOKENS,
     key_env: KeyEnv = None,
     price: PriceOption = "0:0",
     budget_usd: BudgetUsd = None,
@@ -95,7 +92,7 @@ def write_targets(
     if start_local == (base_url is not None):
         raise InputError("say where the model is: --base-url of an API, or --start-local to serve it on this machine")
     if start_local:
-        _require_writer(model)
+        require_writer(model)
         if key_env or budget_usd is not None or _price(price) != _price("0:0"):
             raise InputError("--start-local has no account: leave out --key-env, --budget-usd and --price")
         if judge and judge_url is None:
@@ -106,21 +103,11 @@ def write_targets(
             client = partial(_at_api, _provider(base_url, key_env, concurrency, budget_usd), model)
         grades_at = (judge_url or base_url) if judge else None
         grading = _provider(grades_at, judge_key_env or key_env, concurrency, None) if grades_at else None
-        kept_for = _identity(model) if start_local else model
+        kept_for = writer_identity(model) if start_local else model
         writer = _writer(client, model, kept_for, out, limits, _price(price))
         asked = _write(writer, read)
         judged = _judge(writer, read, grading, judge, judge_min, out) if judge and grading and not asked.stopped else {}
         _report(writer, read, out, asked, judged)
-
-
-def _require_writer(model: str) -> None:
-    """Raises InputError for a model that is not here, or whose terms keep what it writes out of training data."""
-    from prism.catalogue import listed, require_model
-
-    require_model(model)
-    base = listed(model)
-    if base and base.studies_only:
-        raise InputError(f"{base.name} is under {base.licence}: take another writer")
 
 
 def _at_api(provider: Provider, model: str, spent_usd: Decimal) -> ChatClient:
@@ -130,23 +117,7 @@ def _at_api(provider: Provider, model: str, spent_usd: Decimal) -> ChatClient:
 
 
 def _served(model: str, out: Path, context_tokens: int, _spent_usd: Decimal) -> ChatClient:
-    """A model of this machine, whose server starts at the first question."""
-    from prism.catalogue import model_file
-    from prism.llm.local_server import LocalServer
-    from prism.llm.served import ServedClient
-
-    log = out.with_name(out.name + ".state") / "server.log"
-    provider = _provider("http://127.0.0.1/v1", None, 1, None, 600.0)  # llama.cpp answers one after the other
-    return ServedClient(
-        provider, lambda: LocalServer(model_file(model), model, log=log, context_tokens=context_tokens), name=model
-    )
-
-
-def _identity(model: str) -> str:
-    """A model of this machine is its file, whatever it is called."""
-    from prism.labeling.panel import LocalModel
-
-    return json.dumps(LocalModel(model=model).identity(), sort_keys=True)
+    return served_writer(model, out.with_name(out.name + ".state") / "server.log", context_tokens)
 
 
 def _writer(
@@ -210,18 +181,15 @@ class _Reading:
         return (line.row for line in self.lines(Drops()))
 
 
-def _provider(
-    base_url: str, key_env: str | None, concurrency: int, budget_usd: float | None, timeout_s: float = 120.0
-) -> Provider:
+def _provider(base_url: str, key_env: str | None, concurrency: int, budget_usd: float | None) -> Provider:
     from pydantic import ValidationError
 
     from prism.llm.allowance import Provider
     from prism.records import first_problem
 
-    limits: dict[str, Any] = {"concurrency": concurrency, "timeout_s": timeout_s}
     budget = None if budget_usd is None else Decimal(str(budget_usd))
     try:
-        return Provider(base_url=base_url, key_env=key_env, budget_usd=budget, **limits)
+        return Provider(base_url=base_url, key_env=key_env, concurrency=concurrency, budget_usd=budget)
     except ValidationError as error:
         raise InputError(f"--base-url {base_url!r}: {first_problem(error)}") from error
 
