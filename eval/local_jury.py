@@ -12,7 +12,8 @@ Jurors that are read by their logits can teach a small model, and what it learnt
 
 The same scores as labels of the other studies:
 
-    python eval/local_jury.py study runs/jury/pairs.jsonl eval/results/local_jury/scores.csv runs/jury/study
+    python eval/local_jury.py study runs/jury/pairs.jsonl eval/results/local_jury/scores.csv runs/jury/study \
+        --cut qwen-prism=0.66
     python eval/label_alignment.py --labels runs/jury/study/labels --scale-top 1
     python eval/experiments.py --labels runs/jury/study/labels --scale-top 1 --k 3 --control runs/jury/study/bm25.run \
         --treatment runs/jury/study/mini.run --queries runs/jury/study/queries.csv --sample 150
@@ -37,7 +38,7 @@ from prism.errors import PrismError
 from prism.files.jsonl import write_rows
 from prism.reports.report import Report, command_line, versions
 from studies.command import taught
-from studies.local_jury import make_pairs, read_jury, read_truth
+from studies.local_jury import Timed, make_pairs, read_jury, read_truth
 from studies.local_jury_report import add_cost, add_people, add_together
 from studies.local_study import parse_cuts, write_study
 from studies.local_teacher import write_records, write_scores
@@ -76,6 +77,7 @@ def report(
     )
     body = {}
     with _told():
+        every: dict[str, Timed] = {}
         certain, likely = read_truth(pairs_file), read_truth(pairs_file, assumed=True)
         for key, (rubric, jurors) in read_jury(labels).items():
             if jurors:
@@ -83,7 +85,8 @@ def report(
                 found = {"cost": add_cost(section, jurors)}
                 found |= {"people": add_people(section, rubric, jurors, certain, likely)}
                 body[key] = found | {"together": add_together(section, rubric, jurors, likely, names, samples)}
-            write_scores(out / "scores.csv", jurors, pairs_file)
+                every |= jurors
+        write_scores(out / "scores.csv", every, pairs_file)
         print(page.write(out, body))
 
 

@@ -119,19 +119,20 @@ def test_agreement_as_by_hand() -> None:
     pairs = [pair("a", "", 1), pair("a", "", 0), pair("b", "", 1), pair("b", "", None), pair("c", "", 0, "ja")]
     before, after = np.full(5, 0.8), np.array([0.9, 0.6, 0.7, 0.1, 0.3])
     teacher = np.array([1.0, 0.0, 1.0, 0.5, 0.0])
-    found = {(one.model, one.language): one for one in compare(pairs, {"m": before, "n": after}, teacher, 50)}
+    found = {(one.model, one.language): one for one in compare(pairs, {"m": before, "n": after}, teacher, ["m"], 50)}
     every = found["n", None]
-    assert (every.pairs, every.auc) == (4, 1.0)
+    assert (every.pairs, every.auc.value) == (4, 1.0)
     # Observed 3/4, chance (2 * 3 + 2 * 1) / 16.
     assert every.kappa.value == pytest.approx((3 / 4 - 1 / 2) / (1 / 2))
     assert (every.yes_of_yes, every.yes_of_no) == (1.0, 0.5)
-    assert (found["m", None].kappa.value, found["m", None].auc) == (0.0, 0.5)
-    assert every.gained.value == pytest.approx(0.5)
-    assert found["m", None].gained.value == 0.0
+    assert (found["m", None].kappa.value, found["m", None].auc.value) == (0.0, 0.5)
+    assert every.over["m"].kappa.value == pytest.approx(0.5)
+    assert every.over["m"].auc == every.auc.model_copy(update={"value": 0.5, "low": 0.5, "high": 0.5})
+    assert found["m", None].over["m"].kappa.value == 0.0
     nats = -(math.log(0.9) + math.log(0.4) + math.log(0.7) + math.log(0.1) / 2 + math.log(0.9) / 2 + math.log(0.7)) / 5
     assert every.cross_entropy == pytest.approx(nats)
     japanese = found["n", "ja"]
-    assert (japanese.pairs, japanese.auc, japanese.yes_of_yes, japanese.yes_of_no) == (1, None, None, 0.0)
+    assert (japanese.pairs, japanese.auc.value, japanese.yes_of_yes, japanese.yes_of_no) == (1, None, None, 0.0)
 
 
 def test_a_checkpoint_is_set_beside_jurors_and_teacher(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -202,6 +203,8 @@ def test_people_may_have_labelled_a_sample(tmp_path: Path) -> None:
     ("given", "said"),
     [
         (["--cut", "sharp"], "--cut takes JUROR=SCORE"),
+        (["--cut", "sharp=nan"], "a score in [0, 1]"),
+        (["--only", "nowhere.csv"], "nowhere.csv: No such file"),
         (["--cut", "blunt=0.5"], "the jurors are sharp, blind"),
         (["--only", "none.csv"], "has none of the 9 questions"),
     ],

@@ -266,6 +266,9 @@ def test_queries_and_keywords_are_written_here_and_never_twice(tmp_path: Path, e
     [
         (["--key-env", "SOME_KEY"], "leave out keys, prices, budgets and rates"),
         (["--price-input", "1"], "leave out keys, prices, budgets and rates"),
+        (["--budget-usd", "1"], "leave out keys, prices, budgets and rates"),
+        (["--requests-per-minute", "5"], "leave out keys, prices, budgets and rates"),
+        (["--by", "rule"], "--start-local serves a model: say --by llm"),
         (["--base-url", "http://127.0.0.1:9/v1"], "either --base-url, such as"),
     ],
 )

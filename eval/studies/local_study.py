@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -12,20 +13,25 @@ from prism.files.trec import write_run
 from prism.outputs import write_text
 from prism.retrieval.bm25 import Bm25
 from studies.label_quality import Judged
-from studies.local_teacher import Scored, read_scored
+from studies.local_teacher import Scored, opened, read_scored
 from studies.recorded import write_labels
 
 
 def write_study(pairs_file: Path, scores: Path, out: Path, cuts: Mapping[str, float], only: Path | None = None) -> str:
-    """What the studies of labels and experiments read: people's and jurors' labels, BM25's and the jurors' rankings of
-    each question's documents, and the questions by set (queries.csv). Pairs without a known label are left out.
+    """What the studies of labels and experiments read: people's labels (and likely noes) and the jurors', rankings of
+    each question's documents by BM25 and by them, and the questions by set
+    (queries.csv). Pairs without a label are left out.
 
     `cuts`: juror -> the score from which it says 1; elsewhere 0.5. `only`: a CSV file whose column `query` names the
     questions that people labelled, as `experiments.py` draws them; rankings and questions stay. Raises InputError."""
     jurors, pairs = read_scored(pairs_file, scores)
     if strange := next((name for name in cuts if name not in jurors), None):
         raise InputError(f"--cut {strange}: the jurors are {', '.join(jurors)}")
+    if "bm25" in jurors:
+        raise InputError("a juror cannot be called bm25 here: that is the name of BM25's own ranking")
     known = [pair for pair in pairs if pair.truth is not None]
+    if not known:
+        raise InputError(f"{pairs_file}: no pair that was scored has a label by people, or a likely no")
     ids = [(str(pair.row["query_id"]), str(pair.row["doc_id"])) for pair in known]
     judges = []
     for at, name in enumerate(jurors):
@@ -39,17 +45,18 @@ def write_study(pairs_file: Path, scores: Path, out: Path, cuts: Mapping[str, fl
     rankings = {"bm25": _bm25(known)} | {name: [pair.scores[at] for pair in known] for at, name in enumerate(jurors)}
     for name, scores_P in rankings.items():
         write_run(out / f"{name}.run", _ranked(ids, scores_P), name)
-    sources = {str(pair.row["query_id"]): str(pair.row["source"]) for pair in known}
+    sources = {str(pair.row["query_id"]): str(pair.row.get("source", "all")) for pair in known}
     lines = [f"{query},{source},unknown\n" for query, source in sources.items()]
     write_text(out / "queries.csv", "".join(["query,interest,popularity\n", *lines]))
+    by_people = sum("people" in pair.row and id_ in people for id_, pair in zip(ids, known, strict=True))
     return (
-        f"{len(known):,} pairs of {len(sources):,} questions, {len(people):,} of them with people's labels;"
-        f" {len(jurors)} jurors -> {out}"
+        f"{len(known):,} pairs of {len(sources):,} questions; human.qrels: {by_people:,} labels by people and"
+        f" {len(people) - by_people:,} likely noes; {len(jurors)} jurors -> {out}"
     )
 
 
 def _queries(path: Path) -> set[str]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with opened(path) as file:
         return {row["query"] for row in csv.DictReader(file) if row.get("query")}
 
 
@@ -64,8 +71,8 @@ def _ranked(ids: Sequence[tuple[str, str]], scores_P: Sequence[float]) -> dict[s
 def _bm25(pairs: Sequence[Scored]) -> list[float]:
     """Each pair's score among the documents of its set."""
     found: dict[int, float] = {}
-    for source in dict.fromkeys(pair.row["source"] for pair in pairs):
-        own = [at for at, pair in enumerate(pairs) if pair.row["source"] == source]
+    for source in dict.fromkeys(pair.row.get("source") for pair in pairs):
+        own = [at for at, pair in enumerate(pairs) if pair.row.get("source") == source]
         texts = {text: at for at, text in enumerate(dict.fromkeys(pairs[at].row["document"] for at in own))}
         index = Bm25(texts)
         for query, group in groupby(own, key=lambda at: pairs[at].row["query"]):
@@ -77,6 +84,9 @@ def _bm25(pairs: Sequence[Scored]) -> list[float]:
 def parse_cuts(given: Sequence[str]) -> dict[str, float]:
     """JUROR=SCORE, several. Raises InputError."""
     try:
-        return {name: float(score) for name, _, score in (text.partition("=") for text in given)}
+        cuts = {name: float(score) for name, _, score in (text.partition("=") for text in given)}
     except ValueError:
-        raise InputError(f"--cut takes JUROR=SCORE, got {', '.join(given)}") from None
+        cuts = {"": math.nan}
+    if not all(0 <= cut <= 1 for cut in cuts.values()):
+        raise InputError(f"--cut takes JUROR=SCORE with a score in [0, 1], got {', '.join(given)}")
+    return cuts

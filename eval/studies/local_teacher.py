@@ -10,9 +10,10 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +32,12 @@ from studies.local_jury import Timed
 Floats = NDArray[np.float64]
 TEACHER = "the teacher"
 """The column of its scores in held-out.jsonl."""
+REFITTED = ", refitted"
+"""Behind a juror's name: its scores after the same fit without the other jurors."""
 LEAST = 20
 """Pairs of each verdict that a language needs for weights of its own."""
 _KNOWN = ("query_id", "doc_id", "language", "people", "assumed")
+_NEEDED = ("query", "document", "query_id", "doc_id", "language")
 _MOST_LOGIT = 20.0
 
 
@@ -57,7 +61,7 @@ class Scored(NamedTuple):
 
 def read_scored(pairs: Path, scores: Path) -> tuple[tuple[str, ...], list[Scored]]:
     """(jurors, the pairs all of them scored). Raises DataError when a score has no pair, or is none."""
-    with scores.open(encoding="utf-8", newline="") as file:
+    with opened(scores) as file:
         table = csv.DictReader(file)
         jurors = tuple(name for name in table.fieldnames or () if name not in _KNOWN)
         try:
@@ -66,7 +70,7 @@ def read_scored(pairs: Path, scores: Path) -> tuple[tuple[str, ...], list[Scored
                 for row in table
                 if all(row[name] for name in jurors)
             }
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, csv.Error) as error:
             raise DataError(
                 f"{scores}, line {table.line_num}: expected ids and scores in [0, 1], got {error}"
             ) from None
@@ -79,10 +83,22 @@ def read_scored(pairs: Path, scores: Path) -> tuple[tuple[str, ...], list[Scored
 
 
 def _rows(pairs: Path) -> Iterator[dict[str, Any]]:
-    for _, _, row in read_objects(pairs):
+    for number, _, row in read_objects(pairs):
         if isinstance(row, DataError):
             raise row
+        if missing := [name for name in _NEEDED if not isinstance(row.get(name), str)]:
+            raise DataError(f"{pairs}, line {number}: no {', '.join(missing)}: make it with `local_jury.py pairs`")
         yield row
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[TextIO]:
+    """A table as UTF-8. Raises DataError for a file that is not there, or is not text."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            yield file
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {error.strerror if isinstance(error, OSError) else 'not UTF-8'}") from None
 
 
 def write_scores(path: Path, jurors: Mapping[str, Timed], pairs: Path) -> None:
@@ -175,7 +191,7 @@ def _held_out(
     for at, name in enumerate(jurors):
         alone, asked = ([Scored(pair.row, pair.scores[at : at + 1]) for pair in some] for some in (own, held))
         columns[f"juror {name}"] = np.array([pair.scores[0] for pair in asked])
-        columns[f"juror {name}, refitted"] = Teacher(alone).scores(asked)
+        columns[f"juror {name}{REFITTED}"] = Teacher(alone).scores(asked)
     for index, pair in enumerate(held):
         yield pair.row | {"scores": {name: float(scores_P[index]) for name, scores_P in columns.items()}}
 
@@ -190,7 +206,7 @@ def records(pairs: Sequence[Scored], teacher: Teacher) -> Iterator[dict[str, Any
         row, truth = pair.row, pair.truth
         verdict = bool(score >= 0.5) if truth is None else truth == 1
         names = ("query", "document", "query_id", "doc_id", "source", "language")
-        record = {name: row[name] for name in names} | {"teacher_score": round(float(score), 6)}
+        record = {name: row[name] for name in names if name in row} | {"teacher_score": round(float(score), 6)}
         yield record | {"verdict": "yes" if verdict else "no"} | (_texts(row) if row.get("people") == 1 else {})
 
 

@@ -95,7 +95,7 @@ def _estimates(
         ["of", "labelled", "estimate", "standard error", "low", "high", "plain mean"], rows,
         caption=f"All {sum(sizes.values()):,} queries, estimated by stratum (Cochran 1977, 5.3); 95 %",
     )  # fmt: skip
-    if found["control"].mean > 0:
+    if found["control"].mean > 0 and found["difference"].standard_error > 0:  # 0: every query is labelled
         smallest = 100 * detectable(found["difference"].standard_error) / found["control"].mean
         section.text(f"This sample shows a difference of {smallest:.2f} % of the control four times in five.")
     section.note("The plain mean of a Neyman sample leans towards the strata that were drawn more: it is no estimate.")

@@ -22,6 +22,7 @@ from prism.reports.bar import progress
 if TYPE_CHECKING:
     from prism.data.websearch import WebSearch
     from prism.files.ledger import Attempt, Ledger
+    from prism.llm.allowance import Provider
     from prism.llm.asking import Asked, Question
     from prism.llm.chat import ChatClient
 
@@ -35,7 +36,7 @@ KeyEnv = Annotated[str | None, typer.Option(help="Environment variable with the 
 PriceIn = Annotated[float, typer.Option(min=0, help="US dollars per million prompt tokens.")]
 PriceOut = Annotated[float, typer.Option(min=0, help="US dollars per million written tokens.")]
 Budget = Annotated[float | None, typer.Option(min=0, help="Hard stop in US dollars, over all runs on one store.")]
-Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Requests under way at once.")]
+Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Requests under way at once; --start-local: one.")]
 Rate = Annotated[float | None, typer.Option(min=0.001, help="Requests per minute, at most.")]
 Store = Annotated[
     Path, typer.Option(help="SQLite file that keeps every answer: never paid twice.", callback=writable_file)
@@ -68,12 +69,18 @@ def keywords(
     Questions whose meaning would be lost are skipped and counted: negations, comparisons, choices, conversions. Rules
     know English, German, Chinese and Russian.
     """
+    _require_by(by, start_local)
     if by == "rule":
         _rewrite_by_rule(questions, out, on_bad, keep_original=keep_original)
         return
     account = _Account.of(key_env, price_input, price_output, budget_usd, requests_per_minute)
     llm = _Llm.of(model, base_url, out if start_local else None, account, concurrency)
     _rewrite_by_llm(questions, out, on_bad, llm, store, keep_original=keep_original)
+
+
+def _require_by(by: str, start_local: bool) -> None:
+    if by == "rule" and start_local:
+        raise InputError("--start-local serves a model: say --by llm, or leave it out")
 
 
 def _rewrite_by_rule(questions: Path, out: Path, on_bad: OnBad, *, keep_original: bool) -> None:
@@ -129,6 +136,7 @@ def queries(
     on_bad: Bad = "fail",
 ) -> None:
     """Make up queries that the texts of a corpus answer. The pairs carry no verdict: have them labelled."""
+    _require_by(by, start_local)
     if by == "rule":
         _queries_by_rule(corpus, out, on_bad, total, count, seed)
         return
@@ -246,15 +254,33 @@ class _Account:
         budget_usd: float | None,
         requests_per_minute: float | None,
     ) -> _Account:
-        if budget_usd is not None and not (price_input or price_output):
-            raise InputError("a budget needs a price: give --price-input and --price-output")
         price = {"input": Decimal(str(price_input)), "output": Decimal(str(price_output))}
         budget = None if budget_usd is None else Decimal(str(budget_usd))
         return cls(key_env, price, budget, requests_per_minute)
 
     @property
     def unused(self) -> bool:
-        return self.key_env is None and not any(self.price.values()) and self.requests_per_minute is None
+        limits = (self.key_env, self.budget_usd, self.requests_per_minute)
+        return not any(self.price.values()) and all(limit is None for limit in limits)
+
+    def provider(self, base_url: str, concurrency: int) -> Provider:
+        from pydantic import ValidationError
+
+        from prism.llm.allowance import Provider
+        from prism.records import first_problem
+
+        if self.budget_usd is not None and not any(self.price.values()):
+            raise InputError("a budget needs a price: give --price-input and --price-output")
+        try:
+            return Provider(
+                base_url=base_url,
+                key_env=self.key_env,
+                concurrency=concurrency,
+                requests_per_minute=self.requests_per_minute,
+                budget_usd=self.budget_usd,
+            )
+        except ValidationError as error:
+            raise InputError(f"--base-url {base_url!r}: {first_problem(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +300,7 @@ class _Llm:
         cls, model: str | None, base_url: str | None, served_for: Path | None, account: _Account, concurrency: int
     ) -> _Llm:
         """`served_for`: the file that a model served here writes for; None: the API at `base_url`."""
-        if not model or (served_for is None) == (base_url is None):
+        if not model or (served_for is None) == (not base_url):
             raise InputError(
                 "--by llm needs --model and either --base-url, such as https://api.example.com/v1, or --start-local"
             )
@@ -284,9 +310,8 @@ class _Llm:
                 raise InputError("--start-local has no account: leave out keys, prices, budgets and rates")
             log = served_for.with_name(served_for.name + ".server.log")
             return cls(model, writer_identity(model), 1, account.price, lambda _: served_writer(model, log))
-        return cls(
-            model, model, concurrency, account.price, partial(_at_api, model, str(base_url), account, concurrency)
-        )
+        provider = account.provider(str(base_url), concurrency)
+        return cls(model, model, concurrency, account.price, partial(_at_api, model, provider))
 
     def ask_all(
         self, questions: Iterator[Question], store: Ledger, max_tokens: int, total: int | None
@@ -321,15 +346,7 @@ class _Llm:
             return _failures(anyio.run(run, partial(advance, 1)))
 
 
-def _at_api(model: str, base_url: str, account: _Account, concurrency: int, spent_usd: Decimal) -> ChatClient:
-    from prism.llm.allowance import Provider
+def _at_api(model: str, provider: Provider, spent_usd: Decimal) -> ChatClient:
     from prism.llm.chat import ChatClient
 
-    provider = Provider(
-        base_url=base_url,
-        key_env=account.key_env,
-        concurrency=concurrency,
-        requests_per_minute=account.requests_per_minute,
-        budget_usd=account.budget_usd,
-    )
     return ChatClient(provider, name=model, spent_usd=spent_usd)

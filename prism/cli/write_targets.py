@@ -36,7 +36,7 @@ ContextTokens = Annotated[int, typer.Option(min=256, help="With --start-local: l
 KeyEnv = Annotated[str | None, typer.Option(help="Environment variable that holds the key, if any.")]
 PriceOption = Annotated[str, typer.Option(help="US dollars per million tokens, INPUT:OUTPUT.")]
 BudgetUsd = Annotated[float | None, typer.Option(min=0, help="Hard stop, earlier runs included.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="Requests under way at once.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Requests under way at once; --start-local: one.")]
 Attempts = Annotated[int, typer.Option(min=1, help="Answers asked for at most before a pair is dropped.")]
 MinSupport = Annotated[float, typer.Option(min=0, max=1, help="Least support of an evidence.")]
 MaxCompression = Annotated[float, typer.Option(min=0.05, help="Longest evidence, over the document.")]

@@ -42,7 +42,6 @@ class Plan(Record):
     recipe: str
     records: int
     dropped: dict[str, int]
-    dropped_named: tuple[str, ...]
     distilled: int
     """Records with a teacher score that counts."""
     tokens_per_epoch: int
@@ -108,7 +107,6 @@ def dry_run(
     return Plan(
         recipe=recipe.name,
         dropped=dict(drops.counts),
-        dropped_named=tuple(drops.named),
         **_counts(rows),
         padded_tokens_per_epoch=padded,
         longest_batch_tokens=largest,
