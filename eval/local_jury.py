@@ -8,7 +8,7 @@ Jurors that are read by their logits can teach a small model, and what it learnt
 
     python eval/local_jury.py teach runs/jury/pairs.jsonl eval/results/local_jury/scores.csv runs/jury/taught
     prism-train recipes/mini-jury.yaml
-    python eval/local_jury.py taught runs/jury/taught --model mini --model runs/mini-jury/checkpoint
+    python eval/local_jury.py taught runs/jury/taught --model runs/mini-jury/checkpoint
 
 The same scores as labels of the other studies:
 
