@@ -118,9 +118,7 @@ def study(
 @app.command("taught")
 def what_was_learnt(
     folder: Annotated[Path, Argument(help="What `teach` made.")],
-    model: Annotated[
-        list[str], Option(help="Checkpoint: mini, a directory; repeatable. The first is what others add to.")
-    ],
+    model: Annotated[list[str], Option(help="Checkpoint: mini, a directory; repeatable.")],
     template: Annotated[str | None, Option(help="Prompt of checkpoints that carry none.")] = None,
     samples: Annotated[int, Option(min=1, help="Bootstrap samples of questions behind each interval.")] = 2000,
     out: Annotated[Path, Option(help="Folder for report.json, report.md and report.html.")] = Path(
