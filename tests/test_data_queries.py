@@ -294,6 +294,11 @@ def test_llm_options_are_asked_for(tmp_path: Path) -> None:
     failed = run("keywords", str(questions), str(tmp_path / "k.jsonl"), "--by", "llm")
     assert failed.exit_code == 2
     assert "--by llm needs --model and either --base-url" in failed.stderr
+    command = ["keywords", str(questions), str(tmp_path / "k.jsonl"), "--by", "llm", "--model", "m"]
+    failed = run(*command, "--base-url", "ftp://127.0.0.1/v1")
+    assert failed.exit_code == 2
+    assert failed.stderr.startswith("error: --base-url 'ftp://127.0.0.1/v1': ")
+    assert failed.stderr.count("\n") == 1
 
 
 # --- web search ------------------------------------------------------------------------------------------------------

@@ -53,6 +53,14 @@ def teach(folder: Path, *more: str) -> Path:
     return folder / "out"
 
 
+def refused(*words: Any) -> str:
+    """The one line that a command ends in."""
+    done = CliRunner().invoke(local_jury.app, list(map(str, words)))
+    assert done.exit_code == 2
+    assert len(done.output.strip().splitlines()) == 1
+    return done.output
+
+
 def test_records_keep_questions_whole_and_apart(tmp_path: Path) -> None:
     out = teach(tmp_path)
     examples = list(read_examples(out / "train.jsonl"))
@@ -97,7 +105,9 @@ def test_a_language_with_one_label_alone_has_the_fit_of_all(tmp_path: Path) -> N
 class Says:
     """Scores a document by its length, and gives the ranking in another order."""
 
-    def rerank(self, query: str, documents: list[Document], *, evidence: bool) -> Iterable[Any]:
+    def rerank(
+        self, query: str, documents: list[Document], *, evidence: bool, threshold: float | None = None
+    ) -> Iterable[Any]:
         assert not evidence
         return [SimpleNamespace(id=one.id, score=len(one.text) / 100) for one in reversed(documents)]
 
@@ -156,10 +166,7 @@ def test_a_checkpoint_is_set_beside_jurors_and_teacher(tmp_path: Path, tiny_chec
 def test_scores_that_are_none_end_in_one_line(tmp_path: Path, written: str, said: str) -> None:
     pairs, table = jury(tmp_path)
     table.write_text(written, encoding="utf-8")
-    done = CliRunner().invoke(local_jury.app, ["teach", str(pairs), str(table), str(tmp_path / "out")])
-    assert done.exit_code == 2
-    assert said in done.output
-    assert len(done.output.strip().splitlines()) == 1
+    assert said in refused("teach", pairs, table, tmp_path / "out")
 
 
 # --- the same scores as labels of the studies ------------------------------------------------------------------------
@@ -215,7 +222,4 @@ def test_studies_that_cannot_be_end_in_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "none.csv").write_text("query\nelsewhere\n", encoding="utf-8")
     pairs, table = jury(tmp_path, 9)
-    done = CliRunner().invoke(local_jury.app, ["study", str(pairs), str(table), str(tmp_path / "out"), *given])
-    assert done.exit_code == 2
-    assert said in done.output
-    assert len(done.output.strip().splitlines()) == 1
+    assert said in refused("study", pairs, table, tmp_path / "out", *given)

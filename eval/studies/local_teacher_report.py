@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,17 +24,12 @@ from prism.measures.agreement import (
 )
 from prism.reports.blocks import Cell, Section
 from prism.reranker import Reranker
-from prism.types import Document, Judgment, Record
+from prism.types import Document, Record
+from studies.held_out import Judges
 from studies.local_teacher import REFITTED, TEACHER, Floats, Scored
 from studies.systems import progress_bar
 
 _BINARY = np.array([0.0, 1.0])
-
-
-class Judges(Protocol):
-    """What is measured: `Reranker` fits."""
-
-    def rerank(self, query: str, documents: list[Document], *, evidence: bool) -> Iterable[Judgment]: ...
 
 
 class Gain(Record):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prism.cli.data import Bad, CorpusFile, Out, Seed, app, count_lines, finish
-from prism.cli.local_writer import StartLocal, require_writer, served_writer, writer_identity
+from prism.cli.writers import StartLocal, api_provider, api_writer, require_writer, served_writer, writer_identity
 from prism.errors import ChatError, InputError
 from prism.files.corpus import read_corpus
 from prism.files.jsonl import Drops, OnBad, read_queries, write_rows, write_stage_report
@@ -22,7 +22,6 @@ from prism.reports.bar import progress
 if TYPE_CHECKING:
     from prism.data.websearch import WebSearch
     from prism.files.ledger import Attempt, Ledger
-    from prism.llm.allowance import Provider
     from prism.llm.asking import Asked, Question
     from prism.llm.chat import ChatClient
 
@@ -73,7 +72,8 @@ def keywords(
     if by == "rule":
         _rewrite_by_rule(questions, out, on_bad, keep_original=keep_original)
         return
-    account = _Account.of(key_env, price_input, price_output, budget_usd, requests_per_minute)
+    price = {"input": Decimal(str(price_input)), "output": Decimal(str(price_output))}
+    account = _Account(key_env, price, budget_usd, requests_per_minute)
     llm = _Llm.of(model, base_url, out if start_local else None, account, concurrency)
     _rewrite_by_llm(questions, out, on_bad, llm, store, keep_original=keep_original)
 
@@ -140,7 +140,8 @@ def queries(
     if by == "rule":
         _queries_by_rule(corpus, out, on_bad, total, count, seed)
         return
-    account = _Account.of(key_env, price_input, price_output, budget_usd, requests_per_minute)
+    price = {"input": Decimal(str(price_input)), "output": Decimal(str(price_output))}
+    account = _Account(key_env, price, budget_usd, requests_per_minute)
     llm = _Llm.of(model, base_url, out if start_local else None, account, concurrency)
     _queries_by_llm(corpus, out, on_bad, llm, store, count=count, limit=limit, max_chars=max_chars)
 
@@ -242,45 +243,13 @@ class _Account:
 
     key_env: str | None
     price: dict[str, Decimal]
-    budget_usd: Decimal | None
+    budget_usd: float | None
     requests_per_minute: float | None
-
-    @classmethod
-    def of(
-        cls,
-        key_env: str | None,
-        price_input: float,
-        price_output: float,
-        budget_usd: float | None,
-        requests_per_minute: float | None,
-    ) -> _Account:
-        price = {"input": Decimal(str(price_input)), "output": Decimal(str(price_output))}
-        budget = None if budget_usd is None else Decimal(str(budget_usd))
-        return cls(key_env, price, budget, requests_per_minute)
 
     @property
     def unused(self) -> bool:
         limits = (self.key_env, self.budget_usd, self.requests_per_minute)
         return not any(self.price.values()) and all(limit is None for limit in limits)
-
-    def provider(self, base_url: str, concurrency: int) -> Provider:
-        from pydantic import ValidationError
-
-        from prism.llm.allowance import Provider
-        from prism.records import first_problem
-
-        if self.budget_usd is not None and not any(self.price.values()):
-            raise InputError("a budget needs a price: give --price-input and --price-output")
-        try:
-            return Provider(
-                base_url=base_url,
-                key_env=self.key_env,
-                concurrency=concurrency,
-                requests_per_minute=self.requests_per_minute,
-                budget_usd=self.budget_usd,
-            )
-        except ValidationError as error:
-            raise InputError(f"--base-url {base_url!r}: {first_problem(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +279,11 @@ class _Llm:
                 raise InputError("--start-local has no account: leave out keys, prices, budgets and rates")
             log = served_for.with_name(served_for.name + ".server.log")
             return cls(model, writer_identity(model), 1, account.price, lambda _: served_writer(model, log))
-        provider = account.provider(str(base_url), concurrency)
-        return cls(model, model, concurrency, account.price, partial(_at_api, model, provider))
+        if account.budget_usd is not None and not any(account.price.values()):
+            raise InputError("a budget needs a price: give --price-input and --price-output")
+        limits = (account.budget_usd, account.requests_per_minute)
+        provider = api_provider(str(base_url), account.key_env, concurrency, *limits)
+        return cls(model, model, concurrency, account.price, partial(api_writer, provider, model))
 
     def ask_all(
         self, questions: Iterator[Question], store: Ledger, max_tokens: int, total: int | None
@@ -344,9 +316,3 @@ class _Llm:
 
         with progress("asking", total) as advance:
             return _failures(anyio.run(run, partial(advance, 1)))
-
-
-def _at_api(model: str, provider: Provider, spent_usd: Decimal) -> ChatClient:
-    from prism.llm.chat import ChatClient
-
-    return ChatClient(provider, name=model, spent_usd=spent_usd)

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from prism.cli.local_writer import CONTEXT_TOKENS, StartLocal, require_writer, served_writer, writer_identity
+from prism.cli.writers import (
+    CONTEXT_TOKENS,
+    StartLocal,
+    api_provider,
+    api_writer,
+    require_writer,
+    served_writer,
+    writer_identity,
+)
 from prism.errors import InputError
 from prism.outputs import require_folder, writable_file
 from prism.reports.bar import progress
@@ -100,20 +108,14 @@ def write_targets(
     with _alone(out):
         client: Callable[[Decimal], ChatClient] = partial(_served, model, out, context_tokens)
         if base_url is not None:
-            client = partial(_at_api, _provider(base_url, key_env, concurrency, budget_usd), model)
+            client = partial(api_writer, api_provider(base_url, key_env, concurrency, budget_usd), model)
         grades_at = (judge_url or base_url) if judge else None
-        grading = _provider(grades_at, judge_key_env or key_env, concurrency, None) if grades_at else None
+        grading = api_provider(grades_at, judge_key_env or key_env, concurrency) if grades_at else None
         kept_for = writer_identity(model) if start_local else model
         writer = _writer(client, model, kept_for, out, limits, _price(price))
         asked = _write(writer, read)
         judged = _judge(writer, read, grading, judge, judge_min, out) if judge and grading and not asked.stopped else {}
         _report(writer, read, out, asked, judged)
-
-
-def _at_api(provider: Provider, model: str, spent_usd: Decimal) -> ChatClient:
-    from prism.llm.chat import ChatClient
-
-    return ChatClient(provider, name=model, spent_usd=spent_usd)
 
 
 def _served(model: str, out: Path, context_tokens: int, _spent_usd: Decimal) -> ChatClient:
@@ -179,19 +181,6 @@ class _Reading:
         from prism.files.jsonl import Drops
 
         return (line.row for line in self.lines(Drops()))
-
-
-def _provider(base_url: str, key_env: str | None, concurrency: int, budget_usd: float | None) -> Provider:
-    from pydantic import ValidationError
-
-    from prism.llm.allowance import Provider
-    from prism.records import first_problem
-
-    budget = None if budget_usd is None else Decimal(str(budget_usd))
-    try:
-        return Provider(base_url=base_url, key_env=key_env, concurrency=concurrency, budget_usd=budget)
-    except ValidationError as error:
-        raise InputError(f"--base-url {base_url!r}: {first_problem(error)}") from error
 
 
 def _price(text: str) -> Any:

@@ -1,8 +1,9 @@
-"""`--start-local` of commands that have a language model write: served on this machine, no key, no account."""
+"""Language models that write for a command: behind an API, or served on this machine (`--start-local`)."""
 
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from prism.errors import InputError
 
 if TYPE_CHECKING:
+    from prism.llm.allowance import Provider
     from prism.llm.chat import ChatClient
 
 StartLocal = Annotated[
@@ -19,6 +21,38 @@ StartLocal = Annotated[
 CONTEXT_TOKENS = 4096
 """Longest prompt and answer together."""
 _TIMEOUT_S = 600.0
+
+
+def api_provider(
+    base_url: str,
+    key_env: str | None,
+    concurrency: int,
+    budget_usd: float | None = None,
+    requests_per_minute: float | None = None,
+) -> Provider:
+    """What the options say of an API. Raises InputError for an address or a limit that is none."""
+    from pydantic import ValidationError
+
+    from prism.llm.allowance import Provider
+    from prism.records import first_problem
+
+    try:
+        return Provider(
+            base_url=base_url,
+            key_env=key_env,
+            concurrency=concurrency,
+            budget_usd=None if budget_usd is None else Decimal(str(budget_usd)),
+            requests_per_minute=requests_per_minute,
+        )
+    except ValidationError as error:
+        raise InputError(f"--base-url {base_url!r}: {first_problem(error)}") from error
+
+
+def api_writer(provider: Provider, model: str, spent_usd: Decimal) -> ChatClient:
+    """A model behind an API; `spent_usd` before counts towards the provider's budget."""
+    from prism.llm.chat import ChatClient
+
+    return ChatClient(provider, name=model, spent_usd=spent_usd)
 
 
 def require_writer(model: str) -> None:
