@@ -12,6 +12,7 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check install --quiet
 BIN := $(VENV)/bin
+TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test test-all clients docs frameworks lint types unit vllm llamacpp gpu-check gpu-wheels clean
@@ -62,8 +63,9 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy
 
+# Two processes with a thread each: most tests start programs or small models, which a second thread hardly helps.
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGS)
 
 # Engines, endpoint and exports against real vLLM on the CPU.
 vllm: $(VLLM_VENV)/.done

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prism import gguf_file, merge, score_version, scoring, symptoms
 from prism.answering import Answering
@@ -25,6 +25,7 @@ from prism.gguf_file import tokenizer_errors
 from prism.location import json_object, locate, plain_weights, read_json_object, refuse_pointers
 from prism.records import first_problem
 from prism.template import Template, TemplateSpec
+from prism.text import require_languages
 from prism.types import Document, EvidenceSource, Record
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class PrismConfig(Record):
     template: TemplateSpec
     threshold: float = Field(default=0.5, ge=0.0, le=1.0)
     """Scores from here on mean yes."""
+    thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = Field(default_factory=dict)
+    """The same under queries in a language of other letters (`prism.text.LANGUAGES`), where that was measured."""
     evidence: EvidenceSource = "written"
     """Where this model's evidence comes from when the caller does not say: `quoted` if it was not taught to write."""
     calibration: scoring.Calibration | None = None
@@ -69,6 +72,12 @@ class PrismConfig(Record):
     """Of the scores that both were fitted on; other weights or another prompt make them another model's."""
     base_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """An adapter's base, where that is one file: the sum decides whether it is the right one."""
+
+    @field_validator("thresholds")
+    @classmethod
+    def _known_languages(cls, thresholds: dict[str, float]) -> dict[str, float]:
+        require_languages(thresholds)
+        return thresholds
 
     @model_validator(mode="after")
     def _sets_need_pairs(self) -> PrismConfig:

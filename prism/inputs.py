@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from prism.errors import InputError
-from prism.text import clean
+from prism.text import clean, require_languages
 from prism.types import Document
 
 _FIELDS = frozenset(Document.model_fields)
@@ -99,6 +99,15 @@ def read_count(name: str, value: object, least: int | None = 1) -> int:
     if least is not None and value < least:
         raise InputError(f"{name} must be at least {least}, got {value}")
     return value
+
+
+def read_thresholds(thresholds: Mapping[str, float]) -> dict[str, float]:
+    """By language. Raises InputError for one that no query is told to be in, and for what is no fraction."""
+    try:
+        require_languages(thresholds)
+    except ValueError as error:
+        raise InputError(f"thresholds: {error}") from None
+    return {language: read_fraction(f"threshold of {language}", at) for language, at in thresholds.items()}
 
 
 def read_fraction(name: str, value: object) -> float:

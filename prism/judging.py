@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from prism.engines.base import Engine, LabelLogits, ScoreOutput
@@ -65,6 +65,20 @@ def render_pair(
         )
     usage = Usage(prompt_tokens=sum(len(window.prompt.ids) for window in windows))
     return Pair(document, tuple(windows), judgment.model_copy(update={"truncation": cut, "usage": usage}))
+
+
+def render_pairs(render: Callable[[int, Candidate], Pair], first: int, documents: Sequence[Candidate]) -> list[Pair]:
+    """`render_pair` for documents one after another, the first of which is the caller's document `first`."""
+    return [render(first + offset, document) for offset, document in enumerate(documents)]
+
+
+def prompt_limit(template: Template, query: str, call: Call) -> int | None:
+    """Of a prompt in tokens, so that it holds at most `max_document_tokens` of a document; None: the template's."""
+    if call.max_document_tokens is None:
+        return call.max_prompt_tokens
+    limit = call.max_prompt_tokens or template.spec.max_prompt_tokens
+    around = template.render(query, Document(text="."), instruction=call.instruction, max_tokens=limit)
+    return min(limit, len(around.ids) - 1 + call.max_document_tokens)
 
 
 def _truncation(text: str, windows: Sequence[Window]) -> Truncation | None:

@@ -25,7 +25,7 @@ class Options(TypedDict, total=False):
     top_n: int | None
     """How many judgments to return; documents with an error come on top."""
     threshold: float | None
-    """Scores from here on mean yes; the checkpoint's own threshold by default."""
+    """Scores from here on mean yes; by default the checkpoint's own threshold, or that of the query's language."""
     evidence: EvidenceChoice | bool | None
     """`written` by the model, with a contribution; `quoted`: sentences of the document that the model says yes to,
     which any reranker can do; `auto` or true (the default): as the checkpoint prefers; false: none."""
@@ -72,6 +72,7 @@ class Call(NamedTuple):
     evidence_tokens: int | None
     evidence_top_n: int | None
     evidence_threshold: float
+    """Beside `threshold`, which evidence needs too."""
     check: bool
     max_query_tokens: int | None
     max_document_tokens: int | None
@@ -94,15 +95,14 @@ def read_options(default_threshold: float, preferred: EvidenceSource, options: M
     if unknown := sorted(set(options) - set(Call._fields)):
         raise TypeError(f"no option {unknown[0]!r}: expected {', '.join(Call._fields)}")
     said = {name: value for name, value in options.items() if value is not None}
-    threshold = read_fraction("threshold", said.get("threshold", default_threshold))
     call = Call(
         instruction=read_text("instruction", said["instruction"]) if "instruction" in said else None,
         top_n=_count("top_n", said),
-        threshold=threshold,
+        threshold=read_fraction("threshold", said.get("threshold", default_threshold)),
         evidence=_read_evidence(said.get("evidence", True), preferred),
         evidence_tokens=_count("evidence_tokens", said, least=0),
         evidence_top_n=_count("evidence_top_n", said, least=0),
-        evidence_threshold=max(threshold, read_fraction("evidence_threshold", said.get("evidence_threshold", 0))),
+        evidence_threshold=read_fraction("evidence_threshold", said.get("evidence_threshold", 0)),
         check=bool(said.get("check", True)),
         max_query_tokens=_count("max_query_tokens", said),
         max_document_tokens=_count("max_document_tokens", said),

@@ -30,8 +30,8 @@ from prism.engines.timed import Timed
 from prism.engines.turns import CHUNK_TOKENS, in_turns, urgency
 from prism.errors import TooManyTokens
 from prism.evidence.tokens import ComparedText
-from prism.inputs import Candidate, read_documents, read_fraction
-from prism.judging import Pair, cut_off, judge, rank, render_pair, score_prompts
+from prism.inputs import Candidate, read_documents, read_fraction, read_thresholds
+from prism.judging import Pair, cut_off, judge, prompt_limit, rank, render_pair, render_pairs, score_prompts
 from prism.options import Call, Options, read_options
 from prism.preflight import Preflight, foresee
 from prism.query import AskedQuery, read_query
@@ -41,6 +41,7 @@ from prism.score_version import stale
 from prism.scoring import Calibration
 from prism.sourcing import EvidenceMaker, EvidenceRequest
 from prism.template import Template
+from prism.text import language_of
 from prism.types import Document, EvidenceSource, Judgment, Usage
 from prism.writing import Writer
 
@@ -76,8 +77,8 @@ class _Prepared(NamedTuple):
 class Reranker:
     """Ranks documents for a query and explains the ones that help.
 
-    The verdict is decided in one place: `yes` if and only if score >= threshold. With the default of 0.5 that is the
-    model's own answer; another threshold also decides for which documents evidence is written.
+    The verdict is decided in one place: `yes` if and only if score >= threshold, which the result tells. With the
+    default of 0.5 that is the model's own answer; another also decides for which documents evidence is written.
     """
 
     def __init__(
@@ -87,14 +88,16 @@ class Reranker:
         *,
         name: str,
         threshold: float = 0.5,
+        thresholds: Mapping[str, float] | None = None,
         calibration: Calibration | None = None,
         answering: Answering | None = None,
         score_version: str | None = None,
         evidence: EvidenceSource = "written",
         notes: Sequence[str] = (),
     ) -> None:
-        """`calibration` and `answering` turn scores into probabilities, for `RerankResult.answerable`; `score_version`
-        names what comes of all that. `evidence`: what `auto` is; `notes`: warnings that go with every answer."""
+        """`thresholds`: under queries in a language, instead of `threshold`. `calibration` and `answering` turn scores
+        into probabilities; `score_version` names what comes of all that. `evidence`: what `auto` is; `notes`: warnings
+        that go with every answer."""
         self.template = template
         self.name = name
         self.calibration = calibration
@@ -103,6 +106,7 @@ class Reranker:
         self._notes = tuple(notes)
         self.evidence_source = evidence
         self.threshold = read_fraction("threshold", threshold)
+        self.thresholds = read_thresholds(thresholds or {})
         self._timed = Timed(engine)
         self._engine: Engine = self._timed
         self._home = Home()
@@ -167,6 +171,7 @@ class Reranker:
             engine,
             name=checkpoint.name,
             threshold=config.threshold,
+            thresholds=config.thresholds,
             calibration=config.calibration,
             answering=config.answering,
             score_version=version,
@@ -249,10 +254,14 @@ class Reranker:
     ) -> Preflight:
         """`preflight`, awaited."""
         asked, call, pairs, warnings, _ = await self._prepare(query, documents, options)
-        limit = self._prompt_limit(asked, call)
+        limit = prompt_limit(self.template, asked.text, call)
         return await to_thread.run_sync(
             foresee, self.name, self.template, asked, call, pairs, limit, self._timed, warnings
         )
+
+    def threshold_of(self, language: str) -> float:
+        """Where a yes begins under queries in a language, as `prism.text.language_of` tells it by their letters."""
+        return self.thresholds.get(language, self.threshold)
 
     def count_tokens(self, text: str) -> int:
         """How many tokens the model reads a text as."""
@@ -268,11 +277,11 @@ class Reranker:
             asked.question,
             call.instruction,
             ranked,
-            threshold=call.evidence_threshold,
+            threshold=max(call.threshold, call.evidence_threshold),
             top_n=call.evidence_top_n,
             budget=call.evidence_tokens,
             check=call.check,
-            max_prompt_tokens=self._prompt_limit(asked, call),
+            max_prompt_tokens=prompt_limit(self.template, asked.text, call),
             max_total_tokens=call.max_total_tokens,
             spent_tokens=spent.prompt_tokens,
         )
@@ -295,6 +304,7 @@ class Reranker:
             model=self.name,
             judgments=(*judgments, *failed),
             usage=usage,
+            threshold=call.threshold,
             score_version=self.score_version,
             warnings=tuple(warnings),
         )
@@ -307,6 +317,8 @@ class Reranker:
         if call.evidence == "written":
             self.template.require_texts()
         asked = await to_thread.run_sync(read_query, query, call.max_query_tokens, self.template)
+        if options.get("threshold") is None:
+            call = call._replace(threshold=self.threshold_of(language_of(asked.question)))
         answer_cut = self._fit.for_query(asked.text).cut(call.answer_risk, self.name)
         read, warnings = await to_thread.run_sync(read_documents, documents)
         warnings += [*self._notes, *stale(call.score_version, self.score_version, "the thresholds were chosen")]
@@ -317,13 +329,13 @@ class Reranker:
         return _Prepared(asked, call, pairs, warnings, answer_cut)
 
     async def _render(self, asked: AskedQuery, documents: Sequence[Candidate], call: Call) -> list[Pair]:
-        limit = self._prompt_limit(asked, call)
+        limit = prompt_limit(self.template, asked.text, call)
         render = partial(render_pair, self.template, asked.text, call=call, max_tokens=limit)
         pairs: list[Pair] = []
         tokens = 0
         for start in range(0, len(documents), _RENDERED_AT_ONCE):
             part = documents[start : start + _RENDERED_AT_ONCE]
-            rendered = await to_thread.run_sync(_render_all, render, start, part)
+            rendered = await to_thread.run_sync(render_pairs, render, start, part)
             pairs += rendered
             tokens += sum(pair.judgment.usage.prompt_tokens for pair in rendered)
             if call.max_total_tokens is not None and tokens > call.max_total_tokens:
@@ -332,13 +344,6 @@ class Reranker:
                     f" {call.max_total_tokens:,} in one call: send fewer or shorter documents"
                 )
         return pairs
-
-    def _prompt_limit(self, asked: AskedQuery, call: Call) -> int | None:
-        if call.max_document_tokens is None:
-            return call.max_prompt_tokens
-        limit = call.max_prompt_tokens or self.template.spec.max_prompt_tokens
-        around = self.template.render(asked.text, Document(text="."), instruction=call.instruction, max_tokens=limit)
-        return min(limit, len(around.ids) - 1 + call.max_document_tokens)
 
     async def _score(self, pairs: Sequence[Pair], threshold: float) -> tuple[list[Pair], Usage]:
         """The pairs with score and verdict, in the same order, and what judging them took."""
@@ -394,7 +399,3 @@ class Reranker:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def _render_all(render: Callable[[int, Candidate], Pair], first: int, documents: Sequence[Candidate]) -> list[Pair]:
-    return [render(first + offset, document) for offset, document in enumerate(documents)]

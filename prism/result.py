@@ -49,6 +49,8 @@ class RerankResult(Record):
     sufficient: bool | None = None
     """Whether what is whole of the evidence in `judgments` answers as probably: False where the budget, `top_n` or a
     cut lost what does, or with a `reason`. None without a calibration, or when no evidence was asked for."""
+    threshold: float | None = None
+    """Where a yes began under this query; None: not told, as by another server."""
     score_version: str | None = None
     """Which scores these are; a threshold chosen for others means something else (`prism.score_version`)."""
     warnings: tuple[str, ...] = ()

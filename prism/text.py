@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -175,6 +175,16 @@ _SCRIPTS = (
     ("el", re.compile("[\u0370-\u03ff]")),
 )
 _LATIN = re.compile("[A-Za-zÀ-ɏ]")
+LANGUAGES = frozenset(code for code, _ in _SCRIPTS)
+"""Those that `language_of` tells by their letters, not by a vote of words."""
+
+
+def require_languages(names: Iterable[str]) -> None:
+    """Raises ValueError for a name that is none of `LANGUAGES`."""
+    if unknown := sorted(set(names) - LANGUAGES):
+        raise ValueError(
+            f"no language that its letters tell is {unknown[0][:40]!r}: expected {', '.join(sorted(LANGUAGES))}"
+        )
 
 
 def language_of(text: str) -> str:

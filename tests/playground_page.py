@@ -95,7 +95,10 @@ def engine(tiny_tokenizer: Any) -> SlowWriter:
 
 @pytest.fixture(scope="module")
 def server(engine: FakeEngine) -> Server:
-    return Server(Reranker(engine.template, engine, name="fake </script> model", score_version="v1"), max_documents=20)
+    return Server(
+        Reranker(engine.template, engine, name="fake </script> model", thresholds={"zh": 0.933}, score_version="v1"),
+        max_documents=20,
+    )
 
 
 @pytest.fixture(scope="module")

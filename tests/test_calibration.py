@@ -18,18 +18,21 @@ from prism.evaluation.answer_sets import SetReport, many_sets, measure_sets, one
 from prism.evaluation.calibrating import (
     KeptScores,
     ScoredPair,
+    StoredYes,
     fit_and_measure,
     held_out,
     held_to_check,
     read_labelled_pairs,
     score_pairs,
 )
-from prism.evaluation.calibration_report import curve_lines, write_calibration_report
+from prism.evaluation.calibration_report import curve_lines, summary, write_calibration_report
+from prism.evaluation.yes_from import Verdicts, measure_languages, stored_yes
 from prism.measures.calibration import (
     at_cuts,
     brier,
     calibration_error,
     fit,
+    kappa_of_counts,
     propose_cuts,
     quality,
     reliability,
@@ -186,7 +189,8 @@ def test_cuts_by_hand():
 def test_proposed_cuts_by_hand():
     # Down the ranking: precision 1, 1, 2/3, 3/4, 3/5; recall 1/3, 2/3, 2/3, 1, 1. F1 is best at 0.4: 6/7.
     cuts = propose_cuts([0.9, 0.8, 0.6, 0.4, 0.1], [1, 1, 0, 1, 0])
-    assert cuts == {"default": 0.5, "best F1": 0.4, "precision 0.9": 0.8, "recall 0.9": 0.4}
+    # Kappa: 2 of 3 found and no false yes, or 3 of 3 and one: agreed 0.8 both, by chance 0.48 and 0.56.
+    assert cuts == {"default": 0.5, "best F1": 0.4, "best kappa": 0.8, "precision 0.9": 0.8, "recall 0.9": 0.4}
     # Equal scores pass together or not at all.
     assert "precision 0.9" not in propose_cuts([0.5, 0.5, 0.1], [1, 0, 0])
 
@@ -270,6 +274,98 @@ def test_no_pair_is_scored_twice(tmp_path):
         KeptScores(path, "v1")
 
 
+def chinese_and_english(lies: bool = False) -> list[ScoredPair]:
+    """Chinese noes score 0.8 and yes 0.95, others 0.3 and 0.7; with `lies`, held-out Chinese is the other way."""
+    made = []
+    for n in range(120):
+        for query, (no, yes) in ((f"where is it {n}", (0.3, 0.7)), (f"港口什么时候结冰的 {n}", (0.8, 0.95))):
+            turned = lies and query.startswith("港") and held_out(query)
+            made += [ScoredPair(query, query, score, (score == yes) != turned) for score in (no, yes)]
+    alone = [ScoredPair(f"где {n}", "one query", 0.5, n % 2 == 0) for n in range(80)]
+    return [*made, *alone, *(pair._replace(query=f"いつ{pair.query}") for pair in made[:20])]
+
+
+def test_where_a_yes_begins_is_chosen_by_language(tmp_path, checkpoint):
+    judged = chinese_and_english()
+    found = measure_languages(judged, "kappa", lambda language: 0.5)
+    assert sorted(found) == ["others", "zh"], "Russian has one query, Japanese ten of each label"
+    others, chinese = found["others"], found["zh"]
+    assert (others.fitted + others.held, chinese.fitted + chinese.held) == (250, 240)  # kana decide one query in two
+    assert (others.after.threshold, others.gain, others.better) == (0.7, (0.0, 0.0), False), "0.5 does as well"
+    before = chinese.before
+    assert (before.precision, before.recall, before.false_yes, before.kappa) == (0.5, 1.0, 1.0, 0.0)
+    assert before.f1 == pytest.approx(2 / 3)
+    assert chinese.after == Verdicts(threshold=0.95, precision=1.0, recall=1.0, false_yes=0.0, kappa=1.0, f1=1.0)
+    assert chinese.gain == (1.0, 1.0)
+    assert stored_yes(found) == StoredYes(None, {"zh": 0.95})
+    config = checkpoint / "prism.json"
+    old = PrismConfig(name="m", template=PRISM, thresholds={"ja": 0.6, "zh": 0.4}, score_version="v1+fits")
+    config.write_text(old.model_dump_json())
+    result = fit_and_measure(judged, "platt")
+    said = command.store(checkpoint, checkpoint, result, "v1", stored_yes(found))
+    assert said[1] == "a yes begins at 0.950 (zh)"
+    assert PrismConfig.model_validate_json(config.read_text()).thresholds == {"ja": 0.6, "zh": 0.95}
+    said = command.store(checkpoint, tmp_path / "other", result, "v2", StoredYes(0.7, {"zh": 0.8}))
+    assert said[1:3] == [
+        "a yes begins at 0.700 (others), 0.800 (zh)",
+        "thresholds of ja were found for other scores: dropped",
+    ]
+    stored = PrismConfig.model_validate_json((tmp_path / "other/prism.json").read_text())
+    assert (stored.threshold, stored.thresholds, stored.score_version) == (0.7, {"zh": 0.8}, "v2")
+    page = write_calibration_report(result, "mini", tmp_path / "out", found).read_text()
+    assert "zh, by kappa" in page
+    line = next(line for line in summary(result, found) if line.startswith("| zh, by kappa"))
+    assert (
+        line == f"| zh, by kappa | {chinese.held} | 0.950 | 1.000 | 1.000 | 0.000 | 1.000 | 1.000 | +1.000 to +1.000 |"
+    )
+
+
+def test_a_threshold_that_does_not_hold_is_not_stored():
+    judged = chinese_and_english(lies=True)
+    found = measure_languages(judged, "f1", lambda language: 0.5)
+    assert (found["zh"].after.f1, found["zh"].better) == (0.0, False)
+    assert stored_yes(found) == StoredYes(None, {})
+    wished = measure_languages(judged, "recall-0.9", lambda language: 0.5)
+    assert stored_yes(wished) == StoredYes(0.7, {"zh": 0.95}), "who asks for a recall gets its cut, and what it gave"
+    upside_down = [pair._replace(relevant=not pair.relevant) for pair in chinese_and_english()]
+    unreached = measure_languages(upside_down, "precision-0.9", lambda language: 0.5)
+    assert (unreached["zh"].after, unreached["zh"].better) == (None, False)
+    assert stored_yes(unreached) == StoredYes(None, {})
+
+
+def test_chance_is_no_reason_for_another_threshold():
+    """Where a half is the best cut, a better one on few pairs is luck: hardly ever is it stored."""
+    rng, stored = np.random.default_rng(4), 0
+    for _ in range(60):
+        made = []
+        for n in range(50):
+            relevant = n % 2 == 0
+            score = 1 / (1 + math.exp(-rng.normal(1.2 if relevant else -1.2, 1.2)))
+            made.append(ScoredPair(f"港{n}", f"{n}-{rng.integers(10**9)}", score, relevant))
+            made.append(ScoredPair(f"港{n}", f"{n}-{rng.integers(10**9)}", 1 - score, not relevant))
+        found = measure_languages(made, "kappa", lambda language: 0.5)
+        stored += any(one.better for one in found.values())
+    assert stored <= 6, "2.5 in a hundred are expected"
+
+
+def test_by_hand_kappa_of_counts():
+    # 20 + 15 of 50 agree; 25 * 30 + 25 * 20 of 2,500 would by chance (Cohen's kappa 0.4).
+    assert kappa_of_counts(*np.array([20.0, 5.0, 10.0, 15.0])) == pytest.approx(0.4)
+    assert kappa_of_counts(*np.array([9.0, 0.0, 0.0, 0.0])) == 0.0
+
+
+def test_a_fit_that_is_no_better_leaves_the_thresholds(tmp_path, checkpoint):
+    result = fit_and_measure(chinese_and_english(), "platt")
+    worse = result._replace(before=result.after)
+    assert worse.worse
+    with pytest.raises(DataError, match="not stored"):
+        command.store(checkpoint, tmp_path / "none", worse, "v1")
+    said = command.store(checkpoint, tmp_path / "yes", worse, "v1", StoredYes(None, {"zh": 0.95}))
+    assert said[2].startswith("the fits are not stored, they are no better than none: calibration error")
+    stored = PrismConfig.model_validate_json((tmp_path / "yes/prism.json").read_text())
+    assert (stored.calibration, stored.thresholds, stored.threshold) == (None, {"zh": 0.95}, 0.4)
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     source = tmp_path / "model"
@@ -287,7 +383,7 @@ def test_store_copies_and_keeps_the_rest(tmp_path, checkpoint):
     target.parent.mkdir()
     config = PrismConfig.model_validate_json((checkpoint / "prism.json").read_text())
     said = command.store(checkpoint, target, result, "v1")
-    assert "only the pairs' fit is stored" in said
+    assert "only the pairs' fit is stored" in said[1]
     stored = PrismConfig.model_validate_json((target / "prism.json").read_text())
     assert stored == config.model_copy(update={"calibration": result.calibration, "score_version": "v1"})
     assert (target / "weights").read_text() == "w"
@@ -385,16 +481,15 @@ def test_the_parts_of_a_split_are_apart():
 def test_store_keeps_the_fit_of_sets(tmp_path, checkpoint):
     pairs = read_labelled_pairs(write_pairs(tmp_path / "pairs.jsonl"))
     result = fit_and_measure(score_pairs(Fake(), pairs)[0], "platt")._replace(sets=found_sets())
-    assert "only" not in command.store(checkpoint, checkpoint, result, "v1")
+    assert len(command.store(checkpoint, checkpoint, result, "v1")) == 1
     stored = PrismConfig.model_validate_json((checkpoint / "prism.json").read_text())
     assert stored.answering == result.sets.answering
     assert stored.answering.bounds
     report = write_calibration_report(result, "mini", tmp_path / "out").read_text()
     assert "Promises, each true with probability 0.9" in report
     swapped = result.sets.model_copy(update={"before": result.sets.after, "after": result.sets.before})
-    assert "no better than the best document alone" in command.store(
-        checkpoint, checkpoint, result._replace(sets=swapped), "v1"
-    )
+    said = command.store(checkpoint, checkpoint, result._replace(sets=swapped), "v1")
+    assert "no better than the best document alone" in said[1]
     stored = PrismConfig.model_validate_json((checkpoint / "prism.json").read_text())
     assert (stored.answering, stored.calibration) == (None, result.calibration)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prism.checkpoint import Checkpoint
+from prism.checkpoint import Checkpoint, PrismConfig
 from prism.engines.base import LabelLogits, ScoreOutput
 from prism.errors import CheckpointError, DocumentError, InputError, TemplateError
 from prism.location import MINI
@@ -103,6 +103,14 @@ def test_missing_and_broken_checkpoints_say_so_in_one_line(saved, tmp_path, monk
     (saved / "prism.json").write_text(json.dumps({"name": "x"}))
     with pytest.raises(CheckpointError, match="template: Field required"):
         Checkpoint.load(saved)
+    config = PrismConfig(name="x", template=PRISM).model_dump(mode="json")
+    for thresholds, message in (
+        ({"chinese": 0.9}, "no language that its letters tell is 'chinese'"),
+        ({"zh": 9}, "less than or equal to 1"),
+    ):
+        (saved / "prism.json").write_text(json.dumps(config | {"thresholds": thresholds}))
+        with pytest.raises(CheckpointError, match=message):
+            Checkpoint.load(saved)
 
 
 def test_truncated_weights_and_wrong_device_say_so(saved):

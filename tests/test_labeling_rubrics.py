@@ -70,7 +70,11 @@ def test_rubrics_that_contradict_themselves(change: dict[str, Any]) -> None:
         Rubric.model_validate({**RUBRICS["binary"].model_dump(), **change})
 
 
-@pytest.mark.parametrize("path", sorted(PANELS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [*sorted(PANELS.glob("*.yaml")), *sorted((PANELS.parents[1] / "eval/spoken").glob("*.yaml"))],
+    ids=lambda path: path.stem,
+)
 def test_every_panel_file_parses(path: Path) -> None:
     panel = load_panel(path)
     assert panel.name == path.stem

@@ -104,6 +104,23 @@ def test_the_threshold_moves_verdicts_and_is_sent(page: Page) -> None:
     assert len(page.texts("#ranking blockquote")) == 3
 
 
+def test_the_slider_stands_where_the_models_yes_begins_under_this_query(page: Page) -> None:
+    page.judge("港口什么时候结冰的", f"{GOOD}\n\np=0.95 {FAIR}")
+    assert page.texts("#ranking .verdict") == ["yes", "no"]
+    assert page.text("#threshold-says") == "0.93, default"
+    page.judge(QUERY, GOOD)
+    assert page.texts("#ranking .verdict") == ["yes"], "the other query's threshold is not sent"
+    assert page.text("#threshold-says") == "0.50, default"
+    page.fill("threshold", "0.95")
+    page.judge(QUERY, GOOD)
+    assert page.texts("#ranking .verdict") == ["no"]
+    assert page.text("#threshold-says") == "0.95", "what the reader chose stays"
+    page.fill("threshold", "0.5")
+    assert page.text("#threshold-says") == "0.50, default"
+    page.judge("港口什么时候结冰的", GOOD)
+    assert page.texts("#ranking .verdict") == ["no"], "and is given back"
+
+
 def test_the_budget_bounds_what_is_written(page: Page, engine: SlowWriter) -> None:
     page.fill("budget", "0")
     assert page.text("#budget-says") == "scores only"

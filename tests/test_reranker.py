@@ -93,6 +93,26 @@ def test_the_verdict_is_the_threshold(reranker: Reranker, template: Template, en
         assert [j.verdict for j in strict.rerank(QUERY, documents)] == ["no", "no"]
 
 
+def test_a_yes_may_begin_elsewhere_in_another_language(template: Template, engine: FakeEngine) -> None:
+    documents, chinese = ["p=0.7 Harbour. It froze.", "p=0.4 Copper."], "港口什么时候结冰的"
+
+    def judged(query: Any, **options: Any) -> tuple[list[str | None], float | None, int]:
+        result = made.rerank(query, documents, **options)
+        return [j.verdict for j in result], result.threshold, sum(j.evidence is not None for j in result)
+
+    with Reranker(template, engine, name="fake", thresholds={"zh": 0.8, "ja": 0.3}) as made:
+        assert judged(QUERY) == (["yes", "no"], 0.5, 1)
+        assert judged(chinese) == (["no", "no"], 0.8, 0)
+        assert judged("港はいつ凍りますか") == (["yes", "yes"], 0.3, 2)
+        assert judged("港はいつ凍りますか", evidence_threshold=0.6)[2] == 1
+        assert judged(chinese, threshold=0.5) == (["yes", "no"], 0.5, 1), "what the caller says holds"
+        assert judged({"question": QUERY, "conversation": chinese * 9})[1] == 0.5, "the question decides"
+    with pytest.raises(InputError, match="threshold of zh"):
+        Reranker(template, engine, name="fake", thresholds={"zh": 80})
+    with pytest.raises(InputError, match="thresholds: no language that its letters tell is 'en'"):
+        Reranker(template, engine, name="fake", thresholds={"en": 0.8})
+
+
 def test_top_n_limits_judgments_and_keeps_errors(reranker: Reranker) -> None:
     result = reranker.rerank(QUERY, [BAD, " \n", GOOD, FAIR], top_n=2)
     assert [judgment.index for judgment in result] == [2, 3, 1]

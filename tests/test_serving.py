@@ -100,7 +100,8 @@ def test_answer(client: httpx.Client, path: str) -> None:
     assert third["error"]["type"] == "invalid_document"
     assert "blank" in third["error"]["message"]
     assert "error" not in first
-    assert (body["object"], body["model"], body["meta"]) == ("rerank", "fake", {"warnings": []})
+    assert (body["object"], body["model"]) == ("rerank", "fake")
+    assert body["meta"] == {"warnings": [], "threshold": 0.5}
     assert body["id"].startswith("rerank-")
     usage = body["usage"]
     assert usage["written_tokens"] == TEXT_TOKENS

@@ -165,7 +165,8 @@ def log_odds(scores: Sequence[Floats]) -> Floats:
 
 
 def write_records(pairs_file: Path, scores: Path, out: Path, share: float) -> str:
-    """train.jsonl, and held-out.jsonl with what people and jurors said; returns what was written, in words."""
+    """train.jsonl, held-out.jsonl with what people and jurors said, labelled.jsonl with a verdict for `prism calibrate`
+    wherever people or the lack of an answer give one; returns what was written, in words."""
     jurors, pairs = read_scored(pairs_file, scores)
     own = [pair for pair in pairs if not is_held_out(pair.row, share)]
     held = [pair for pair in pairs if is_held_out(pair.row, share)]
@@ -174,6 +175,10 @@ def write_records(pairs_file: Path, scores: Path, out: Path, share: float) -> st
     out.mkdir(parents=True, exist_ok=True)
     write_rows(out / "train.jsonl", made)
     write_rows(out / "held-out.jsonl", _held_out(held, own, jurors, teacher))
+    write_rows(
+        out / "labelled.jsonl",
+        (pair.row | {"verdict": "yes" if pair.truth else "no"} for pair in pairs if pair.truth is not None),
+    )
     write_text(out / "teacher.json", json.dumps({"weights": teacher.report(jurors)}, indent=1) + "\n")
     texts = sum("evidence" in record for record in made)
     return (

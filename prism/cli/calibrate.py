@@ -29,6 +29,13 @@ InPlace = Annotated[
 Scores = Annotated[
     Path | None, typer.Option(help="Keep the scores in this file; what it holds already is not scored again.")
 ]
+Threshold = Annotated[
+    Literal["kappa", "f1", "precision-0.9", "recall-0.9"] | None,
+    typer.Option(
+        help="Store where a yes begins, too, for each language with enough pairs: where verdicts agree best with the"
+        " labels (kappa), or for another aim."
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="A quick look: only the first N pairs.")]
 
 
@@ -38,6 +45,7 @@ def calibrate(
     out: Out,
     method: Method = ("isotonic"),
     prior: Prior = None,
+    threshold: Threshold = None,
     in_place: InPlace = False,
     scores: Scores = None,
     dtype: Dtype = "auto",
@@ -48,12 +56,14 @@ def calibrate(
     Of one document: the probability that it is relevant. Of all documents of a question: that one of them answers, from
     the same scores, with and without what is relevant; printed are how often that is wrong at each coverage, and which
     error rates can be promised. Writes report.html and stores both in the `prism.json` of a copy of the checkpoint,
-    with the version of the scores. Scores and rankings stay as they are. A fit that is no better than none on the
-    held-out half is not stored: exit code 2.
+    with the version of the scores. Scores and rankings stay as they are; verdicts too, unless `--threshold` asks for
+    another place where a yes begins. A fit that is no better than none on the
+    held-out half is not stored; where nothing is, the exit code is 2.
 
     Example: prism calibrate mini pairs.jsonl --out calibrated --prior 0.1
     """
     from prism.evaluation.calibrating import (
+        AS_IT_IS,
         KeptScores,
         fit_and_measure,
         read_labelled_pairs,
@@ -62,6 +72,7 @@ def calibrate(
         target_of,
     )
     from prism.evaluation.calibration_report import summary, write_calibration_report
+    from prism.evaluation.yes_from import measure_languages, stored_yes
     from prism.reranker import Reranker
     from prism.score_version import scores_part
 
@@ -72,7 +83,10 @@ def calibrate(
     with Reranker.load(checkpoint, dtype=dtype) as reranker:
         version = scores_part(reranker.score_version or "")
         judged, failures = score_pairs(reranker, found, KeptScores(scores, version) if scores else None)
+        own = reranker.threshold_of
     result = fit_and_measure(judged, method, prior, failures)
-    report = write_calibration_report(result, checkpoint, out)
-    typer.echo("\n".join([*summary(result), str(report)]))
-    typer.echo(store(source, target, result, version))
+    wanted = threshold or "kappa"
+    languages = measure_languages(judged, wanted, own)
+    report = write_calibration_report(result, checkpoint, out, languages, wanted)
+    typer.echo("\n".join([*summary(result, languages, wanted), str(report)]))
+    typer.echo("\n".join(store(source, target, result, version, stored_yes(languages) if threshold else AS_IT_IS)))

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from prism.errors import CheckpointError, DataError, InputError
 from prism.evaluation.answer_sets import SetReport, measure_sets
@@ -21,6 +21,7 @@ from prism.files.ledger import Kept
 from prism.measures import calibration as fitting
 from prism.measures.calibration import Cut, Quality
 from prism.outputs import made_whole, write_text
+from prism.score_version import scores_part
 from prism.scoring import Calibration
 from prism.text import language_of, stable_id
 from prism.types import Document, Record
@@ -170,6 +171,20 @@ def score_pairs(
     return judged, failures
 
 
+class StoredYes(NamedTuple):
+    """Where a yes is to begin."""
+
+    threshold: float | None
+    """Under queries in Latin letters, and all others that have none of their own; None: as it is."""
+    thresholds: Mapping[str, float]
+    """By language (`prism.text.LANGUAGES`)."""
+
+
+AS_IT_IS = StoredYes(None, {})
+OTHERS = "others"
+"""What languages without a threshold of their own are called."""
+
+
 # --- fitting and measuring -------------------------------------------------------------------------------------------
 
 
@@ -262,34 +277,52 @@ def target_of(checkpoint: str, out: Path, in_place: bool) -> tuple[Path, Path]:
     return source, target
 
 
-def store(source: Path, target: Path, result: Result, version: str) -> str:
-    """Put the fits into `prism.json` of `target`, a copy of `source` unless they are one; returns a line on it.
+def store(source: Path, target: Path, result: Result, version: str, yes: StoredYes = AS_IT_IS) -> list[str]:
+    """Put the fits into `prism.json` of `target`, a copy of `source` unless they are one; returns lines on it.
 
-    All or nothing. Raises DataError, with nothing written, for a fit that is no better than none.
+    `yes`: where a yes is to begin; under queries in other languages that stays as it is, unless it was found for other
+    scores. Fits that are no better than none stay out. Raises DataError, with nothing written, where nothing is left.
     """
     from prism.checkpoint import CONFIG_NAME, PrismConfig
 
-    if result.worse:
+    if result.worse and yes == AS_IT_IS:
         raise DataError(
             f"not stored, the fit is no better than none on held-out queries: {result.worse}; give more pairs, or"
             " --method platt"
         )
-    sets = result.sets
-    fitted = not isinstance(sets, str) and sets.worse is None
-    update = {
-        "calibration": result.calibration,
-        "answering": sets.answering if not isinstance(sets, str) and fitted else None,
-        "score_version": version,
-    }
-    config = PrismConfig.model_validate_json((source / CONFIG_NAME).read_bytes()).model_copy(update=update)
-    text = config.model_dump_json(indent=2) + "\n"
+    config = PrismConfig.model_validate_json((source / CONFIG_NAME).read_bytes())
+    other = config.score_version is not None and scores_part(config.score_version) != version
+    kept = {} if other else config.thresholds
+    update: dict[str, Any] = {"score_version": version, "thresholds": {**kept, **yes.thresholds}}
+    if yes.threshold is not None:
+        update["threshold"] = yes.threshold
+    update |= {"calibration": None, "answering": None} if result.worse and other else {}
+    update |= {} if result.worse else _fits(result)
+    text = config.model_copy(update=update).model_dump_json(indent=2) + "\n"
     if target == source:
         write_text(target / CONFIG_NAME, text)
     else:
         with made_whole(target) as part:
             shutil.copytree(source, part)
             write_text(part / CONFIG_NAME, text)
-    if fitted:
-        return str(target)
-    reason = sets if isinstance(sets, str) else f"no better than the best document alone, {sets.worse}"
-    return f"{target}\nonly the pairs' fit is stored, not that of sets: {reason}"
+    return [str(target), *_stored(result, yes, sorted(set(config.thresholds) - set(kept) - set(yes.thresholds)))]
+
+
+def _fits(result: Result) -> dict[str, Any]:
+    sets = None if isinstance(result.sets, str) or result.sets.worse else result.sets.answering
+    return {"calibration": result.calibration, "answering": sets}
+
+
+def _stored(result: Result, yes: StoredYes, lost: Sequence[str]) -> Iterator[str]:
+    """What of it is stored, and what is not."""
+    found = {**({} if yes.threshold is None else {OTHERS: yes.threshold}), **yes.thresholds}
+    if found:
+        yield f"a yes begins at {', '.join(f'{at:.3f} ({name})' for name, at in found.items())}"
+    if lost:
+        yield f"thresholds of {', '.join(lost)} were found for other scores: dropped"
+    sets = result.sets
+    if result.worse:
+        yield f"the fits are not stored, they are no better than none: {result.worse}"
+    elif isinstance(sets, str) or sets.worse:
+        reason = sets if isinstance(sets, str) else f"no better than the best document alone, {sets.worse}"
+        yield f"only the pairs' fit is stored, not that of sets: {reason}"

@@ -163,8 +163,6 @@ class _CallLog:
 class AsyncReranker(Protocol):
     """A reranker, here or behind an endpoint."""
 
-    threshold: float
-
     async def arerank(
         self, query: str, documents: Sequence[Document], *, instruction: str | None, evidence: bool
     ) -> RerankResult: ...
@@ -202,12 +200,12 @@ class ModelJuror:
         judgment = await future
         if judgment.score is None:
             return CastVote(failed_vote(vote, "unjudgeable"))
-        label = self._label(judgment.score)
+        label = self._label(judgment, judgment.score)
         return CastVote(dated(vote, label=label, score=judgment.score, usage=judgment.usage))
 
-    def _label(self, score: float) -> int:
-        cuts = self._settings.cuts or (self._scorer.threshold if self._scorer else 0.5,)
-        return self._rubric.labels[sum(score >= cut for cut in cuts)]
+    def _label(self, judgment: Judgment, score: float) -> int:
+        cuts = self._settings.cuts
+        return self._rubric.labels[sum(score >= cut for cut in cuts) if cuts else judgment.verdict == "yes"]
 
     async def _work(self) -> None:
         while batch := self._next():

@@ -83,8 +83,8 @@ class _ScoreJuror(_Juror):
     instruction: str | None = None
     """What counts as relevant, for templates that take it. It stands in for the rubric's text."""
     cuts: tuple[Rate, ...] = ()
-    """Scores from which the label is 1, 2, …; default, for labels 0 and 1: the checkpoint's threshold, 0.5 at an
-    endpoint."""
+    """Scores from which the label is 1, 2, …; default, for labels 0 and 1: where the checkpoint's yes begins, or
+    that of an endpoint, 0.5 where it does not tell."""
     batch_size: int = Field(default=32, ge=1)
 
 

@@ -15,7 +15,7 @@ from prism.llm.http import Address, ask
 from prism.llm.rerank_api import rerank_url
 from prism.result import RerankResult
 from prism.text import clean
-from prism.types import Document, Judgment, Usage
+from prism.types import Document, Judgment, Usage, Verdict
 
 if TYPE_CHECKING:
     import httpx
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 class RerankClient:
     """Asks the server for scores alone. Belongs to one event loop."""
-
-    threshold = 0.5
-    """A server does not tell its own: give the juror `cuts` where another is meant."""
 
     def __init__(self, settings: EndpointJuror) -> None:
         self._settings = settings
@@ -124,5 +121,7 @@ def _judgment(result: Any, count: int) -> Judgment | None:
         return Judgment(index=result["index"], score=None, verdict=None, error=str(error)[:200])
     score = result.get("relevance_score")
     if isinstance(score, (int, float)) and not isinstance(score, bool) and 0 <= score <= 1:
-        return Judgment(index=result["index"], score=float(score), verdict="yes" if score >= 0.5 else "no")
+        said = result.get("verdict")  # servers of another kind tell none: give the juror `cuts` where 0.5 is not meant
+        verdict: Verdict = said if said in ("yes", "no") else "yes" if score >= 0.5 else "no"
+        return Judgment(index=result["index"], score=float(score), verdict=verdict)
     return None

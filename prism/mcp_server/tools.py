@@ -36,6 +36,8 @@ class ToolRanking(Record):
     """Calibrated probability that at least one document answers; null for a model without calibration."""
     reason: Unanswered | None
     """Why the documents are not to be taken for an answer; null when they are."""
+    threshold: float | None
+    """The score from which a verdict is yes."""
     documents: tuple[ToolDocument, ...]
     """Best first; those with an error last."""
     skipped: tuple[Skipped, ...]
@@ -86,6 +88,7 @@ def ranking(result: RerankResult, skipped: Iterable[Skipped]) -> ToolRanking:
         model=result.model,
         answerable=result.answerable,
         reason=result.reason,
+        threshold=result.threshold,
         documents=tuple(
             ToolDocument(
                 rank=rank,

@@ -188,7 +188,8 @@ def at_cuts(
 
 
 def propose_cuts(scores: ArrayLike, relevant: ArrayLike) -> dict[str, float]:
-    """Cuts worth a look: 0.5, best F1, the lowest with 90 % precision and the highest with 90 % recall here."""
+    """Cuts worth a look: 0.5, best F1, best kappa (Cohen 1960, of being over the cut with being relevant), the lowest
+    with 90 % precision and the highest with 90 % recall here."""
     given, labels = _pairs(scores, relevant)
     order = np.argsort(-given, kind="stable")
     ranked, hits = given[order], np.cumsum(labels[order])
@@ -196,10 +197,23 @@ def propose_cuts(scores: ArrayLike, relevant: ArrayLike) -> dict[str, float]:
     ranked, hits, taken = ranked[last], hits[last], np.flatnonzero(last) + 1
     precision, recall = hits / taken, hits / max(1, hits[-1])
     cuts = {"default": 0.5, "best F1": float(ranked[np.argmax(2 * hits / (taken + hits[-1]))])}
+    wrong, missed = taken - hits, hits[-1] - hits
+    kappa = kappa_of_counts(*(np.asarray(n, float) for n in (hits, wrong, missed, len(labels) - taken - missed)))
+    cuts["best kappa"] = float(ranked[np.argmax(kappa)])
     if (precision >= 0.9).any():
         cuts["precision 0.9"] = float(ranked[np.flatnonzero(precision >= 0.9)[-1]])
     cuts["recall 0.9"] = float(ranked[np.flatnonzero(recall >= 0.9)[0]])
     return cuts
+
+
+def kappa_of_counts(hits: Floats, wrong: Floats, missed: Floats, right_noes: Floats) -> Floats:
+    """Cohen's kappa (1960) of verdicts with labels, (p_o - p_e) / (1 - p_e), for counts of any one shape: yes rightly,
+    yes wrongly, no wrongly, no rightly. Where all is of one kind there is nothing to agree on: 0."""
+    count, taken, relevant = hits + wrong + missed + right_noes, hits + wrong, hits + missed
+    agreed = (hits + right_noes) / count
+    expected = (taken * relevant + (count - taken) * (count - relevant)) / count**2
+    kappa: Floats = np.divide(agreed - expected, 1 - expected, out=np.zeros_like(expected), where=expected < 1)
+    return kappa
 
 
 def _pairs(scores: ArrayLike, relevant: ArrayLike) -> tuple[Floats, Labels]:

@@ -199,6 +199,8 @@ class Meta(Record):
     sufficient: bool | None = None
     """Whether the evidence that is here answers as probably: false where a budget or a cut lost what does, or with a
     `reason`; left out without a calibration or evidence. Of `context`, its own field says so."""
+    threshold: float | None = None
+    """Where a yes began: as asked for, or the model's own under queries in this language."""
     score_version: str | None = None
     """Which scores these are: a threshold chosen for others means something else."""
 
@@ -357,7 +359,9 @@ def preflight_answer(request_id: str, request: RerankRequest, found: Preflight) 
 
 
 def meta(request: RerankRequest, result: RerankResult) -> Meta:
-    told = {name: getattr(result, name) for name in ("answerable", "reason", "sufficient", "score_version")}
+    told = {
+        name: getattr(result, name) for name in ("answerable", "reason", "sufficient", "threshold", "score_version")
+    }
     known = {name: value for name, value in told.items() if value is not None}
     return Meta(warnings=(*request.warnings(result.model), *result.warnings), **known)
 
