@@ -165,8 +165,8 @@ def log_odds(scores: Sequence[Floats]) -> Floats:
 
 
 def write_records(pairs_file: Path, scores: Path, out: Path, share: float) -> str:
-    """train.jsonl, held-out.jsonl with what people and jurors said, and labelled.jsonl of both with a verdict where there
-    is one, to calibrate models that train on none of it (mini); returns what was written, in words."""
+    """train.jsonl, held-out.jsonl with what people and jurors said, and labelled.jsonl of both with a verdict where one
+    is known, to calibrate models that train on none of it (mini); returns what was written, in words."""
     jurors, pairs = read_scored(pairs_file, scores)
     own = [pair for pair in pairs if not is_held_out(pair.row, share)]
     held = [pair for pair in pairs if is_held_out(pair.row, share)]
