@@ -94,7 +94,7 @@ def report(
 def teach(
     pairs_file: Annotated[Path, Argument(metavar="PAIRS", help="What was labelled.")],
     scores: Annotated[Path, Argument(help="Its scores: scores.csv, as `report` writes it.")],
-    out: Annotated[Path, Argument(help="Folder for train.jsonl, held-out.jsonl and teacher.json.")],
+    out: Annotated[Path, Argument(help="Folder for train, held-out, teacher, and labelled.jsonl (to calibrate mini).")],
     held_out: Annotated[float, Option(min=0.05, max=0.95, help="Share of the questions to measure on.")] = 0.25,
 ) -> None:
     """Training records: jurors' log odds, weighed against people's labels by language, are the teacher's score."""

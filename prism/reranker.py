@@ -221,8 +221,7 @@ class Reranker:
         ranked = sorted((pair for pair in pairs if pair.windows), key=rank)[: call.top_n]
         judgments = [pair.judgment for pair in ranked]
         judged = [pair.judgment for pair in pairs if pair.windows]
-        fit, promised = self._fit.for_query(asked.text), call.answer_risk is not None
-        check = AnswerCheck(fit, cut, judged, promised=promised)
+        check = AnswerCheck(self._fit.for_query(asked.text), cut, judged, promised=call.answer_risk is not None)
         result = self._result(asked, call, pairs, judgments, usage, warnings, check)
         yield Ranked(result=result.model_copy(update=check.answer()._asdict()))
         if call.evidence:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import local_jury
 from prism.errors import DataError
+from prism.evaluation.calibrating import read_labelled_pairs
 from prism.files.examples import read_examples
 from prism.types import Document
 from studies.local_teacher import TEACHER, Scored, Teacher, read_scored
@@ -59,6 +60,17 @@ def refused(*words: Any) -> str:
     assert done.exit_code == 2
     assert len(done.output.strip().splitlines()) == 1
     return done.output
+
+
+def test_every_known_verdict_is_kept_for_calibrating(tmp_path: Path) -> None:
+    pairs, _ = jury(tmp_path)
+    asked = {(row["query_id"], row["doc_id"]): row for row in map(json.loads, pairs.read_text().splitlines())}
+    kept = [json.loads(line) for line in (teach(tmp_path) / "labelled.jsonl").read_text().splitlines()]
+    known = {at: row.get("people", row.get("assumed")) for at, row in asked.items()}
+    assert {(row["query_id"], row["doc_id"]): row["verdict"] for row in kept} == {
+        at: "yes" if label else "no" for at, label in known.items() if label is not None
+    }
+    assert len(read_labelled_pairs(tmp_path / "out" / "labelled.jsonl")) == len(kept) > 100
 
 
 def test_records_keep_questions_whole_and_apart(tmp_path: Path) -> None:

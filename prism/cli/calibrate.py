@@ -57,8 +57,8 @@ def calibrate(
     the same scores, with and without what is relevant; printed are how often that is wrong at each coverage, and which
     error rates can be promised. Writes report.html and stores both in the `prism.json` of a copy of the checkpoint,
     with the version of the scores. Scores and rankings stay as they are; verdicts too, unless `--threshold` asks for
-    another place where a yes begins. A fit that is no better than none on the
-    held-out half is not stored; where nothing is, the exit code is 2.
+    another place where a yes begins. What is no better than none on the held-out half is not stored; where nothing is,
+    the exit code is 2.
 
     Example: prism calibrate mini pairs.jsonl --out calibrated --prior 0.1
     """
@@ -83,10 +83,8 @@ def calibrate(
     with Reranker.load(checkpoint, dtype=dtype) as reranker:
         version = scores_part(reranker.score_version or "")
         judged, failures = score_pairs(reranker, found, KeptScores(scores, version) if scores else None)
-        own = reranker.threshold_of
+        languages = measure_languages(judged, wanted := threshold or "kappa", reranker.threshold_of)
     result = fit_and_measure(judged, method, prior, failures)
-    wanted = threshold or "kappa"
-    languages = measure_languages(judged, wanted, own)
     report = write_calibration_report(result, checkpoint, out, languages, wanted)
     typer.echo("\n".join([*summary(result, languages, wanted), str(report)]))
     typer.echo("\n".join(store(source, target, result, version, stored_yes(languages) if threshold else AS_IT_IS)))

@@ -359,9 +359,7 @@ def preflight_answer(request_id: str, request: RerankRequest, found: Preflight) 
 
 
 def meta(request: RerankRequest, result: RerankResult) -> Meta:
-    told = {
-        name: getattr(result, name) for name in ("answerable", "reason", "sufficient", "threshold", "score_version")
-    }
+    told = {name: getattr(result, name) for name in Meta.model_fields if name != "warnings"}
     known = {name: value for name, value in told.items() if value is not None}
     return Meta(warnings=(*request.warnings(result.model), *result.warnings), **known)
 
