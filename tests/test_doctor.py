@@ -237,12 +237,6 @@ def test_a_server_that_speaks_something_else():
         open_server(server.url, timeout_s=10)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
-
-
 def test_a_server_that_goes_away_is_not_asked_on_and_on():
     server = RerankServer()
     with server:
@@ -277,7 +271,9 @@ def test_exit_codes_and_output(tmp_path):
         assert code == 1
         report = Examination.model_validate_json(out)
         assert [d.failure for d in report.diagnoses] == [Failure.INVERTED]
-    code, _, err = run(f"http://127.0.0.1:{free_port()}")
+    with socket.socket() as taken:  # bound, never listening
+        taken.bind(("127.0.0.1", 0))
+        code, _, err = run(f"http://127.0.0.1:{taken.getsockname()[1]}")
     assert code == 2
     assert err.startswith("error: cannot reach http://127.0.0.1:")
 

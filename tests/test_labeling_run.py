@@ -503,6 +503,21 @@ def test_an_endpoint_that_does_not_answer_stops_and_makes_nothing_up(
     assert report.verdicts == {"yes": 0, "no": 0, "undecided": 3}
 
 
+@pytest.mark.parametrize(("cuts", "labels"), [([], [0, 1, 1]), ([0.7], [1, 1, 0])])
+def test_an_endpoint_says_where_its_yes_begins_unless_the_panel_does(
+    tmp_path: Path, cuts: list[float], labels: list[int]
+) -> None:
+    results = [
+        {"index": 0, "relevance_score": 0.8, "verdict": "no"},
+        {"index": 1, "relevance_score": 0.8},  # no server of ours: 0.5
+        {"index": 2, "relevance_score": 0.6, "verdict": "yes"},
+    ]
+    with HttpServer(lambda _: Reply({"results": results})) as server:
+        juror = {"name": "e", "kind": "endpoint", "url": f"{server.url}/v1", "cuts": cuts}
+        run(panel(tmp_path, {}, [juror]), pairs(tmp_path, 3), tmp_path / "out")
+    assert [line["label"] for line in lines(tmp_path / "out")] == labels
+
+
 def test_an_endpoint_may_refuse_single_documents(tmp_path: Path) -> None:
     results = [
         {"index": 2, "relevance_score": 0.9},

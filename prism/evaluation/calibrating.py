@@ -171,20 +171,6 @@ def score_pairs(
     return judged, failures
 
 
-class StoredYes(NamedTuple):
-    """Where a yes is to begin."""
-
-    threshold: float | None
-    """Under queries in Latin letters, and all others that have none of their own; None: as it is."""
-    thresholds: Mapping[str, float]
-    """By language (`prism.text.LANGUAGES`)."""
-
-
-AS_IT_IS = StoredYes(None, {})
-OTHERS = "others"
-"""What languages without a threshold of their own are called."""
-
-
 # --- fitting and measuring -------------------------------------------------------------------------------------------
 
 
@@ -259,6 +245,20 @@ def _measure_sets(judged: Sequence[ScoredPair], calibration: Calibration) -> Set
 
 
 # --- storing ---------------------------------------------------------------------------------------------------------
+
+
+class StoredYes(NamedTuple):
+    """Where a yes is to begin."""
+
+    threshold: float | None
+    """Under queries in Latin letters, and all others that have none of their own; None: as it is."""
+    thresholds: Mapping[str, float]
+    """By language (`prism.text.LANGUAGES`)."""
+
+
+AS_IT_IS = StoredYes(None, {})
+OTHERS = "others"
+"""What languages without a threshold of their own are called."""
 
 
 def target_of(checkpoint: str, out: Path, in_place: bool) -> tuple[Path, Path]:
