@@ -160,10 +160,10 @@ def test_label_your_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             if "labels-by-logits" in line:
                 continue  # Qwen's gigabyte: the panel is read, and its labels built, below
             if line.startswith("prism agree"):  # a person who sees every fifth pair the other way
-                mine = [
-                    {**row, "label": row["label"] ^ (place % 5 == 0)}
-                    for place, row in enumerate(rows("labels/labels.jsonl"))
-                ]
+                seen = {row["id"]: row["label"] for row in rows("labels/labels.jsonl")}
+                drawn = rows("mine.jsonl")
+                assert all(row["label"] is None and "votes" not in row for row in drawn)
+                mine = [{**row, "label": seen[row["id"]] ^ (at % 5 == 0)} for at, row in enumerate(drawn)]
                 Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mine), encoding="utf-8")
             line = line.replace("https://api.example.com", server.url)
             run(line.replace("--teacher jina", f"--teacher jina --url {server.url}"))

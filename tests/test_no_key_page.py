@@ -6,7 +6,6 @@ every text. mini gives the verdicts that the page has mini and Qwen give.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,8 +30,9 @@ TEXTS = [
 def test_the_tutorial_without_a_key(tmp_path: Path, environment: dict[str, str]) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    lines = [json.dumps({"id": f"d{n}", "text": text}) + "\n" for n, text in enumerate(TEXTS)]
-    (home / "corpus.jsonl").write_text("".join(lines))
+    (home / "handbook").mkdir()
+    for n, text in enumerate(TEXTS):
+        (home / "handbook" / f"d{n}.md").write_text(f"# The lamp\n\n{text}\n")
     asks = jury.model(home, "asks", answer="How long does the battery of the lamp last?\nWarranty of the lamp")
     said = f"<contribution>It lasts ten hours.</contribution><evidence>{TEXTS[0].partition('. ')[0]}.</evidence>"
     writes = jury.model(home, "writes", answer=said)
@@ -53,7 +53,7 @@ def test_the_tutorial_without_a_key(tmp_path: Path, environment: dict[str, str])
             )  # fmt: skip
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
             ran.append(line.split()[1])
-    assert ran == ["data", "data", "queries.jsonl", "label", "write-targets", "data", "my.yaml"]
+    assert ran == ["data", "data", "data", "queries.jsonl", "label", "write-targets", "data", "my.yaml"]
     found = list(read_examples(home / "training" / "train.jsonl"))
     assert {example.verdict for example in found} == {"yes", "no"}
     written = [example for example in found if example.evidence]

@@ -32,9 +32,10 @@ from prism.cli import (
     agree,
     calibrate,
     data,
-    data_build,  # noqa: F401  # these three add their commands to those of `data`
+    data_build,  # noqa: F401  # these four add their commands to those of `data`
     data_pairs,  # noqa: F401
     data_queries,  # noqa: F401
+    data_texts,  # noqa: F401
     doctor,
     export,
     label,
