@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -247,12 +248,23 @@ def threads(count: int) -> Iterator[None]:
 
     before = torch.get_num_threads()
     if count != before:
+        _leave_pool_to_parent()
         torch.set_num_threads(count)
     try:
         yield
     finally:
         if count != before:
             torch.set_num_threads(before)
+
+
+@cache
+def _leave_pool_to_parent() -> None:
+    """`set_num_threads` makes a pool whose end waits for its threads. A process that is forked off has none of them and
+    crashes there (torch 2.13) unless it asks for a pool of its own first."""
+    import torch
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(torch.get_num_threads()))
 
 
 _GRAIN = 32_768

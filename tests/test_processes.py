@@ -156,6 +156,23 @@ with load() as reranker:
 
 
 @pytest.mark.slow
+def test_a_forked_process_ends_by_itself_as_any_other(hf: Scripts) -> None:
+    text = """
+reranker = load()
+score(reranker)
+for end in (lambda: sys.exit(3), lambda: score(reranker), lambda: None):
+    pid = os.fork()
+    if not pid:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the traceback of the one that is refused
+        end()
+        sys.exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+os._exit(0)
+"""
+    assert hf.run("import os\nimport sys\n" + text) == (0, "3\n1\n0\n", "")
+
+
+@pytest.mark.slow
 def test_a_process_forked_in_the_middle_of_a_call_and_before_the_first(hf: Scripts) -> None:
     text = (
         FORK
